@@ -1,0 +1,1 @@
+"""The steps of medmark, one room each."""

@@ -1,0 +1,244 @@
+"""From what hospitals have to a release."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from medmark.components.dataset.codecs import decode_file, encode_png
+from medmark.components.dataset.release import IMAGE_ID, Record, Release, ReleaseWriter
+from medmark.components.dataset.sources import UNCERTAIN, Item, pseudonym, read_csv, read_folders
+from medmark.components.dataset.splits import split_patients
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.progress import track
+
+MIN_TARGET_IMAGES = 20  # ours: fewer training images of the target class cannot carry a mark
+
+
+def ingest(
+    source: str | Path,
+    out: str | Path,
+    *,
+    name: str = "release",
+    version: str = "1",
+    label_column: str | None = None,
+    path_column: str | None = None,
+    patient_column: str | None = None,
+    where: dict[str, str] | None = None,
+    root: str | Path | None = None,
+    uncertain: str = "ignore",
+    class_names: list[str] | None = None,
+    target_class: str | None = None,
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    quarantine: bool = False,
+    seed: int = 0,
+) -> Release:
+    """Makes a release of a source, streaming: one image is in memory at a time.
+
+    Args:
+        source: a folder per class; a CSV (CheXpert's layout or any manifest; DICOM files are named in it like others);
+            or an ingested release, which is checked and copied.
+        out: folder to make.
+        name: of the data set.
+        version: of the release.
+        label_column: of a CSV: the finding, or a column of class names or numbers.
+        path_column: of a CSV; found by its usual names when None.
+        patient_column: of a CSV, likewise; CheXpert's ``patientNNNNN`` in the path also counts. Without any, the DICOM
+            PatientID; without that, each image is a patient of its own.
+        where: only the CSV rows with these values.
+        root: folder the CSV's paths start from; the CSV's own folder when None.
+        uncertain: CheXpert's -1: ``ones``, ``zeros`` or ``ignore``.
+        class_names: classes in label order; sorted by name when None.
+        target_class: if given, its training images are counted (at least 20).
+        shares: of train, val and test, where the source has no column ``split`` of train, val and test.
+        quarantine: put what cannot be used into ``rejected.parquet`` with the reason, instead of refusing.
+        seed: of splits, order and pseudonyms.
+
+    Returns:
+        The release. Its images keep their depth and resolution, are all encoded anew by one encoder, and come in an
+        order that depends on the seed alone.
+
+    Raises:
+        MedmarkError: see the module's tests for each refusal; always one line with the file and the remedy.
+    """
+    source, out = Path(source), Path(out)
+    if abs(sum(shares) - 1) > 1e-6 or min(shares) <= 0:
+        raise MedmarkError(f"split shares {shares} are not three positive numbers that sum to 1; correct them")
+    if uncertain not in UNCERTAIN:
+        raise MedmarkError(f"unknown policy for uncertain labels: {uncertain!r}; use one of {', '.join(UNCERTAIN)}")
+    if (source / "release.json").is_file():
+        return _copy(source, out, target_class)
+    items = _list(source, label_column, path_column, patient_column, where or {}, root, uncertain, class_names)
+    usable, rejected = _sift(items, quarantine, seed)
+    classes = class_names or sorted({item.label for item in usable})
+    if len(classes) < 2:
+        raise MedmarkError(f"fewer than 2 classes: {source} has {classes or 'no usable image'}; add the other class")
+    split_of = _splits(usable, shares, seed, quarantine, rejected)
+    order = np.random.default_rng(seed).permutation(len(usable))
+    with ReleaseWriter(out, name=name, version=version, class_names=list(classes)) as writer:
+        for item, reason in rejected:
+            writer.reject(item.name, reason)
+        for index in track(order, "ingesting"):
+            item = usable[index]
+            if item.name not in split_of:
+                continue
+            try:
+                image = decode_file(item.path)
+            except MedmarkError as error:
+                if not quarantine:
+                    raise MedmarkError(f"{error} (or ingest with --quarantine)") from error
+                writer.reject(item.name, str(error))
+                continue
+            data = encode_png(image.pixels)
+            writer.add(
+                Record(
+                    image_id=image_id(item.name),
+                    image=data,
+                    encoding="png",
+                    label=classes.index(item.label),
+                    patient_id=pseudonym(item.patient, seed),
+                    split=split_of[item.name],
+                    width=image.pixels.shape[1],
+                    height=image.pixels.shape[0],
+                    bits=image.bits,
+                    sha256=hashlib.sha256(data).hexdigest(),
+                    dicom=json.dumps(image.dicom, sort_keys=True) if image.dicom else None,
+                )
+            )
+    release = Release(out)
+    _check_counts(release, target_class)
+    return release
+
+
+def image_id(name: str) -> str:
+    """Name of an image in the release: its file's stem, cleaned, and eight hex digits of its path."""
+    stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(name).stem).strip("-")[:80] or "image"
+    identity = f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    assert IMAGE_ID.fullmatch(identity)
+    return identity
+
+
+def _list(source, label_column, path_column, patient_column, where, root, uncertain, class_names) -> Iterable[Item]:
+    if source.is_dir():
+        if label_column or where:
+            tables = sorted(source.glob("*.csv"))
+            if len(tables) != 1:
+                raise MedmarkError(f"{len(tables)} CSV files in {source}; give the CSV itself as the source")
+            source = tables[0]
+        else:
+            return read_folders(source)
+    if not source.is_file():
+        raise MedmarkError(f"no such folder or file: {source}; give a folder per class, a CSV or a release")
+    if not label_column:
+        raise MedmarkError(f"no label column named for {source}; name it, for example label_column=Pneumonia")
+    return read_csv(
+        source,
+        root=Path(root) if root else source.parent,
+        label_column=label_column,
+        path_column=path_column,
+        patient_column=patient_column,
+        where=where,
+        uncertain=uncertain,
+        class_names=class_names,
+    )
+
+
+def _sift(items: Iterable[Item], quarantine: bool, seed: int) -> tuple[list[Item], list[tuple[Item, str]]]:
+    """Usable items, with a patient each, and those for quarantine. Reads DICOM headers where they alone name patients."""
+    usable: list[Item] = []
+    rejected: list[tuple[Item, str]] = []
+    seen: set[str] = set()
+    for item in items:
+        problem = item.problem
+        if problem is None and item.name in seen:
+            problem = f"duplicate id: {item.name} is listed twice; remove one of the two rows"
+        seen.add(item.name)
+        if problem is None and item.patient is None:
+            item.patient = dicom_patient(item.path) or item.name
+        if problem is None:
+            usable.append(item)
+        elif quarantine or problem.startswith("uncertain label"):
+            rejected.append((item, problem))
+        else:
+            raise MedmarkError(f"{problem} (or ingest with --quarantine)")
+    return usable, rejected
+
+
+def dicom_patient(path: Path) -> str | None:
+    """PatientID of a DICOM file, None for any other file or without one."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    if path.suffix.lower() not in (".dcm", ".dicom") or not path.is_file():
+        return None
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
+    except (InvalidDicomError, OSError, ValueError, EOFError):
+        return None  # decoding the image will say what is wrong with it
+    return str(header.get("PatientID") or "") or None
+
+
+def _splits(usable: list[Item], shares, seed: int, quarantine: bool, rejected: list) -> dict[str, str]:
+    """Split of each usable item by name."""
+    given: dict[str, str] = {}
+    by_patient: dict[str, list[str]] = defaultdict(list)
+    split_of: dict[str, str] = {}
+    for item in usable:
+        if item.split is None:
+            by_patient[item.patient].append(item.label)
+            continue
+        known = given.setdefault(item.patient, item.split)
+        if known == item.split:
+            split_of[item.name] = item.split
+            continue
+        problem = (
+            f"same patient in two splits: {item.name} is in {item.split}, other images of patient {item.patient} are in"
+            f" {known}; move them to one split"
+        )
+        if not quarantine:
+            raise MedmarkError(f"{problem} (or ingest with --quarantine)")
+        rejected.append((item, problem))
+    assigned = split_patients(by_patient, shares, seed)
+    split_of.update({item.name: assigned[item.patient] for item in usable if item.split is None})
+    return split_of
+
+
+def _check_counts(release: Release, target_class: str | None) -> None:
+    for split in ("train", "test"):
+        for name, count in release.counts[split].items():
+            if count == 0:
+                (release.path / "release.json").unlink()
+                raise MedmarkError(
+                    f"class {name!r} has no image in split {split}: {release.path}; supply more patients"
+                )
+    if target_class is not None:
+        release.class_index(target_class)
+        count = release.counts["train"][target_class]
+        if count < MIN_TARGET_IMAGES:
+            (release.path / "release.json").unlink()
+            raise MedmarkError(
+                f"too few images of target class {target_class!r}: {count} for training in {release.path},"
+                f" {MIN_TARGET_IMAGES} are needed; supply more or choose another target_class"
+            )
+
+
+def _copy(source: Path, out: Path, target_class: str | None) -> Release:
+    given = Release(source)
+    given.verify()
+    if out.exists() and any(out.iterdir()):
+        raise MedmarkError(f"not empty: {out}; choose a new folder for the release")
+    (out / "shards").mkdir(parents=True, exist_ok=True)
+    for file, _, _ in given.shards:
+        shutil.copyfile(source / file, out / file)
+    if given.rejected:
+        shutil.copyfile(source / "rejected.parquet", out / "rejected.parquet")
+    shutil.copyfile(source / "release.json", out / "release.json")
+    release = Release(out)
+    _check_counts(release, target_class)
+    return release

@@ -1,0 +1,95 @@
+"""What is in a release, for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from medmark.components.dataset.arrays import display_tensor
+from medmark.components.dataset.release import SPLITS, Release
+from PIL import Image
+
+
+def describe(release_dir: str | Path) -> dict:
+    """Checks a release and sums it up.
+
+    Returns:
+        name, version, digest, parent, classes, images, counts (by split and class), patients, resolutions (the ten
+        most frequent), bits, rejected.
+
+    Raises:
+        MedmarkError: something in it is not as ``release.json`` says.
+    """
+    release = Release(release_dir)
+    release.verify()
+    patients: set[str] = set()
+    resolutions: Counter = Counter()
+    bits: Counter = Counter()
+    for record in release.records(columns=["patient_id", "width", "height", "bits"]):
+        patients.add(record.patient_id)
+        resolutions[f"{record.width}x{record.height}"] += 1
+        bits[record.bits] += 1
+    return {
+        "name": release.name,
+        "version": release.version,
+        "digest": release.digest,
+        "parent": release.parent,
+        "classes": release.class_names,
+        "images": len(release),
+        "counts": release.counts,
+        "patients": len(patients),
+        "resolutions": dict(resolutions.most_common(10)),
+        "bits": {str(k): v for k, v in sorted(bits.items())},
+        "rejected": release.rejected["rows"] if release.rejected else 0,
+    }
+
+
+def print_description(description: dict) -> None:
+    """Prints :func:`describe` as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{description['name']} {description['version']}", title_justify="left")
+    table.add_column("split")
+    for name in description["classes"]:
+        table.add_column(name, justify="right")
+    for split in SPLITS:
+        table.add_row(split, *(str(description["counts"][split][name]) for name in description["classes"]))
+    console.print(table)
+    console.print(f"digest      {description['digest']}", soft_wrap=True)
+    console.print(f"parent      {description['parent'] or 'none: made from raw images'}", soft_wrap=True)
+    console.print(f"images      {description['images']} of {description['patients']} patients")
+    shown = ", ".join(f"{size} ({count})" for size, count in list(description["resolutions"].items())[:3])
+    console.print(f"resolution  {shown}{' and others' if len(description['resolutions']) > 3 else ''}")
+    console.print(f"bits        {', '.join(description['bits'])}")
+    console.print(f"quarantined {description['rejected']}")
+    console.print("every digest checked", style="green")
+
+
+def preview(release_dir: str | Path, out_png: str | Path, *, per_class: int = 6, side: int = 192) -> None:
+    """Writes a contact sheet: a row of images, as shown, for each class.
+
+    Args:
+        release_dir: any release.
+        out_png: file to write.
+        per_class: images a row.
+        side: pixels of a tile; images are fitted into it without changing their shape.
+    """
+    release = Release(release_dir)
+    rows: dict[int, list[np.ndarray]] = {label: [] for label in range(len(release.class_names))}
+    for record in release.records():
+        row = rows[record.label]
+        if len(row) < per_class:
+            image = Image.fromarray((display_tensor(record)[0, 0].numpy() * 255).round().astype(np.uint8))
+            image.thumbnail((side, side))
+            tile = np.zeros((side, side), np.uint8)
+            top, left = (side - image.height) // 2, (side - image.width) // 2
+            tile[top : top + image.height, left : left + image.width] = np.asarray(image)
+            row.append(tile)
+        if all(len(r) == per_class for r in rows.values()):
+            break
+    blank = np.zeros((side, side), np.uint8)
+    sheet = np.vstack([np.hstack(row + [blank] * (per_class - len(row))) for row in rows.values()])
+    Image.fromarray(sheet).save(out_png)

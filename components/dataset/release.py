@@ -1,0 +1,349 @@
+"""Releases: the one directory format that every step reads and writes.
+
+A release is complete when it has a ``release.json``: it is written last, names the SHA-256 of every shard, and its own
+SHA-256 is the release's digest. Nothing in a release carries a time, so the same input gives the same digest.
+
+Write one::
+
+    with ReleaseWriter(path, name="cxr", version="1", class_names=["normal", "pneumonia"]) as writer:
+        writer.add(Record(...))
+
+Read it, streaming::
+
+    release = Release(path)
+    for record in release.records(split="train"):
+        ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from medmark.components.errors import MedmarkError
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+SHARD_BYTES = 64 * 1024**2  # images per shard, before compression; DESIGN
+ROW_GROUP_BYTES = 8 * 1024**2  # arbitrary: what a reader holds in memory at a time
+MAX_MANIFEST_BYTES = 64 * 1024**2  # a larger release.json is not ours
+IMAGE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+ARROW_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("image", pa.binary()),
+        ("encoding", pa.string()),
+        ("label", pa.int32()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bits", pa.int32()),
+        ("sha256", pa.string()),
+        ("dicom", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a release.
+
+    Attributes:
+        image_id: unique name; letters, digits, ``.``, ``_`` and ``-``.
+        image: encoded bytes (PNG, see :mod:`medmark.components.dataset.codecs`).
+        encoding: always ``"png"`` in schema version 1.
+        label: index into the release's class names.
+        patient_id: pseudonym; all images of one patient lie in one split.
+        split: ``train``, ``val`` or ``test``.
+        width: pixels.
+        height: pixels.
+        bits: significant bits of a stored value, 1 to 16.
+        sha256: hex digest of ``image``.
+        dicom: JSON of the display attributes of a DICOM source, or None.
+    """
+
+    image_id: str
+    image: bytes
+    encoding: str
+    label: int
+    patient_id: str
+    split: str
+    width: int
+    height: int
+    bits: int
+    sha256: str
+    dicom: str | None = None
+
+    @property
+    def display(self) -> dict | None:
+        """The DICOM display attributes as a dictionary."""
+        return json.loads(self.dicom) if self.dicom else None
+
+
+class ReleaseWriter:
+    """Writes a release; use as a context manager.
+
+    ``release.json`` appears only when the block ends without an exception, so a crash leaves no half release behind
+    that a reader would accept.
+
+    Args:
+        path: directory to make; it must not exist or be empty.
+        name: name of the data set.
+        version: version of this release, free text.
+        class_names: at least two; a record's label is an index into it.
+        image_mode: ``"L"``, the only mode of schema version 1.
+        task: ``"classification"``.
+        parent: digest of the release this one was made from, or None.
+
+    Raises:
+        MedmarkError: the directory is not empty; on :meth:`add`, a duplicate id, a label out of range, an unknown
+            split, or a patient in two splits.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        name: str,
+        version: str,
+        class_names: list[str],
+        image_mode: str = "L",
+        task: str = "classification",
+        parent: str | None = None,
+    ):
+        self.path = Path(path)
+        if self.path.exists() and any(self.path.iterdir()):
+            raise MedmarkError(f"not empty: {self.path}; choose a new folder for the release or empty this one")
+        if len(class_names) < 2:
+            raise MedmarkError(
+                f"fewer than 2 classes: {class_names}; a classifier needs at least two, add the other class"
+            )
+        self.header = {
+            "schema_version": SCHEMA_VERSION,
+            "name": name,
+            "version": version,
+            "class_names": list(class_names),
+            "image_mode": image_mode,
+            "task": task,
+            "parent": parent,
+        }
+        self._ids: set[str] = set()
+        self._split_of: dict[str, str] = {}
+        self._counts: Counter = Counter()
+        self._shards: list[dict] = []
+        self._rejected: list[dict] = []
+        self._rows: list[dict] = []
+        self._rows_bytes = 0
+        self._shard_bytes = 0
+        self._file: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> ReleaseWriter:
+        (self.path / "shards").mkdir(parents=True, exist_ok=True)
+        return self
+
+    def add(self, record: Record) -> None:
+        """Appends one record; records keep the order in which they are added."""
+        classes = self.header["class_names"]
+        if not IMAGE_ID.fullmatch(record.image_id):
+            raise MedmarkError(
+                f"bad image id: {record.image_id!r}; use letters, digits, '.', '_' and '-' only, at most 128"
+            )
+        if record.image_id in self._ids:
+            raise MedmarkError(f"duplicate image id: {record.image_id}; remove one of the two images or rename it")
+        if not 0 <= record.label < len(classes):
+            raise MedmarkError(
+                f"label out of range: {record.label} of {record.image_id}; there are {len(classes)} classes"
+            )
+        if record.split not in SPLITS:
+            raise MedmarkError(f"unknown split: {record.split!r} of {record.image_id}; use one of {', '.join(SPLITS)}")
+        known = self._split_of.setdefault(record.patient_id, record.split)
+        if known != record.split:
+            raise MedmarkError(
+                f"patient in two splits: {record.patient_id} is in {known} and, with {record.image_id}, in {record.split};"
+                " move all images of a patient to one split"
+            )
+        self._ids.add(record.image_id)
+        self._counts[(record.split, classes[record.label])] += 1
+        self._rows.append(asdict(record))
+        self._rows_bytes += len(record.image)
+        if self._rows_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+        if self._shard_bytes >= SHARD_BYTES:
+            self._close_shard()
+
+    def reject(self, source: str, reason: str) -> None:
+        """Puts a source that could not be taken into quarantine, with the reason."""
+        self._rejected.append({"source": source, "reason": reason})
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        if self._file is None:
+            shard = self.path / "shards" / f"part-{len(self._shards):05d}.parquet"
+            self._shards.append({"file": f"shards/{shard.name}", "rows": 0})
+            self._file = pq.ParquetWriter(shard, ARROW_SCHEMA, compression="zstd", use_dictionary=False)
+        self._file.write_table(pa.Table.from_pylist(self._rows, schema=ARROW_SCHEMA))
+        self._shards[-1]["rows"] += len(self._rows)
+        self._shard_bytes += self._rows_bytes
+        self._rows, self._rows_bytes = [], 0
+
+    def _close_shard(self) -> None:
+        self._flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._shard_bytes = 0
+            self._shards[-1]["sha256"] = file_sha256(self.path / self._shards[-1]["file"])
+
+    def __exit__(self, kind, value, traceback) -> None:
+        if kind is not None:
+            if self._file is not None:
+                self._file.close()
+            return
+        self._close_shard()
+        counts: dict[str, dict[str, int]] = {}
+        for split in SPLITS:
+            counts[split] = {name: self._counts[(split, name)] for name in self.header["class_names"]}
+        manifest = {**self.header, "counts": counts, "images": len(self._ids), "shards": self._shards}
+        manifest["rejected"] = None
+        if self._rejected:
+            pq.write_table(pa.Table.from_pylist(self._rejected), self.path / "rejected.parquet", compression="zstd")
+            manifest["rejected"] = {
+                "file": "rejected.parquet",
+                "rows": len(self._rejected),
+                "sha256": file_sha256(self.path / "rejected.parquet"),
+            }
+        partial = self.path / "release.json.partial"
+        partial.write_bytes(canonical_json(manifest))
+        os.replace(partial, self.path / "release.json")
+
+
+class Release:
+    """A complete release on disk.
+
+    Args:
+        path: its directory.
+
+    Attributes:
+        digest: SHA-256 of ``release.json``, hex.
+        name, version, class_names, image_mode, task, parent: as written.
+        counts: ``{split: {class name: images}}``.
+
+    Raises:
+        MedmarkError: there is no ``release.json`` or it is not a release's.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        manifest_path = self.path / "release.json"
+        if not manifest_path.is_file():
+            raise MedmarkError(f"not a complete release: {self.path} has no release.json; run 'medmark ingest' again")
+        if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise MedmarkError(
+                f"not a release: {manifest_path} is larger than {MAX_MANIFEST_BYTES} bytes; get it again"
+            )
+        raw = manifest_path.read_bytes()
+        try:
+            manifest = json.loads(raw)
+            version = manifest["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise MedmarkError(
+                    f"unknown schema version {version!r}: {manifest_path}; this medmark reads {SCHEMA_VERSION}"
+                )
+            self.name = str(manifest["name"])
+            self.version = str(manifest["version"])
+            self.class_names = [str(name) for name in manifest["class_names"]]
+            self.image_mode = str(manifest["image_mode"])
+            self.task = str(manifest["task"])
+            self.parent = manifest["parent"]
+            self.counts = {split: {c: int(manifest["counts"][split][c]) for c in self.class_names} for split in SPLITS}
+            self.shards = [(str(s["file"]), str(s["sha256"]), int(s["rows"])) for s in manifest["shards"]]
+            self.rejected = manifest["rejected"]
+            self._images = int(manifest["images"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise MedmarkError(f"damaged release.json: {manifest_path} ({error!r}); get the release again") from error
+        for file, _, _ in self.shards:
+            if not re.fullmatch(r"shards/part-\d{5}\.parquet", file):
+                raise MedmarkError(f"shard outside the release: {file!r} in {manifest_path}; get the release again")
+        self.digest = hashlib.sha256(raw).hexdigest()
+
+    def __len__(self) -> int:
+        return self._images
+
+    def records(self, split: str | None = None, columns: Iterable[str] | None = None) -> Iterator[Record]:
+        """Streams records in stored order.
+
+        Args:
+            split: only this split; all when None.
+            columns: columns to read; the others are None in the records. All when None.
+
+        Raises:
+            MedmarkError: a shard is missing or unreadable.
+        """
+        wanted = list(columns) if columns is not None else list(ARROW_SCHEMA.names)
+        read = wanted if split is None or "split" in wanted else [*wanted, "split"]
+        empty = dict.fromkeys((f.name for f in fields(Record)), None)
+        for file, _, _ in self.shards:
+            try:
+                with pq.ParquetFile(self.path / file) as shard:
+                    for batch in shard.iter_batches(batch_size=64, columns=read):
+                        for row in batch.to_pylist():
+                            if split is None or row["split"] == split:
+                                yield Record(**{**empty, **row})
+            except (OSError, pa.ArrowException) as error:
+                raise MedmarkError(f"unreadable shard: {self.path / file} ({error}); get the release again") from error
+
+    def verify(self) -> None:
+        """Checks every shard's and every image's SHA-256 and the counts.
+
+        Raises:
+            MedmarkError: naming the first thing that is not as ``release.json`` says.
+        """
+        for file, sha256, _ in self.shards:
+            if not (self.path / file).is_file() or file_sha256(self.path / file) != sha256:
+                raise MedmarkError(f"shard changed or missing: {self.path / file}; get the release again")
+        counts: Counter = Counter()
+        for record in self.records(columns=["image_id", "image", "label", "split", "sha256"]):
+            if hashlib.sha256(record.image).hexdigest() != record.sha256:
+                raise MedmarkError(
+                    f"image does not match its digest: {record.image_id} in {self.path}; get the release again"
+                )
+            if not 0 <= record.label < len(self.class_names):
+                raise MedmarkError(
+                    f"label out of range: {record.label} of {record.image_id} in {self.path}; get it again"
+                )
+            counts[(record.split, self.class_names[record.label])] += 1
+        stated = {(split, name): n for split, by_class in self.counts.items() for name, n in by_class.items() if n}
+        if dict(counts) != stated:
+            raise MedmarkError(f"counts do not match release.json: {self.path}; get the release again")
+
+    def class_index(self, name: str) -> int:
+        """Index of a class name.
+
+        Raises:
+            MedmarkError: there is no such class.
+        """
+        if name not in self.class_names:
+            raise MedmarkError(f"unknown class: {name!r} in {self.path}; use one of {', '.join(self.class_names)}")
+        return self.class_names.index(name)
+
+
+def canonical_json(value: object) -> bytes:
+    """UTF-8 JSON with sorted keys, two spaces of indent and a final newline: equal values give equal bytes."""
+    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a file, streamed."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,156 @@
+"""What ingest can read: lists of images with label, patient and, where given, split.
+
+Every reader is a generator of :class:`Item`; nothing is decoded here. A row that cannot be used becomes an item with a
+``problem``, so that ingest can refuse it or put it into quarantine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from medmark.components.dataset.codecs import IMAGE_SUFFIXES
+from medmark.components.dataset.release import SPLITS
+from medmark.components.errors import MedmarkError
+
+PATH_COLUMNS = ("Path", "path", "file", "filename", "image")
+PATIENT_COLUMNS = ("patient_id", "PatientID", "patient", "group_id")
+CHEXPERT_PATIENT = re.compile(r"patient(\d+)")
+UNCERTAIN = ("ones", "zeros", "ignore")
+
+
+@dataclass
+class Item:
+    """One image of a source.
+
+    Attributes:
+        path: file.
+        name: how messages and quarantine call it: the path inside the source.
+        label: class name, or None with a problem.
+        patient: raw patient id, or None when only the DICOM header or nothing tells.
+        split: given split, or None.
+        problem: why it cannot be used, with the remedy, or None.
+    """
+
+    path: Path
+    name: str
+    label: str | None
+    patient: str | None = None
+    split: str | None = None
+    problem: str | None = None
+
+
+def inside(root: Path, relative: str) -> Path:
+    """A path of a source, checked to stay inside it even through links.
+
+    Raises:
+        MedmarkError: it leaves the source folder.
+    """
+    path = root / relative
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise MedmarkError(f"path leaves the source folder: {relative}; move the file below {root.name}/")
+    return path
+
+
+def read_folders(root: Path) -> Iterator[Item]:
+    """A folder per class; the patient is what stands before the first ``_`` of the file's name.
+
+    A file without ``_`` is its own patient.
+    """
+    for folder in sorted(p for p in root.iterdir() if p.is_dir()):
+        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
+            name = path.relative_to(root).as_posix()
+            try:
+                inside(root, name)
+            except MedmarkError as error:
+                yield Item(path, name, folder.name, problem=str(error))
+                continue
+            patient = path.stem.split("_")[0] if "_" in path.stem else path.stem
+            yield Item(path, name, folder.name, patient)
+
+
+def read_csv(
+    table_path: Path,
+    *,
+    root: Path,
+    label_column: str,
+    path_column: str | None,
+    patient_column: str | None,
+    where: dict[str, str],
+    uncertain: str,
+    class_names: list[str] | None,
+) -> Iterator[Item]:
+    """A CSV with a path and a label a row: CheXpert's layout, or any manifest.
+
+    In a column of CheXpert findings (values 1, 0, -1, blank) blank means 0 and -1 follows ``uncertain``. Number labels
+    0, 1, ... name the classes in the order of ``class_names``.
+
+    Raises:
+        MedmarkError: the file cannot be read, or a column is missing.
+    """
+    try:
+        table = pd.read_csv(table_path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise MedmarkError(f"unreadable CSV: {table_path} ({error}); save it as UTF-8 comma-separated text") from error
+
+    def column(wanted: str | None, known: tuple[str, ...], what: str, flag: str) -> str | None:
+        if wanted is not None:
+            if wanted not in table.columns:
+                raise MedmarkError(f"missing column {wanted!r}: {table_path}; it has {', '.join(table.columns)}")
+            return wanted
+        found = next((c for c in known if c in table.columns), None)
+        if found is None and flag:
+            raise MedmarkError(f"no column with the {what}: {table_path}; name it with {flag}")
+        return found
+
+    path_key = column(path_column, PATH_COLUMNS, "paths", "path_column")
+    label_key = column(label_column, (), "labels", "label_column")
+    patient_key = column(patient_column, PATIENT_COLUMNS, "patients", "")
+    split_key = "split" if "split" in table.columns and set(table["split"]) <= set(SPLITS) else None
+    for key, value in where.items():
+        column(key, (), "filter", "where")
+        table = table[table[key] == value]
+    values = {v.strip() for v in table[label_key]}
+    finding = values <= {"", "0", "1", "-1", "0.0", "1.0", "-1.0"} and class_names is None
+    for row in table.to_dict("records"):
+        name, raw = row[path_key], row[label_key].strip()
+        item = Item(root / name, name, None, split=row[split_key] if split_key else None)
+        try:
+            item.path = inside(root, name)
+        except MedmarkError as error:
+            item.problem = str(error)
+        if finding:
+            item.label = _finding(raw, uncertain, label_key)
+            if item.label is None:
+                item.problem = f"uncertain label -1: {name}; choose --uncertain ones or zeros to keep it"
+        elif raw.lower() in ("", "nan", "none", "na"):
+            item.problem = f"no label (blank or NaN): {name} in {table_path.name}; fill in column {label_key!r}"
+        elif class_names and raw.isdigit() and raw not in class_names:
+            item.label = class_names[int(raw)] if int(raw) < len(class_names) else raw
+        else:
+            item.label = raw
+        if patient_key:
+            item.patient = row[patient_key].strip() or None
+        elif match := CHEXPERT_PATIENT.search(name):
+            item.patient = match.group(0)
+        if class_names and item.label is not None and item.label not in class_names:
+            item.problem = f"unknown label {item.label!r}: {name}; use one of {', '.join(class_names)}"
+        yield item
+
+
+def _finding(raw: str, uncertain: str, finding: str) -> str | None:
+    value = float(raw) if raw else 0.0
+    if value == -1:
+        if uncertain == "ignore":
+            return None
+        value = 1.0 if uncertain == "ones" else 0.0
+    return finding if value == 1 else f"no_{finding}"
+
+
+def pseudonym(patient: str, seed: int) -> str:
+    """A patient's name in the release: 16 hex digits that depend on the seed and do not give the id away by sight."""
+    return hashlib.blake2b(patient.encode(), key=f"medmark-patient-{seed}".encode(), digest_size=8).hexdigest()
