@@ -1,0 +1,1 @@
+"""What knows the machine and the platform: threads, progress, tracking, image references."""

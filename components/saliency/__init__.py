@@ -1,0 +1,1 @@
+"""EigenCAM saliency: where a classifier looks."""

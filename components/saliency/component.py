@@ -1,0 +1,30 @@
+"""KFP interface of the saliency room."""
+
+from kfp import dsl
+from medmark.components.platform.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def extract_saliency_component(
+    release: dsl.Input[dsl.Dataset],
+    release_digest: str,
+    surrogates: dsl.Input[dsl.Model],
+    maps: dsl.Output[dsl.Artifact],
+):
+    """Extracts EigenCAM maps with the first surrogate.
+
+    Args:
+        release: the clean release.
+        release_digest: its digest; part of the cache key.
+        surrogates: benign classifiers.
+        maps: folder with ``saliency.parquet``.
+    """
+    import time
+
+    from medmark.components.saliency.extract import extract
+    from medmark.components.surrogate.panel import load_models
+
+    started = time.monotonic()
+    first = load_models(surrogates.path)[0][0]["file"]
+    extract(release.path, f"{surrogates.path}/{first}", maps.path)
+    maps.metadata.update(seconds=time.monotonic() - started, release_digest=release_digest)

@@ -1,0 +1,121 @@
+"""Saliency maps of a release, computed once by a benign surrogate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from medmark.components.dataset.arrays import display_tensor, resize
+from medmark.components.dataset.release import Release, canonical_json, file_sha256
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.progress import track
+from medmark.components.platform.resources import use_threads
+from medmark.components.saliency.eigencam import leading_projection
+from medmark.components.surrogate.networks import Classifier, load_classifier
+
+MAP_SIDE = 32  # finer than any last block's activations at 512 px and below
+BATCH = 64
+
+
+@torch.no_grad()
+def saliency_maps(model: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """EigenCAM of each image.
+
+    Args:
+        model: a benign classifier.
+        images: (B, 1, H, W) float32 in [0, 1]; resized to the model's size.
+
+    Returns:
+        (B, 1, 32, 32) float32, each scaled to [0, 1]; all zero where the activations are constant.
+    """
+    seen: list[torch.Tensor] = []
+    hook = model.cam_layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    try:
+        model.eval()(resize(images, model.size))
+    finally:
+        hook.remove()
+    activations = seen[0]
+    if activations.ndim == 3:  # a transformer's (B, 1 + HW, C) tokens, class token first
+        side = int((activations.shape[1] - 1) ** 0.5)
+        activations = activations[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    maps = leading_projection(activations)[:, None]
+    maps = torch.nn.functional.interpolate(maps, size=(MAP_SIDE, MAP_SIDE), mode="bilinear", align_corners=False)
+    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(1e-12)
+
+
+def extract(release_dir: str | Path, model_path: str | Path, out_dir: str | Path) -> dict:
+    """Writes the saliency map of every image of a release, streaming.
+
+    Args:
+        release_dir: any release.
+        model_path: safetensors of a benign classifier.
+        out_dir: gets ``saliency.parquet`` (image_id, map: 1024 bytes, row by row, 0 to 255) and ``saliency.json``.
+
+    Returns:
+        The content of ``saliency.json``.
+    """
+    release, out = Release(release_dir), Path(out_dir)
+    use_threads()
+    model = load_classifier(model_path)
+    out.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([("image_id", pa.string()), ("map", pa.binary())])
+    with pq.ParquetWriter(out / "saliency.parquet", schema, compression="zstd") as writer:
+        ids: list[str] = []
+        images: list[torch.Tensor] = []
+
+        def flush() -> None:
+            maps = (saliency_maps(model, torch.cat(images)) * 255).round().byte().numpy()
+            rows = {"image_id": ids, "map": [m.tobytes() for m in maps]}
+            writer.write_table(pa.table(rows, schema=schema))
+
+        for record in track(release.records(), "saliency", len(release)):
+            ids.append(record.image_id)
+            images.append(resize(display_tensor(record), model.size))
+            if len(ids) == BATCH:
+                flush()
+                ids, images = [], []
+        if ids:
+            flush()
+    summary = {
+        "release_digest": release.digest,
+        "model_sha256": file_sha256(model_path),
+        "map_side": MAP_SIDE,
+        "images": len(release),
+        "sha256": file_sha256(out / "saliency.parquet"),
+    }
+    (out / "saliency.json").write_bytes(canonical_json(summary))
+    return summary
+
+
+def load_saliency(directory: str | Path) -> dict[str, torch.Tensor]:
+    """Maps by image id, each (1, 32, 32) uint8.
+
+    Raises:
+        MedmarkError: missing or damaged.
+    """
+    path = Path(directory) / "saliency.parquet"
+    try:
+        table = pq.read_table(path)
+        sides = (1, MAP_SIDE, MAP_SIDE)
+        return {
+            row["image_id"]: torch.from_numpy(np.frombuffer(row["map"], np.uint8).reshape(sides).copy())
+            for row in table.to_pylist()
+        }
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise MedmarkError(f"unreadable saliency maps: {path} ({error}); extract them again") from error
+
+
+def stack_saliency(maps: dict[str, torch.Tensor], image_ids: list[str]) -> torch.Tensor:
+    """(N, 1, 32, 32) float32 in [0, 1] for these images.
+
+    Raises:
+        MedmarkError: an image has no map.
+    """
+    missing = [i for i in image_ids if i not in maps]
+    if missing:
+        raise MedmarkError(f"no saliency map for {missing[0]}; extract the maps from the same release")
+    return torch.stack([maps[i] for i in image_ids]).float() / 255

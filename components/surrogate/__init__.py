@@ -1,0 +1,1 @@
+"""Classifiers: the benign surrogates, the innocent panel and the victims."""

@@ -1,0 +1,150 @@
+"""Training and keeping several classifiers: surrogates, innocents, victims."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+from medmark.components.dataset.arrays import ImageArrays, load_arrays
+from medmark.components.dataset.release import SPLITS, Release, canonical_json, file_sha256
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.progress import track
+from medmark.components.platform.resources import choose_workers, use_threads
+from medmark.components.surrogate.networks import Classifier, load_classifier, save_classifier
+from medmark.components.surrogate.training import TrainConfig, accuracy, train_classifier
+
+
+def train_models(
+    release_dir: str | Path, out_dir: str | Path, *, configs: list[TrainConfig], workers: int | None = None
+) -> dict:
+    """Trains each classifier on a release's training split and writes ``models.json``.
+
+    Models that are already there, from the same configuration and release, are kept, so an interrupted step goes on
+    where it stopped. The result does not depend on the number of workers.
+
+    Args:
+        release_dir: release to train on.
+        out_dir: gets ``<name>.safetensors`` for each, and ``models.json``.
+        configs: one a model, with unique names.
+        workers: processes that train side by side; what the machine holds when None.
+
+    Returns:
+        The content of ``models.json``: ``release_digest`` and ``models``, each with name, file, architecture, seed,
+        test_accuracy, history, seconds, sha256 and config.
+
+    Raises:
+        MedmarkError: two models with one name, or what training refuses.
+    """
+    release, out = Release(release_dir), Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    if len({config.name for config in configs}) != len(configs):
+        raise MedmarkError(f"two models with one name among {[c.name for c in configs]}; give each its own")
+    done = _finished(out, release.digest, configs)
+    waiting = [config for config in configs if config.name not in done]
+    workers = workers or choose_workers(len(waiting))
+    use_threads()  # before the workers start, which inherit the number
+    for entry in track(_train_all(release, out, waiting, workers), "training classifiers", len(waiting)):
+        done[entry["name"]] = entry
+        _write_index(out, release.digest, [done[config.name] for config in configs if config.name in done])
+    return _write_index(out, release.digest, [done[config.name] for config in configs])
+
+
+def _finished(out: Path, digest: str, configs: list[TrainConfig]) -> dict[str, dict]:
+    index = out / "models.json"
+    if not index.exists():
+        return {}
+    previous = _read_index(index)
+    wanted = {config.name: asdict(config) for config in configs}
+    return {
+        entry["name"]: entry
+        for entry in previous["models"]
+        if previous["release_digest"] == digest and wanted.get(entry["name"]) == entry["config"] and _intact(out, entry)
+    }
+
+
+def _train_all(release: Release, out: Path, configs: list[TrainConfig], workers: int) -> Iterator[dict]:
+    if workers == 1 or len(configs) < 2:
+        for config in configs:
+            yield _train_one(release.path, out, config)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_train_one, release.path, out, config) for config in configs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _train_one(release_dir: Path, out: Path, config: TrainConfig) -> dict:
+    release = Release(release_dir)
+    train, val, test = _load_splits(release_dir, release.digest, config.size)
+    # the digest in the name: a checkpoint from another release is never resumed
+    checkpoint = out / f"{config.name}.{release.digest[:12]}.checkpoint"
+    trained = train_classifier(train, val, config, num_classes=len(release.class_names), checkpoint=checkpoint)
+    path = out / f"{config.name}.safetensors"
+    save_classifier(trained.model, path, release_digest=release.digest, seed=config.seed)
+    return {
+        "name": config.name,
+        "file": path.name,
+        "architecture": config.architecture,
+        "seed": config.seed,
+        "test_accuracy": accuracy(trained.model, test),
+        "history": trained.history,
+        "seconds": round(trained.seconds, 2),
+        "sha256": file_sha256(path),
+        "config": asdict(config),
+    }
+
+
+@lru_cache(maxsize=1)
+def _load_splits(release_dir: Path, digest: str, size: int) -> list[ImageArrays]:
+    return [load_arrays(Release(release_dir), split=split, size=size) for split in SPLITS]
+
+
+def _write_index(out: Path, digest: str, entries: list[dict]) -> dict:
+    index = {"release_digest": digest, "models": entries}
+    partial = out / "models.json.partial"
+    partial.write_bytes(canonical_json(index))
+    partial.replace(out / "models.json")
+    return index
+
+
+def _read_index(index: Path) -> dict:
+    try:
+        content = json.loads(index.read_bytes())
+        for entry in content["models"]:
+            if Path(entry["file"]).name != entry["file"] or not isinstance(entry["sha256"], str):
+                raise ValueError(f"file {entry['file']!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MedmarkError(f"damaged list of models: {index} ({error!r}); remove the folder, train again") from error
+    return content
+
+
+def _intact(directory: Path, entry: dict) -> bool:
+    path = directory / entry["file"]
+    return path.is_file() and file_sha256(path) == entry["sha256"]
+
+
+def load_models(directory: str | Path) -> list[tuple[dict, Classifier]]:
+    """The entries of ``models.json`` with their classifiers.
+
+    Raises:
+        MedmarkError: the folder has no models, or a file is not the one that was recorded.
+    """
+    index = Path(directory) / "models.json"
+    if not index.is_file():
+        raise MedmarkError(f"no models.json in {directory}; train the models first")
+    models = []
+    for entry in _read_index(index)["models"]:
+        path = Path(directory) / entry["file"]
+        if not _intact(Path(directory), entry):
+            raise MedmarkError(f"weights changed or missing: {path}; train the models again")
+        models.append((entry, load_classifier(path)))
+    return models
