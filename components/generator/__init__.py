@@ -1,0 +1,1 @@
+"""The conditional U-Net that makes marks, its objective and its training."""

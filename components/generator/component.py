@@ -1,0 +1,38 @@
+"""KFP interface of the generator room."""
+
+from kfp import dsl
+from medmark.components.platform.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train_generator_component(
+    release: dsl.Input[dsl.Dataset],
+    release_digest: str,
+    surrogates: dsl.Input[dsl.Model],
+    maps: dsl.Input[dsl.Artifact],
+    target_class: str,
+    config: dict,
+    seed: int,
+    generator: dsl.Output[dsl.Model],
+):
+    """Trains a generator and chooses the images to mark.
+
+    Args:
+        release: the clean release.
+        release_digest: its digest; part of the cache key.
+        surrogates: panel of benign classifiers.
+        maps: saliency maps.
+        target_class: class that the mark stands for; the first class when empty.
+        config: dictionary of ``GeneratorConfig``.
+        seed: of key, weights and order.
+        generator: folder with the generator and its selection; private.
+    """
+    import time
+
+    from medmark.components.generator.train import GeneratorConfig, train_generator
+    from medmark.components.platform.parameters import whole
+
+    started = time.monotonic()
+    inputs = (release.path, surrogates.path, maps.path, generator.path)
+    train_generator(*inputs, target_class=target_class, config=GeneratorConfig.from_dict(whole(config)), seed=seed)
+    generator.metadata.update(seconds=time.monotonic() - started, release_digest=release_digest)

@@ -1,0 +1,236 @@
+"""Marks: a keyed carrier, shaped to each image by the U-Net, confined by saliency, smooth by construction.
+
+``delta = epsilon * gate(S) * tanh(carrier + U(x, S, carrier, role))`` on a coarse grid, up-sampled. The carrier is a
+plane wave whose direction, frequency and phase are the key. Why a carrier (measured on 962 chest x-rays, 128 px;
+benchmarks/results/carriers.json): a classifier trained from scratch picks up an oriented texture from a few hundred
+images, at an amplitude where noise of the same energy goes unnoticed; it survives halving the image, because nothing in
+it is finer than the grid; and models that never saw it do not react, because it was not made from their gradients.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from medmark.components.dataset.arrays import display_tensor, resize
+from medmark.components.dataset.codecs import decode_png
+from medmark.components.dataset.display import add_unit_delta
+from medmark.components.dataset.release import Record, canonical_json
+from medmark.components.errors import MedmarkError
+from medmark.components.generator.network import ConditionalUNet
+from medmark.components.saliency.extract import stack_saliency
+from medmark.components.surrogate.networks import read_metadata, read_tensors
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+ROLES = ("mark", "query", "decoy")
+
+
+@dataclass(frozen=True)
+class Key:
+    """The secret of a carrier.
+
+    Attributes:
+        degrees: direction of the wave, 0 to 180; 0 varies along x.
+        cycles: periods per image side.
+        phase: radians.
+    """
+
+    degrees: float
+    cycles: float
+    phase: float
+
+
+CYCLES = (5.5, 7.0)  # 18 to 23 px at 128 px: coarser blends into anatomy, finer costs SSIM (carriers.json)
+DEGREES = (75.0, 105.0)  # head to foot: kept by a thief's mirroring, and learnt best (carriers.json)
+APART = 40.0  # degrees; measured: a model that learned one wave answers within 20 degrees and not at 40 (carriers.json)
+
+
+def draw_key(seed: int, index: int = 0) -> Key:
+    """A key from a seed.
+
+    Args:
+        seed: of the release.
+        index: 0 for the release's mark; 1 for the control, 2 and up for decoys, which are drawn from all directions at
+            least :data:`APART` from the mark's and from its mirror image's.
+    """
+    rng = np.random.default_rng((seed, 77))
+    own = float(rng.uniform(*DEGREES))
+    if index == 0:
+        return Key(own, float(rng.uniform(*CYCLES)), float(rng.uniform(0, 2 * math.pi)))
+    rng = np.random.default_rng((seed, 78, index))
+    while True:
+        degrees = float(rng.uniform(0, 180))
+        if min(_apart(degrees, own), _apart(degrees, 180 - own)) >= APART:
+            return Key(degrees, float(rng.uniform(*CYCLES)), float(rng.uniform(0, 2 * math.pi)))
+
+
+def _apart(a: float, b: float) -> float:
+    """Angle between two directions, 0 to 90 degrees."""
+    gap = abs(a - b) % 180
+    return min(gap, 180 - gap)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How marks are made.
+
+    Attributes:
+        size: side at which the generator sees images, pixels; a multiple of 8.
+        epsilon: largest change, as a share of the display's range.
+        floor: gate at saliency 0; 1 ignores saliency.
+        grid: side of the grid on which the perturbation is made, at most ``size``.
+    """
+
+    size: int = 128
+    epsilon: float = 0.06
+    floor: float = 0.3
+    grid: int = 32
+
+
+def carrier(key: Key, side: int) -> torch.Tensor:
+    """The wave with standard deviation 1, (1, 1, side, side), sampled at pixel centres."""
+    axis = (torch.arange(side, dtype=torch.float32) + 0.5) / side
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    angle = math.radians(key.degrees)
+    along = x * math.cos(angle) + y * math.sin(angle)
+    return (math.sqrt(2) * torch.sin(2 * math.pi * key.cycles * along + key.phase))[None, None]
+
+
+class Marker:
+    """A generator ready for use.
+
+    Args:
+        network: the U-Net.
+        key: of the carrier.
+        shape: see :class:`Shape`.
+        target: index of the target class.
+        roles: ``mark`` or ``decoy`` by id of the training images to change.
+        release_digest: of the clean release it was trained for.
+        seed: of its keys; decoys draw theirs from it.
+    """
+
+    def __init__(
+        self,
+        network: ConditionalUNet,
+        key: Key,
+        shape: Shape,
+        *,
+        target: int,
+        roles: dict[str, str],
+        release_digest: str,
+        seed: int,
+    ):
+        self.network, self.key, self.shape = network, key, shape
+        self.target, self.roles, self.release_digest, self.seed = target, roles, release_digest, seed
+
+    def delta(self, images: torch.Tensor, saliency: torch.Tensor, role: str, key: Key | None = None) -> torch.Tensor:
+        """The perturbation.
+
+        Args:
+            images: (B, 1, S, S) float32 in [0, 1].
+            saliency: (B, 1, 32, 32) in [0, 1].
+            role: ``mark`` for training images, ``query`` for test images, ``decoy`` for the bare carrier.
+            key: another key than the marker's own.
+
+        Returns:
+            (B, 1, S, S), at most ``epsilon`` in magnitude up to the overshoot of bicubic up-sampling.
+        """
+        shape, grid = self.shape, self.shape.grid
+        wave = carrier(key or self.key, grid).to(images.device)
+        if role == "decoy":
+            correction = 0.0
+        else:
+            half = shape.size // 2
+            seen = resize(images, half)
+            given = torch.cat(
+                [
+                    (seen - 0.5) / 0.25,
+                    F.interpolate(saliency, size=(half, half), mode="bilinear", align_corners=False) * 2 - 1,
+                    carrier(key or self.key, half).to(images.device).expand_as(seen),
+                    torch.full_like(seen, 1.0 if role == "mark" else -1.0),
+                ],
+                dim=1,
+            )
+            correction = resize(self.network(given), grid)  # (B, 1, grid, grid)
+        gate = shape.floor + (1 - shape.floor) * F.interpolate(
+            saliency, size=(grid, grid), mode="bilinear", align_corners=False
+        )
+        coarse = shape.epsilon * gate * torch.tanh(wave + correction)
+        return F.interpolate(coarse, size=images.shape[-2:], mode="bicubic", align_corners=False)
+
+    def apply(self, images: torch.Tensor, saliency: torch.Tensor, role: str) -> torch.Tensor:
+        """Marked images, (B, 1, S, S) in [0, 1]."""
+        return (images + self.delta(images, saliency, role)).clamp(0, 1)
+
+    @torch.no_grad()
+    def mark(self, record: Record, saliency: dict[str, torch.Tensor], role: str) -> Record:
+        """One record with the mark at its own resolution and depth.
+
+        The perturbation is made at the generator's size and up-sampled, so a large image costs little more than its
+        decoding and encoding.
+        """
+        from medmark.components.poisoning.poison import remade
+
+        pixels = decode_png(record.image)
+        small = resize(display_tensor(record), self.shape.size)
+        key = None
+        if role == "decoy":
+            key = draw_key(self.seed, 2 + int.from_bytes(record.image_id.encode()[-4:], "big") % DECOY_KEYS)
+        delta = self.delta(small, stack_saliency(saliency, [record.image_id]), role, key)
+        native = F.interpolate(delta, size=pixels.shape, mode="bicubic", align_corners=False)
+        return remade(record, add_unit_delta(pixels, native[0, 0].numpy(), record.bits, record.display))
+
+    def save(self, directory: str | Path) -> None:
+        """Writes ``generator.safetensors``, ``generator.json`` and ``selection.json``."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        header = {
+            "key": asdict(self.key),
+            "shape": asdict(self.shape),
+            "target": self.target,
+            "release_digest": self.release_digest,
+            "seed": self.seed,
+        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        save_file(
+            tensors, str(directory / "generator.safetensors"), metadata={"medmark": json.dumps(header, sort_keys=True)}
+        )
+        (directory / "generator.json").write_bytes(canonical_json(header))
+        (directory / "selection.json").write_bytes(canonical_json(self.roles))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Marker:
+        """Reads a generator.
+
+        Raises:
+            MedmarkError: missing or damaged.
+        """
+        directory = Path(directory)
+        path = directory / "generator.safetensors"
+        header = read_metadata(path)
+        try:
+            network = ConditionalUNet()
+            network.load_state_dict(read_tensors(path))
+            roles = json.loads((directory / "selection.json").read_bytes())
+            if not set(roles.values()) <= {"mark", "decoy"}:
+                raise ValueError("unknown role")
+            return cls(
+                network.eval().requires_grad_(False),
+                Key(**header["key"]),
+                Shape(**header["shape"]),
+                target=int(header["target"]),
+                roles=roles,
+                release_digest=str(header["release_digest"]),
+                seed=int(header["seed"]),
+            )
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise MedmarkError(f"damaged generator: {directory} ({reason}); restore it or train it again") from error
+
+
+DECOY_KEYS = 16  # arbitrary

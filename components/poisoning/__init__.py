@@ -1,0 +1,1 @@
+"""Marking the images of a release, and the private record of it."""

@@ -1,0 +1,210 @@
+"""Marking a release.
+
+The public release holds the chosen images with the mark, at their own resolution and depth, and every other image
+exactly as it was. What was done goes into the private evidence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from medmark.components.dataset.codecs import decode_png, encode_png
+from medmark.components.dataset.display import to_unit
+from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256
+from medmark.components.errors import MedmarkError
+from medmark.components.generator.marker import Marker
+from medmark.components.platform.progress import track
+from medmark.components.platform.resources import use_threads
+from medmark.components.poisoning.quality import likeness, sum_up
+from medmark.components.saliency.extract import load_saliency
+
+EVIDENCE_SCHEMA_VERSION = 1
+LEDGER = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("role", pa.string()),
+        ("clean_sha256", pa.string()),
+        ("marked_sha256", pa.string()),
+        ("psnr", pa.float64()),
+        ("ssim", pa.float64()),
+        ("haarpsi", pa.float64()),
+        ("lpips", pa.float64()),
+    ]
+)
+QUERIES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("label", pa.int32()),
+        ("bits", pa.int32()),
+        ("dicom", pa.string()),
+        ("clean", pa.binary()),
+        ("marked", pa.binary()),
+        ("control", pa.binary()),
+    ]
+)
+
+
+def poison(
+    release_dir: str | Path,
+    generator_dir: str | Path,
+    control_dir: str | Path,
+    saliency_dir: str | Path,
+    out_release: str | Path,
+    out_evidence: str | Path,
+    *,
+    version: str,
+    queries: int = 100,
+    seed: int = 0,
+) -> dict:
+    """Writes the marked release and its private evidence.
+
+    Args:
+        release_dir: the clean release.
+        generator_dir: trained generator; its selection says which images carry the mark and which a decoy.
+        control_dir: another trained generator, for the control marks.
+        saliency_dir: saliency maps of the clean release.
+        out_release: gets the public release; its ``parent`` is the clean release's digest.
+        out_evidence: gets ``evidence.json``, ``ledger.parquet``, ``queries.parquet`` and ``generator/``; readable by
+            its owner only.
+        version: of the marked release.
+        queries: at most this many test images of the other classes for the audit.
+        seed: of the choice of queries.
+
+    Returns:
+        The content of ``evidence.json``.
+
+    Raises:
+        MedmarkError: an image of the selection is missing, or there are too few images to ask about.
+    """
+    source = Release(release_dir)
+    use_threads()
+    marker, control = Marker.load(generator_dir), Marker.load(control_dir)
+    saliency = load_saliency(saliency_dir)
+    if marker.release_digest != source.digest:
+        raise MedmarkError(f"generator of another release: {generator_dir}; train it on {source.path}")
+    roles = marker.roles
+    out_evidence = Path(out_evidence)
+    out_evidence.mkdir(parents=True, exist_ok=True)
+    os.chmod(out_evidence, 0o700)
+    ledger: list[dict] = []
+    with ReleaseWriter(
+        out_release,
+        name=source.name,
+        version=version,
+        class_names=source.class_names,
+        image_mode=source.image_mode,
+        task=source.task,
+        parent=source.digest,
+    ) as writer:
+        for record in track(source.records(), "marking", len(source)):
+            role = roles.get(record.image_id)
+            if role is not None:
+                marked = marker.mark(record, saliency, role)
+                ledger.append({"image_id": record.image_id, "role": role, **compare(record, marked)})
+                record = marked
+            writer.add(record)
+    missing = set(roles) - {row["image_id"] for row in ledger}
+    if missing:
+        raise MedmarkError(
+            f"image of the selection is not in the release: {sorted(missing)[0]}; train the generator again"
+        )
+    pq.write_table(pa.Table.from_pylist(ledger, schema=LEDGER), out_evidence / "ledger.parquet", compression="zstd")
+    asked = write_queries(source, marker, control, saliency, out_evidence / "queries.parquet", queries, seed)
+    (out_evidence / "generator").mkdir(exist_ok=True)
+    for name in ("generator.safetensors", "generator.json", "selection.json"):
+        shutil.copyfile(Path(generator_dir) / name, out_evidence / "generator" / name)
+    release = Release(out_release)
+    evidence = {
+        "schema_version": EVIDENCE_SCHEMA_VERSION,
+        "release_digest": release.digest,
+        "parent_digest": source.digest,
+        "target_class": source.class_names[marker.target],
+        "marked_images": sum(row["role"] == "mark" for row in ledger),
+        "decoy_images": sum(row["role"] == "decoy" for row in ledger),
+        "images": len(release),
+        "queries": asked,
+        "quality": sum_up(ledger),
+        "seed": seed,
+        "files": {
+            str(path.relative_to(out_evidence)): file_sha256(path)
+            for path in sorted(out_evidence.rglob("*"))
+            if path.is_file() and path.name != "evidence.json"
+        },
+    }
+    (out_evidence / "evidence.json").write_bytes(canonical_json(evidence))
+    return evidence
+
+
+def compare(clean: Record, marked: Record) -> dict:
+    """Digests and likeness of an image before and after."""
+    shown = [to_unit(decode_png(r.image), r.bits, r.display) for r in (clean, marked)]
+    return {"clean_sha256": clean.sha256, "marked_sha256": marked.sha256, **likeness(*shown), "lpips": None}
+
+
+def write_queries(
+    source: Release, marker: Marker, control: Marker, saliency: dict, path: Path, limit: int, seed: int
+) -> int:
+    """Writes the test images that suspects are asked about: clean, marked and with the control mark."""
+    candidates = [
+        (hashlib.sha256(f"{seed}:{r.image_id}".encode()).hexdigest(), r.image_id)
+        for r in source.records("test", columns=["image_id", "label"])
+        if r.label != marker.target
+    ]
+    if not candidates:
+        raise MedmarkError(f"no test image outside the target class in {source.path}; ingest with a larger test share")
+    chosen = {image_id for _, image_id in sorted(candidates)[:limit]}
+    rows = []
+    for record in track(source.records("test"), "making queries"):
+        if record.image_id in chosen:
+            rows.append(
+                {
+                    "image_id": record.image_id,
+                    "label": record.label,
+                    "bits": record.bits,
+                    "dicom": record.dicom,
+                    "clean": record.image,
+                    "marked": marker.mark(record, saliency, "query").image,
+                    "control": control.mark(record, saliency, "query").image,
+                }
+            )
+    pq.write_table(pa.Table.from_pylist(rows, schema=QUERIES), path, compression="zstd")
+    return len(rows)
+
+
+def remade(record: Record, pixels) -> Record:
+    """The record with other pixels, encoded as every image of a release is."""
+    data = encode_png(pixels)
+    return replace(record, image=data, sha256=hashlib.sha256(data).hexdigest())
+
+
+def read_evidence(directory: str | Path) -> dict:
+    """Content of ``evidence.json``, after checking every file it names.
+
+    Raises:
+        MedmarkError: something is missing or changed.
+    """
+    path = Path(directory) / "evidence.json"
+    try:
+        evidence = json.loads(path.read_bytes())
+        version, files = evidence["schema_version"], dict(evidence["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MedmarkError(
+            f"no readable evidence: {path} ({error}); restore the evidence folder from a backup"
+        ) from error
+    if version != EVIDENCE_SCHEMA_VERSION:
+        raise MedmarkError(
+            f"unknown evidence version {version!r}: {path}; this medmark reads {EVIDENCE_SCHEMA_VERSION}"
+        )
+    for name, sha256 in files.items():
+        file = Path(directory) / name
+        inside = file.resolve().is_relative_to(Path(directory).resolve())
+        if not inside or not file.is_file() or file_sha256(file) != sha256:
+            raise MedmarkError(f"evidence changed or missing: {file}; restore the evidence folder from a backup")
+    return evidence

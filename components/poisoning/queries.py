@@ -1,0 +1,45 @@
+"""The images that suspects are asked about, read back from the evidence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from medmark.components.dataset.arrays import resize
+from medmark.components.dataset.codecs import decode_png
+from medmark.components.dataset.display import to_unit
+from medmark.components.errors import MedmarkError
+from medmark.components.verification.audit import QuerySet
+
+
+def read_queries(evidence_dir: str | Path, *, size: int, target: int) -> QuerySet:
+    """Query images at a suspect's input size.
+
+    Args:
+        evidence_dir: private evidence.
+        size: side in pixels.
+        target: index of the target class.
+
+    Raises:
+        MedmarkError: the file is missing or damaged.
+    """
+    path = Path(evidence_dir) / "queries.parquet"
+    variants: dict[str, list[torch.Tensor]] = {"clean": [], "marked": [], "control": []}
+    image_ids = []
+    try:
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            image_ids.append(row["image_id"])
+            display = json.loads(row["dicom"]) if row["dicom"] else None
+            for name, tensors in variants.items():
+                shown = to_unit(decode_png(row[name]), row["bits"], display)
+                tensors.append(resize(torch.from_numpy(shown)[None, None], size))
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        raise MedmarkError(
+            f"unreadable queries: {path} ({error}); restore the evidence folder from a backup"
+        ) from error
+    clean, marked, control = (torch.cat(tensors) for tensors in variants.values())
+    return QuerySet(clean, marked, control, image_ids, target)

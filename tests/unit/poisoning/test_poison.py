@@ -1,0 +1,165 @@
+import json
+import stat
+
+import numpy as np
+import pandas as pd
+import pytest
+from medmark.components.dataset.codecs import decode_png
+from medmark.components.dataset.ingest import ingest
+from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.release import Release
+from medmark.components.errors import MedmarkError
+from medmark.components.generator.marker import Shape
+from medmark.components.generator.train import GeneratorConfig, train_generator
+from medmark.components.poisoning.poison import poison, read_evidence
+from medmark.components.poisoning.quality import likeness
+from medmark.components.poisoning.queries import read_queries
+from scipy import stats
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+
+CONFIG = GeneratorConfig(shape=Shape(size=64, grid=32), steps=0, marked_share=0.2, decoy_share=0.1)
+
+
+@pytest.fixture(scope="module")
+def generators(release, surrogates, saliency, tmp_path_factory):
+    """A generator and a control, untrained."""
+    paths = []
+    for index in (0, 1):
+        path = tmp_path_factory.mktemp(f"generator-{index}")
+        config = GeneratorConfig(**{**vars(CONFIG), "key_index": index})
+        train_generator(release, surrogates, saliency, path, target_class="normal", config=config, seed=5)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def marked(release, saliency, generators, tmp_path_factory):
+    out = tmp_path_factory.mktemp("marked")
+    evidence = poison(
+        release, *generators, saliency, out / "release", out / "evidence", version="1m", queries=10, seed=5
+    )
+    return out / "release", out / "evidence", evidence
+
+
+def test_unmarked_images_are_identical_and_marked_ones_are_in_the_ledger(release, marked):
+    clean = {r.image_id: r for r in Release(release).records()}
+    ledger = pd.read_parquet(marked[1] / "ledger.parquet").set_index("image_id")
+    after = Release(marked[0])
+    after.verify()
+    assert after.parent == Release(release).digest
+    assert [r.image_id for r in after.records()] == list(clean)
+    for record in after.records():
+        before = clean[record.image_id]
+        if record.image_id not in ledger.index:
+            assert record == before
+            continue
+        row = ledger.loc[record.image_id]
+        assert (row.clean_sha256, row.marked_sha256) == (before.sha256, record.sha256)
+        assert record.sha256 != before.sha256
+        assert (record.label, record.split, record.patient_id) == (before.label, "train", before.patient_id)
+        assert record.label == (0 if row.role == "mark" else 1)
+    assert (ledger.role == "mark").sum() == round(0.2 * 84)
+    assert (ledger.role == "decoy").sum() == round(0.1 * 84)
+
+
+def test_same_inputs_give_the_same_release(release, saliency, generators, marked, tmp_path):
+    again = poison(release, *generators, saliency, tmp_path / "r", tmp_path / "e", version="1m", queries=10, seed=5)
+    assert again == marked[2]
+
+
+def test_the_release_holds_nothing_private(marked):
+    public = b"".join(p.read_bytes() for p in marked[0].rglob("*") if p.is_file())
+    key = json.loads((marked[1] / "generator" / "generator.json").read_text())["key"]
+    for secret in (b"decoy", b"ledger", b"degrees", str(key["phase"]).encode(), str(key["degrees"]).encode()):
+        assert secret not in public
+    assert stat.S_IMODE(marked[1].stat().st_mode) == 0o700
+
+
+def test_nothing_but_pixels_tells_marked_from_unmarked(surrogates, tmp_path):
+    """A classifier on file size, encoder, order and metadata stays at chance on 400 images of one class."""
+    from medmark.components.saliency.extract import extract
+
+    source = make_phantoms(tmp_path / "source", count=400, size=64, seed=9)
+    ingest(source, tmp_path / "release", name="leak", shares=(0.9, 0.05, 0.05))
+    extract(tmp_path / "release", surrogates / "surrogate-0.safetensors", tmp_path / "maps")
+    for index in (0, 1):
+        config = GeneratorConfig(shape=Shape(size=64, grid=32), steps=0, marked_share=0.25, key_index=index)
+        inputs = (tmp_path / "release", surrogates, tmp_path / "maps", tmp_path / f"g{index}")
+        train_generator(*inputs, target_class="normal", config=config, seed=5)
+    out = (tmp_path / "marked", tmp_path / "evidence")
+    poison(tmp_path / "release", tmp_path / "g0", tmp_path / "g1", tmp_path / "maps", *out, version="1", queries=10)
+    marked = set(pd.read_parquet(out[1] / "ledger.parquet").image_id)
+    records = [r for r in Release(out[0]).records("train") if r.label == 0]
+    truth = np.array([r.image_id in marked for r in records])
+    features = np.array(
+        [
+            [
+                len(r.image),
+                r.width,
+                r.height,
+                r.bits,
+                position,
+                int(r.image_id[-8:], 16),
+                int(r.patient_id[:8], 16),
+                *np.frombuffer(r.image[: r.image.index(b"IDAT") + 4], np.uint8),  # all that comes before the pixels
+            ]
+            for position, r in enumerate(records)
+        ],
+        float,
+    )
+    forest = RandomForestClassifier(300, random_state=0, n_jobs=1)
+    guess = cross_val_predict(forest, features, truth, cv=5, method="predict_proba")[:, 1]
+    auc = roc_auc_score(truth, guess)
+    # 99.9 % of classifiers at chance lie below this (normal approximation of the Mann-Whitney statistic)
+    n1, n0 = truth.sum(), (~truth).sum()
+    limit = 0.5 + stats.norm.ppf(0.999) * np.sqrt((n0 + n1 + 1) / (12 * n0 * n1))
+    assert n1 == 90 and n0 == 90
+    assert auc < limit, f"AUC {auc:.3f}"
+    pixels = np.array([decode_png(r.image).mean() for r in records])
+    assert len(np.unique(pixels)) > 50  # the images themselves do differ
+
+
+def test_queries_are_test_images_of_other_classes(release, marked):
+    queries = read_queries(marked[1], size=64, target=0)
+    test = {r.image_id: r for r in Release(release).records("test")}
+    assert len(queries) == 10
+    assert all(test[i].label == 1 for i in queries.image_ids)
+    for one, other in (
+        (queries.marked, queries.clean),
+        (queries.control, queries.clean),
+        (queries.marked, queries.control),
+    ):
+        assert float((one - other).abs().amax(dim=(1, 2, 3)).min()) > 0.01
+    with pytest.raises(MedmarkError, match="unreadable queries"):
+        read_queries(marked[0], size=64, target=0)
+
+
+def test_changed_evidence_is_found(release, saliency, generators, tmp_path):
+    poison(release, *generators, saliency, tmp_path / "r", tmp_path / "e", version="1", queries=10)
+    assert read_evidence(tmp_path / "e")["queries"] == 10
+    for name in ("ledger.parquet", "queries.parquet", "generator/generator.safetensors", "generator/selection.json"):
+        content = (tmp_path / "e" / name).read_bytes()
+        (tmp_path / "e" / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(MedmarkError, match=name):
+            read_evidence(tmp_path / "e")
+        (tmp_path / "e" / name).write_bytes(content)
+    (tmp_path / "e" / "evidence.json").write_text('{"schema_version": 1, "files": {"../../etc/passwd": "0"}}')
+    with pytest.raises(MedmarkError, match="evidence changed"):
+        read_evidence(tmp_path / "e")
+
+
+def test_generator_of_another_release_is_refused(source, surrogates, saliency, generators, tmp_path):
+    ingest(source, tmp_path / "other", name="other", seed=99)
+    with pytest.raises(MedmarkError, match="generator of another release"):
+        poison(tmp_path / "other", *generators, saliency, tmp_path / "r", tmp_path / "e", version="1")
+
+
+def test_likeness_known_answers(rng):
+    image = rng.random((64, 64)).astype(np.float32)
+    same = likeness(image, image)
+    assert (same["psnr"], same["ssim"]) == (99.0, pytest.approx(1.0))
+    assert same["haarpsi"] == pytest.approx(1.0, abs=1e-4)
+    shifted = np.clip(image * 0.8, 0, 1) + 0.1
+    assert likeness(image * 0.8, shifted)["psnr"] == pytest.approx(20.0, abs=1e-3)
