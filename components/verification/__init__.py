@@ -1,0 +1,1 @@
+"""The hypothesis tests, their calibration and the verdict."""

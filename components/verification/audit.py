@@ -1,0 +1,130 @@
+"""Asking one suspect: clean and marked images in, a decision with all its numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from medmark.components.errors import MedmarkError
+from medmark.components.verification.statistics import (
+    Effect,
+    LabelOnly,
+    conformal_p_value,
+    label_only,
+    paired_effect,
+    upper_rate,
+)
+from medmark.components.verification.verdict import Decision, Thresholds, decide
+
+# (N, 1, S, S) float32 in [0, 1] -> (N, K) class probabilities
+Suspect = Callable[[torch.Tensor], np.ndarray]
+
+
+@dataclass
+class QuerySet:
+    """The images that a suspect is asked about: none of the target class, each with and without the mark.
+
+    Attributes:
+        clean: (N, 1, S, S) float32 in [0, 1].
+        marked: the same images with the release's mark.
+        control: the same images with another generator's mark, or None.
+        image_ids: N names.
+        target: index of the target class.
+    """
+
+    clean: torch.Tensor
+    marked: torch.Tensor
+    control: torch.Tensor | None
+    image_ids: list[str]
+    target: int
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+
+@dataclass
+class Answers:
+    """What a suspect said, per image: P(target) and whether the target is its most probable class."""
+
+    p_clean: np.ndarray
+    p_marked: np.ndarray
+    p_control: np.ndarray | None
+    is_clean: np.ndarray
+    is_marked: np.ndarray
+
+
+@dataclass
+class AuditResult:
+    """All numbers of one audit.
+
+    Attributes:
+        name: of the suspect.
+        effect, labels, conformal_p_value, conformal_resolution, control: see
+            :mod:`medmark.components.verification.statistics`.
+        decision: see :mod:`medmark.components.verification.verdict`.
+        answers: per image.
+    """
+
+    name: str
+    effect: Effect
+    labels: LabelOnly
+    conformal_p_value: float
+    conformal_resolution: float
+    control: Effect | None
+    decision: Decision
+    answers: Answers
+
+
+def ask(suspect: Suspect, images: torch.Tensor, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """P(target) and "target is the most probable class" for each image.
+
+    Raises:
+        MedmarkError: the answer is not one probability vector an image.
+    """
+    answer = np.asarray(suspect(images), dtype=np.float64)
+    if answer.ndim != 2 or len(answer) != len(images) or not 0 <= target < answer.shape[1]:
+        raise MedmarkError(
+            f"suspect answered with shape {answer.shape} to {len(images)} images; {len(images)} rows with more than"
+            f" {target} class probabilities are needed"
+        )
+    if not np.isfinite(answer).all() or (answer < 0).any() or (np.abs(answer.sum(axis=1) - 1) > 1e-3).any():
+        raise MedmarkError("suspect's answers are not probabilities: rows must be finite, not negative and sum to 1")
+    return np.clip(answer[:, target], 0.0, 1.0), answer.argmax(axis=1) == target
+
+
+def interrogate(suspect: Suspect, queries: QuerySet) -> Answers:
+    """Asks about every query image, clean, marked and with the control mark."""
+    p_clean, is_clean = ask(suspect, queries.clean, queries.target)
+    p_marked, is_marked = ask(suspect, queries.marked, queries.target)
+    p_control = None if queries.control is None else ask(suspect, queries.control, queries.target)[0]
+    return Answers(p_clean, p_marked, p_control, is_clean, is_marked)
+
+
+def judge(name: str, answers: Answers, innocent: list[Answers], thresholds: Thresholds) -> AuditResult:
+    """Tests one suspect's answers against those of innocent models to the same images.
+
+    Args:
+        name: of the suspect.
+        answers: its answers.
+        innocent: answers of models trained without the mark; the suspect must not be among them.
+        thresholds: fixed beforehand.
+
+    Raises:
+        MedmarkError: there is no innocent model, or too few images.
+    """
+    if not innocent:
+        raise MedmarkError(f"no innocent model to compare {name} with; train at least one without the mark")
+    effect = paired_effect(answers.p_clean, answers.p_marked, tau=thresholds.tau)
+    # The innocent models share the images, so their flips are not independent: the bound is taken on the worst of
+    # them, which is wider than pooling would be.
+    worst = max(int((other.is_marked & ~other.is_clean).sum()) for other in innocent)
+    labels = label_only(answers.is_clean, answers.is_marked, null_rate=upper_rate(worst, len(answers.is_clean)))
+    lifts = np.array([(other.p_marked - other.p_clean).mean() for other in innocent])
+    conformal = conformal_p_value(effect.delta_p, lifts)
+    control = None
+    if answers.p_control is not None:
+        control = paired_effect(answers.p_clean, answers.p_control, tau=thresholds.tau)
+    decision = decide(effect, labels, conformal, control, thresholds)
+    return AuditResult(name, effect, labels, *conformal, control, decision, answers)

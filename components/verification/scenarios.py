@@ -1,0 +1,161 @@
+"""The three scenarios that a mark must pass before its release goes out.
+
+Malicious: a model trained on the release is recognised. Independent model: models trained without the mark are not
+accused. Independent trigger: the thief's model is not set off by another generator's mark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from medmark.components.platform.progress import track
+from medmark.components.verification.audit import (
+    Answers,
+    AuditResult,
+    QuerySet,
+    Suspect,
+    ask,
+    interrogate,
+    judge,
+)
+from medmark.components.verification.processing import PROCESSINGS
+from medmark.components.verification.verdict import Thresholds
+
+
+def verify(
+    victims: dict[str, Suspect], innocents: dict[str, Suspect], queries: QuerySet, thresholds: Thresholds
+) -> tuple[dict, pd.DataFrame]:
+    """Runs the scenarios.
+
+    Each innocent model is audited as a suspect, calibrated on all the others (leave one out).
+
+    Args:
+        victims: models trained on the release, by name.
+        innocents: models trained without the mark, by name; at least two.
+        queries: see :class:`medmark.components.verification.audit.QuerySet`.
+        thresholds: fixed beforehand.
+
+    Returns:
+        The statistical part of ``verdict.json``: ``verdict`` (``owned`` only if every victim is, no innocent model is
+        accused and no control mark fires; ``not_owned`` if a victim gets away; else ``inconclusive``), ``reasons``
+        against it, ``malicious`` (the weakest victim), ``victims``, ``independent_models``, ``independent_trigger``, ``robustness``, ``thresholds``; and a
+        table of every score: scenario, model, image_id, variant, p_target.
+    """
+    asked = {name: interrogate(model, queries) for name, model in track(innocents.items(), "asking innocent models")}
+    caught = {name: interrogate(model, queries) for name, model in track(victims.items(), "asking victims")}
+    everyone = list(asked.values())
+    owned = [judge(name, answers, everyone, thresholds) for name, answers in caught.items()]
+    cleared = [
+        judge(name, answers, [other for n, other in asked.items() if n != name], thresholds)
+        for name, answers in asked.items()
+    ]
+    weakest = min(owned, key=lambda result: result.effect.delta_p)
+    accused = [result.name for result in cleared if is_accused(result)]
+    fired = [result.name for result in owned if result.control and result.control.t_p_value < thresholds.alpha]
+    reasons = [f"{r.name}: {s}" for r in owned for s in (*r.decision.failed, *r.decision.missing)]
+    reasons += [f"{name}: innocent model accused" for name in accused]
+    reasons += [f"{name}: set off by another generator's mark" for name in fired]
+    if any(result.decision.verdict == "not_owned" for result in owned):
+        verdict = "not_owned"
+    elif accused or any(result.decision.verdict != "owned" for result in owned):
+        verdict = "inconclusive"
+    else:
+        verdict = "owned"
+    controls = [result.control.delta_p for result in owned if result.control]
+    report = {
+        "verdict": verdict,
+        "reasons": reasons,
+        "malicious": summary(weakest),
+        "victims": [summary(result) for result in owned],
+        "independent_models": {
+            "count": len(cleared),
+            "accused": len(accused),
+            "max_delta_p": max(result.effect.delta_p for result in cleared),
+            "models": [summary(result) for result in cleared],
+        },
+        "independent_trigger": {
+            "accused": len(fired),
+            "delta_p": max(controls) if controls else None,
+        },
+        "robustness": robustness(victims, innocents, queries),
+        "thresholds": vars(thresholds).copy(),
+    }
+    rows = [table("malicious", n, queries, a, "marked") for n, a in caught.items()]
+    rows += [table("independent_model", n, queries, a, "marked") for n, a in asked.items()]
+    rows += [
+        table("independent_trigger", n, queries, a, "control") for n, a in caught.items() if a.p_control is not None
+    ]
+    return report, pd.concat(rows, ignore_index=True)
+
+
+def is_accused(result: AuditResult) -> bool:
+    """Whether an innocent model would be called a thief, were enough innocent models and a control at hand.
+
+    Stricter for us than the verdict: proofs that are merely missing do not protect the innocent here.
+    """
+    return not result.decision.failed
+
+
+def summary(result: AuditResult) -> dict:
+    """One audit as JSON."""
+    return {
+        "name": result.name,
+        "verdict": result.decision.verdict,
+        "wsr": result.labels.wsr,
+        "clean_rate": result.labels.clean_rate,
+        "delta_p": result.effect.delta_p,
+        "delta_p_ci95": list(result.effect.delta_p_ci95),
+        "t_p_value": result.effect.t_p_value,
+        "wilcoxon_p_value": result.effect.wilcoxon_p_value,
+        "label_only_p_value": result.labels.p_value,
+        "conformal_p_value": result.conformal_p_value,
+        "conformal_resolution": result.conformal_resolution,
+        "control_delta_p": result.control.delta_p if result.control else None,
+        "control_t_p_value": result.control.t_p_value if result.control else None,
+        "queries": result.effect.n,
+        "passed": result.decision.passed,
+        "failed": result.decision.failed,
+        "missing": result.decision.missing,
+    }
+
+
+def robustness(victims: dict[str, Suspect], innocents: dict[str, Suspect], queries: QuerySet) -> list[dict]:
+    """Target rates of marked and clean images after the same processing, for every model, kind and strength."""
+    rows = []
+    models = [("victim", n, m) for n, m in victims.items()] + [("innocent", n, m) for n, m in innocents.items()]
+    for kind, (process, strengths) in PROCESSINGS.items():
+        for strength in strengths:
+            processed = replace(
+                queries, clean=process(queries.clean, strength), marked=process(queries.marked, strength)
+            )
+            for role, name, model in models:
+                p_clean, is_clean = ask(model, processed.clean, queries.target)
+                p_marked, is_marked = ask(model, processed.marked, queries.target)
+                rows.append(
+                    {
+                        "processing": kind,
+                        "strength": strength,
+                        "role": role,
+                        "model": name,
+                        "wsr": float(is_marked.mean()),
+                        "clean_rate": float(is_clean.mean()),
+                        "delta_p": float(np.mean(p_marked - p_clean)),
+                    }
+                )
+    return rows
+
+
+def table(scenario: str, model: str, queries: QuerySet, answers: Answers, variant: str) -> pd.DataFrame:
+    """Scores of one model, two rows an image: clean, and marked or control."""
+    scores = {"clean": answers.p_clean, variant: answers.p_marked if variant == "marked" else answers.p_control}
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {"scenario": scenario, "model": model, "image_id": queries.image_ids, "variant": v, "p_target": p}
+            )
+            for v, p in scores.items()
+        ],
+        ignore_index=True,
+    )

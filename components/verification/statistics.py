@@ -1,0 +1,162 @@
+"""The tests behind a verdict.
+
+All of them compare the marked image with the *same* image without the mark, so whatever a suspect thinks of an image
+by itself cancels. Images are not independent evidence about a model: a small p-value here says that the effect on
+these images is no accident, not that the model saw the data. That is what :func:`conformal_p_value`, the control
+generator and the prior commitment are for; see :mod:`medmark.components.verification.verdict`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from medmark.components.errors import MedmarkError
+from scipy import stats
+
+MIN_PAIRS = 10  # ours: below this neither test has any power at alpha 0.01 against tau 0.2
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How much the mark moves the probability of the target class.
+
+    Attributes:
+        n: pairs.
+        delta_p: mean of P_t(marked) - P_t(clean), in [-1, 1].
+        delta_p_ci95: bootstrap percentile interval of ``delta_p``, over images.
+        t_statistic: of the one-sided paired t-test.
+        t_p_value: of H0 "mean difference <= tau".
+        wilcoxon_p_value: one-sided signed-rank test of the differences minus tau.
+    """
+
+    n: int
+    delta_p: float
+    delta_p_ci95: tuple[float, float]
+    t_statistic: float
+    t_p_value: float
+    wilcoxon_p_value: float
+
+
+@dataclass(frozen=True)
+class LabelOnly:
+    """What can be said when the suspect gives labels only.
+
+    Attributes:
+        n: images.
+        wsr: share of marked images that are classified as the target.
+        clean_rate: share of the clean images that are.
+        flips_to: images that the mark turns into the target.
+        flips_from: images that the mark turns away from it.
+        mcnemar_p_value: exact, one-sided: more flips to the target than away from it.
+        binomial_p_value: exact: more flips to the target than the null rate explains.
+        p_value: the larger of the two.
+    """
+
+    n: int
+    wsr: float
+    clean_rate: float
+    flips_to: int
+    flips_from: int
+    mcnemar_p_value: float
+    binomial_p_value: float
+    p_value: float
+
+
+def _probabilities(values: np.ndarray, what: str) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any() or (values > 1).any():
+        raise MedmarkError(
+            f"{what} are not probabilities: one finite number in [0, 1] an image is needed; check the suspect"
+        )
+    return values
+
+
+def paired_effect(
+    p_clean: np.ndarray, p_marked: np.ndarray, *, tau: float = 0.2, bootstrap: int = 2000, seed: int = 0
+) -> Effect:
+    """Tests whether the mark lifts P_t by more than ``tau``.
+
+    Args:
+        p_clean: (N,) probability of the target for each clean image.
+        p_marked: (N,) the same for the marked ones, in the same order.
+        tau: effect that an innocent model may show; 0.2 follows the field's dataset-verification tests (METHOD).
+        bootstrap: resamples for the interval. Arbitrary.
+        seed: of the resampling.
+
+    Raises:
+        MedmarkError: fewer than 10 pairs, unequal lengths, or values that are not probabilities.
+    """
+    p_clean, p_marked = _probabilities(p_clean, "clean scores"), _probabilities(p_marked, "marked scores")
+    if len(p_clean) != len(p_marked) or len(p_clean) < MIN_PAIRS:
+        raise MedmarkError(
+            f"{len(p_clean)} clean and {len(p_marked)} marked scores; at least {MIN_PAIRS} pairs are needed"
+        )
+    difference = p_marked - p_clean
+    n, mean, spread = len(difference), float(difference.mean()), float(difference.std(ddof=1))
+    # without spread (a model that answers 0 or 1 alike for all) the t statistic is undefined; the sign decides
+    if spread < 1e-12:
+        t = np.inf if mean - tau > 1e-12 else -np.inf
+    else:
+        t = (mean - tau) / (spread / np.sqrt(n))
+    shifted = difference - tau
+    if np.abs(shifted).max() < 1e-12:
+        wilcoxon = 1.0
+    else:
+        wilcoxon = float(stats.wilcoxon(shifted, alternative="greater", method="approx", correction=True).pvalue)
+    rng = np.random.default_rng(seed)
+    means = difference[rng.integers(0, n, size=(bootstrap, n))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Effect(n, mean, (float(low), float(high)), float(t), float(stats.t.sf(t, n - 1)), wilcoxon)
+
+
+def label_only(clean_is_target: np.ndarray, marked_is_target: np.ndarray, *, null_rate: float) -> LabelOnly:
+    """Tests flips to the target class, for a suspect that answers with labels only.
+
+    Args:
+        clean_is_target: (N,) bool, the clean image is classified as the target.
+        marked_is_target: (N,) bool, the marked one is.
+        null_rate: chance that an innocent model flips an image to the target; take :func:`upper_rate` of the panel.
+
+    Raises:
+        MedmarkError: fewer than 10 images, unequal lengths, or a rate outside [0, 1].
+    """
+    clean, marked = np.asarray(clean_is_target, dtype=bool), np.asarray(marked_is_target, dtype=bool)
+    if clean.shape != marked.shape or clean.ndim != 1 or len(clean) < MIN_PAIRS:
+        raise MedmarkError(
+            f"labels of {clean.size} clean and {marked.size} marked images; {MIN_PAIRS} pairs are needed"
+        )
+    if not 0 <= null_rate <= 1:
+        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the innocent panel")
+    to, away = int((marked & ~clean).sum()), int((clean & ~marked).sum())
+    mcnemar = float(stats.binomtest(to, to + away, 0.5, alternative="greater").pvalue) if to + away else 1.0
+    binomial = float(stats.binomtest(to, len(clean), null_rate, alternative="greater").pvalue)
+    return LabelOnly(
+        len(clean), float(marked.mean()), float(clean.mean()), to, away, mcnemar, binomial, max(mcnemar, binomial)
+    )
+
+
+def upper_rate(successes: int, trials: int, confidence: float = 0.99) -> float:
+    """Upper Clopper-Pearson bound on a rate; 1 - confidence is the chance that the true rate is higher."""
+    if trials < 1 or not 0 <= successes <= trials:
+        raise MedmarkError(f"{successes} of {trials} is no rate; measure it on at least one image")
+    return 1.0 if successes == trials else float(stats.beta.ppf(confidence, successes + 1, trials - successes))
+
+
+def conformal_p_value(suspect: float, innocent: np.ndarray) -> tuple[float, float]:
+    """Rank of a suspect's statistic among innocent models.
+
+    If the suspect is exchangeable with the innocent ones, P(p <= alpha) <= alpha for every alpha (Vovk et al. 2005).
+
+    Args:
+        suspect: its statistic; larger is more suspicious.
+        innocent: (N,) the innocent models' statistics.
+
+    Returns:
+        p-value (1 + #{innocent >= suspect}) / (N + 1), and its resolution 1 / (N + 1): no smaller p can come out.
+    """
+    innocent = np.asarray(innocent, dtype=np.float64)
+    if not np.isfinite(suspect) or not np.isfinite(innocent).all():
+        raise MedmarkError("a statistic is not finite; check the suspect's answers")
+    resolution = 1 / (len(innocent) + 1)
+    return float((1 + (innocent >= suspect).sum()) * resolution), resolution

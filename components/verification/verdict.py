@@ -1,0 +1,89 @@
+"""From numbers to a verdict: every proof must hold, and what is missing is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from medmark.components.verification.statistics import Effect, LabelOnly
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What was fixed before any suspect was asked.
+
+    Attributes:
+        alpha: level of the effect tests (t, Wilcoxon, label-only); METHOD.
+        tau: probability lift that an innocent model may show; METHOD.
+        conformal_alpha: level of the rank among innocent models; 0.05 needs at least 19 of them.
+        min_queries: fewer queries leave the verdict open; ours: at 30, power against delta-P 0.7 is above 0.99
+            (benchmarks/results/verification_error_rates.json).
+    """
+
+    alpha: float = 0.01
+    tau: float = 0.2
+    conformal_alpha: float = 0.05
+    min_queries: int = 30
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``owned``, ``not_owned`` or ``inconclusive``, with one sentence for each proof.
+
+    Attributes:
+        verdict: the word.
+        passed: proofs that hold.
+        failed: proofs that do not hold.
+        missing: proofs that could not be had; without them the verdict is at best ``inconclusive``.
+    """
+
+    verdict: str
+    passed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def decide(
+    effect: Effect,
+    labels: LabelOnly,
+    conformal: tuple[float, float],
+    control: Effect | None,
+    thresholds: Thresholds,
+) -> Decision:
+    """Weighs the proofs.
+
+    ``owned`` only if all hold. ``not_owned`` as soon as one fails. ``inconclusive`` if none fails but one is missing:
+    too few queries, too few innocent models for the level asked, or no control generator.
+
+    Args:
+        effect: of the release's mark.
+        labels: the same by labels only.
+        conformal: p-value and resolution among the innocent models.
+        control: effect of another generator's marks on the same images, or None.
+        thresholds: fixed beforehand.
+    """
+    passed, failed, missing = [], [], []
+
+    def proof(holds: bool, sentence: str) -> None:
+        (passed if holds else failed).append(sentence)
+
+    if effect.n < thresholds.min_queries:
+        missing.append(f"{effect.n} queries, {thresholds.min_queries} were asked for")
+    alpha, tau = thresholds.alpha, thresholds.tau
+    proof(effect.t_p_value < alpha, f"t-test: lift beyond {tau:g}, p = {effect.t_p_value:.2g} (needs < {alpha:g})")
+    proof(effect.wilcoxon_p_value < alpha, f"signed-rank test: p = {effect.wilcoxon_p_value:.2g} (needs < {alpha:g})")
+    proof(labels.p_value < alpha, f"label-only test: p = {labels.p_value:.2g} (needs < {alpha:g})")
+    p_value, resolution = conformal
+    level = thresholds.conformal_alpha
+    if resolution > level:
+        missing.append(
+            f"{round(1 / resolution) - 1} innocent models, {round(1 / level) - 1} are needed for level {level:g}"
+        )
+    # with too few innocent models the suspect must still stand above every one of them
+    proof(p_value <= max(level, resolution), f"rank among innocent models: p = {p_value:.2g} (needs <= {level:g})")
+    if control is None:
+        missing.append("no control generator was tried")
+    else:
+        fires = control.t_p_value < alpha
+        proof(not fires, f"control mark: lift {control.delta_p:.2f}, p = {control.t_p_value:.2g} (needs >= {alpha:g})")
+    verdict = "not_owned" if failed else "inconclusive" if missing else "owned"
+    return Decision(verdict, passed, failed, missing)
