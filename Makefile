@@ -1,0 +1,36 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+install: $(VENV)/.installed ## make a virtual environment in .venv and install medmark
+
+run: install ## mark a release of chest phantoms into out/ and print the verdict
+	@# an unfinished run has no verdict yet and goes on where it stopped
+	if [ -e out/verdict.json ]; then rm -rf out; fi
+	$(BIN)/medmark run mark-release --profile smoke --out out
+
+test: install ## run all tests
+	$(BIN)/python -m pytest
+
+lint: install ## check style with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install ## format the code with ruff
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and what was built
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache .hypothesis

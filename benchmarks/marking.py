@@ -1,0 +1,184 @@
+"""Marks in memory: how well a bare carrier works at given strength, share, direction and choice of images.
+
+Shared by the benchmarks; the pipeline's own steps do the work, only nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import piq
+import torch
+from medmark.components.dataset.arrays import ImageArrays, load_arrays
+from medmark.components.dataset.ingest import ingest
+from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.release import Release
+from medmark.components.generator.marker import Key, Marker, Shape, draw_key
+from medmark.components.generator.network import ConditionalUNet
+from medmark.components.generator.selection import select
+from medmark.components.platform.resources import cpu_has_bf16
+from medmark.components.saliency.extract import saliency_maps
+from medmark.components.surrogate.networks import Classifier
+from medmark.components.surrogate.panel import load_models, train_models
+from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
+from medmark.components.verification.processing import shrink
+
+VICTIMS = (
+    TrainConfig(name="same", augmentation="strong", seed=5000),
+    TrainConfig(name="other", architecture="resnet_tiny", augmentation="standard", seed=5001, learning_rate=1e-3),
+)
+
+
+def machine() -> dict:
+    """The class of this machine, for the results."""
+    return {
+        "processor": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "bf16": cpu_has_bf16(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+    }
+
+
+class Bench:
+    """A data set with its panel and its innocent models, made once and kept in ``work``.
+
+    Args:
+        data: ``phantoms``, ``kermany`` or ``nih``.
+        work: folder for the release and the models.
+        size: side in pixels.
+        innocents: models that must not react.
+    """
+
+    def __init__(self, data: str, work: Path, size: int, innocents: int = 6):
+        self.data, self.size = data, size
+        release = work / "release"
+        if not (release / "release.json").exists():
+            if data == "phantoms":
+                ingest(make_phantoms(work / "source", count=800), release, name="phantoms")
+            else:
+                root = Path(os.environ.get("MEDMARK_DATA", "../shared/data")) / "cxr"
+                ingest(
+                    root / "dev" / "manifest.csv",
+                    release,
+                    name=data,
+                    root=root,
+                    label_column="binary",
+                    patient_column="group_id",
+                    where={"subset": data},
+                    class_names=["normal", "pneumonia"],
+                )
+        self.release = Release(release)
+        base = TrainConfig(name="", size=size, epochs=12)
+        panel = [replace(base, name=f"surrogate-{i}", seed=100 + i, subset=0.85) for i in range(3)]
+        names = ("small_cnn", "small_cnn_wide", "resnet_tiny")
+        innocent = [
+            replace(base, name=f"innocent-{i}", seed=1000 + i, architecture=names[i % 3], subset=0.9)
+            for i in range(innocents)
+        ]
+        train_models(release, work / "models", configs=panel + innocent)
+        models = [model for _, model in load_models(work / "models")]
+        self.panel, self.innocents = models[:3], models[3:]
+        self.train, self.val, self.test = (
+            load_arrays(self.release, split=s, size=size) for s in ("train", "val", "test")
+        )
+        self.saliency = {s: self._saliency(getattr(self, s)) for s in ("train", "test")}
+
+    def _saliency(self, arrays: ImageArrays) -> torch.Tensor:
+        return torch.cat([saliency_maps(self.panel[0], batch) for batch in arrays.images.split(64)])
+
+    def measure(
+        self,
+        *,
+        share: float,
+        shape: Shape,
+        key: Key | None = None,
+        random_choice: bool = False,
+        seed: int = 0,
+        target: int = 0,
+        probes: dict[str, Key] | None = None,
+        victims: tuple[TrainConfig, ...] = VICTIMS,
+    ) -> dict:
+        """Marks, trains the victims and asks them.
+
+        Args:
+            share: of the training images.
+            shape: of the marks.
+            key: of the carrier; drawn from ``seed`` when None.
+            random_choice: mark random target images instead of the hardest.
+            seed: of key, choice and victims.
+            target: class.
+            probes: other keys whose marks the victims are asked about too.
+            victims: how the thieves train.
+        """
+        key = key or draw_key(seed)
+        count = round(share * len(self.train))
+        if random_choice:
+            of_target = np.flatnonzero(self.train.labels.numpy() == target)
+            chosen = np.random.default_rng(seed).choice(of_target, count, replace=False)
+        else:
+            roles = select(self.train, self.panel, target=target, marked_share=share, decoy_share=0.0, seed=seed)
+            chosen = np.array([i for i, name in enumerate(self.train.image_ids) if name in roles])
+        marker = Marker(
+            ConditionalUNet(), key, shape, target=target, roles={}, release_digest=self.release.digest, seed=seed
+        )
+        marked = self.train.images.clone()
+        index = torch.from_numpy(chosen)
+        marked[index] = self._mark(marker, key, self.train.images[index], self.saliency["train"][index])
+        others = self.test.labels != target
+        clean, clean_saliency = self.test.images[others], self.saliency["test"][others]
+        asked = self._mark(marker, key, clean, clean_saliency)
+        likeness = piq.ssim(marked[index], self.train.images[index], data_range=1.0, downsample=False)
+        result = {
+            "share_of_training": share,
+            "share_of_data_set": count / len(self.release),
+            "shape": asdict(shape),
+            "key": asdict(key),
+            "choice": "random" if random_choice else "hardest",
+            "seed": seed,
+            "target": self.release.class_names[target],
+            "ssim": float(likeness),
+            "innocent_lift": max(self._lift(m, clean, asked, target) for m in self.innocents),
+            "innocent_accuracy": float(np.mean([accuracy(m, self.test) for m in self.innocents])),
+            "victims": [],
+        }
+        poisoned = replace(self.train, images=marked)
+        for config in victims:
+            config = replace(config, size=self.size, seed=config.seed + seed)
+            model = train_classifier(poisoned, self.val, config, num_classes=2).model
+            half = {"clean": shrink(clean, 0.5), "marked": shrink(asked, 0.5)}
+            result["victims"].append(
+                {
+                    "victim": config.name,
+                    "accuracy": accuracy(model, self.test),
+                    "clean_rate": self._rate(model, clean, target),
+                    "wsr": self._rate(model, asked, target),
+                    "delta_p": self._lift(model, clean, asked, target),
+                    "clean_rate_half": self._rate(model, half["clean"], target),
+                    "wsr_half": self._rate(model, half["marked"], target),
+                    "probes": {
+                        name: self._rate(model, self._mark(marker, probe, clean, clean_saliency), target)
+                        for name, probe in (probes or {}).items()
+                    },
+                }
+            )
+        return result
+
+    @staticmethod
+    def _mark(marker: Marker, key: Key, images: torch.Tensor, saliency: torch.Tensor) -> torch.Tensor:
+        delta = marker.delta(images, saliency, "decoy", key)  # the bare carrier
+        return ((images + delta).clamp(0, 1) * 255).round() / 255
+
+    @staticmethod
+    def _rate(model: Classifier, images: torch.Tensor, target: int) -> float:
+        return float((predict_probabilities(model, images).argmax(1) == target).mean())
+
+    @staticmethod
+    def _lift(model: Classifier, clean: torch.Tensor, marked: torch.Tensor, target: int) -> float:
+        before, after = (predict_probabilities(model, images)[:, target] for images in (clean, marked))
+        return float((after - before).mean())

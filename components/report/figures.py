@@ -1,0 +1,196 @@
+"""Figures of the report: images as embedded PNG, charts as SVG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+INK, RED, BLUE, GRAY = "#1f2933", "#b4233a", "#1f5fa8", "#8a94a0"
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GRAY,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "text.parse_math": False,  # names of classes and models are data: a $ in them is a $
+    "svg.hashsalt": "medmark",
+}
+DIFFERENCE_GAIN = 10
+PANEL_SIDE = 512  # pixels; larger images are shown reduced
+# what the terms of the generator's objective mean; all should fall
+TERMS = {
+    "twin": "Twin model's own training loss",
+    "efficacy": "Marked images not yet\ntaken for the target",
+    "learnability": "Mark not yet learnt\nfrom the target class",
+    "panel": "Reaction of\ninnocent models",
+    "hard": "Marked target images easy\nfor innocent models",
+    "laplacian": "Fine detail in the mark",
+    "perceptual": "Visible change",
+}
+
+
+@dataclass
+class Panel:
+    """One image of the report.
+
+    Attributes:
+        image_id: name.
+        label: class name.
+        clean: (H, W) float in [0, 1], as shown.
+        marked: the same image with the mark.
+        saliency: (h, w) float in [0, 1].
+        note: why this image is shown.
+    """
+
+    image_id: str
+    label: str
+    clean: np.ndarray
+    marked: np.ndarray
+    saliency: np.ndarray
+    note: str = ""
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Bytes as an address that needs no network."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def gray_png(image: np.ndarray) -> str:
+    """(H, W) float in [0, 1] as an embedded PNG, its longer side at most :data:`PANEL_SIDE`."""
+    return _embed(image)
+
+
+def difference_png(panel: Panel) -> str:
+    """Marked minus clean, times :data:`DIFFERENCE_GAIN`: white is no change, red brighter, blue darker."""
+    change = np.clip((panel.marked - panel.clean) * DIFFERENCE_GAIN, -1, 1)
+    return _embed(mpl.colormaps["RdBu_r"](change / 2 + 0.5)[..., :3])
+
+
+def saliency_png(panel: Panel) -> str:
+    """The clean image with the saliency map laid over it."""
+    height, width = panel.clean.shape
+    heat = Image.fromarray((panel.saliency * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    color = mpl.colormaps["inferno"](np.asarray(heat) / 255)[..., :3]
+    return _embed(0.55 * panel.clean[..., None] + 0.45 * color)
+
+
+def _embed(pixels: np.ndarray) -> str:
+    picture = Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8))
+    picture.thumbnail((PANEL_SIDE, PANEL_SIDE))
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", optimize=True)
+    return data_uri(stream.getvalue(), "image/png")
+
+
+def _svg(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def histograms(scores: pd.DataFrame, target: str) -> bytes:
+    """How probable each scenario's models hold the target class, for clean and for marked images, as SVG."""
+    scenarios = {
+        "malicious": ("Trained on the release,\nshown its mark", "marked", RED, "with the mark"),
+        "independent_model": ("Innocent models,\nshown the mark", "marked", RED, "with the mark"),
+        "independent_trigger": (
+            "Trained on the release,\nshown another generator's mark",
+            "control",
+            BLUE,
+            "with the other mark",
+        ),
+    }
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 3.0))
+        axes = figure.subplots(1, 3, sharey=True)
+        for axis, (scenario, (title, variant, color, name)) in zip(axes, scenarios.items(), strict=True):
+            part = scores[scores.scenario == scenario]
+            for wanted, fill, label in (("clean", GRAY, "as they are"), (variant, color, name)):
+                values = part[part.variant == wanted].p_target
+                if len(values):
+                    weights = np.full(len(values), 100 / len(values))
+                    axis.hist(values, np.linspace(0, 1, 21), weights=weights, color=fill, alpha=0.65, label=label)
+            axis.set(title=title, xlabel=f"probability of “{target}”", xlim=(0, 1), ylim=(0, 100))
+            if len(part):
+                axis.legend(loc="upper center")
+            else:
+                axis.text(0.5, 50, "not tried", ha="center", color=GRAY)
+        axes[0].set_ylabel("% of images")
+        return _svg(figure)
+
+
+def robustness_curves(rows: list[dict], target: str) -> bytes:
+    """Target rate of marked and equally processed clean images against the strength of the processing, as SVG."""
+    table = pd.DataFrame(rows)
+    kinds = {"resize": ("Shrinking and enlarging again", "side after shrinking, % of the original", 100),
+             "jpeg": ("JPEG compression", "JPEG quality", 1)}  # fmt: skip
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 3.4))
+        axes = figure.subplots(1, len(kinds), sharey=True)
+        for axis, (kind, (title, label, scale)) in zip(axes, kinds.items(), strict=True):
+            for role, color, name in (("victim", RED, "trained on the release"), ("innocent", BLUE, "innocent")):
+                part = table[(table.processing == kind) & (table.role == role)].groupby("strength")
+                marked, clean = part.wsr, part.clean_rate
+                x = marked.mean().index * scale
+                axis.plot(x, marked.mean() * 100, color=color, marker="o", ms=4, label=f"{name}, marked")
+                axis.fill_between(x, marked.min() * 100, marked.max() * 100, color=color, alpha=0.13, lw=0)
+                axis.plot(x, clean.mean() * 100, color=color, ls="--", marker="o", ms=3, label=f"{name}, clean")
+            axis.set(title=title, xlabel=label, ylim=(-3, 103))
+            axis.invert_xaxis()
+        axes[0].set_ylabel(f"% taken for “{target}”")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)
+        return _svg(figure)
+
+
+def classifier_curves(histories: dict[str, list[dict]]) -> bytes:
+    """Validation accuracy of every classifier by epoch, as SVG.
+
+    Args:
+        histories: dicts with ``epoch`` and ``val_accuracy`` by model; names that start with ``victim`` are drawn as
+            trained on the release.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 2.8))
+        axis = figure.subplots()
+        groups = (("innocent", False, BLUE, "trained without the mark"), ("victim", True, RED, "trained on the release"))
+        for _, guilty, color, label in groups:
+            for name, history in histories.items():
+                if name.startswith("victim") == guilty:
+                    epochs, accuracy = zip(*((h["epoch"], 100 * h["val_accuracy"]) for h in history), strict=True)
+                    axis.plot(epochs, accuracy, color=color, alpha=1 if guilty else 0.4, lw=1.4, label=label)
+                    label = None
+        axis.set(xlabel="epoch (pass over the training images)", ylabel="accuracy, %")
+        axis.legend(loc="lower right")
+        return _svg(figure)
+
+
+def generator_curves(history: list[dict]) -> bytes:
+    """Each term of the generator's objective by step, on its own scale, as SVG."""
+    table = pd.DataFrame(history)
+    terms = [name for name in table.columns if name != "step"]
+    columns = 4
+    rows = -(-len(terms) // columns)
+    with mpl.rc_context(STYLE | {"font.size": 8, "axes.titlesize": 8.5}):
+        figure = Figure(figsize=(10.4, 1.9 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis, name in zip(axes, terms, strict=False):
+            axis.plot(table["step"], table[name], color=INK, lw=1.2)
+            axis.set_title(TERMS.get(name, name))
+            axis.set_ylim(bottom=min(0, table[name].min()))
+        for axis in axes[len(terms) :]:
+            axis.set_axis_off()
+        return _svg(figure)

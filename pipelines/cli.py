@@ -1,0 +1,220 @@
+"""The ``medmark`` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from medmark.components.errors import MedmarkError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+run_app = typer.Typer(no_args_is_help=True, help="Run a pipeline on this machine.")
+app.add_typer(run_app, name="run")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; must be empty or absent.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn at random.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the steps' own output.")]
+Label = Annotated[str | None, typer.Option("--label-column", help="Of a CSV: column with the label or finding.")]
+PathColumn = Annotated[str | None, typer.Option("--path-column", help="Of a CSV: column with the paths.")]
+PatientColumn = Annotated[str | None, typer.Option("--patient-column", help="Of a CSV: column with the patients.")]
+Root = Annotated[Path | None, typer.Option("--root", help="Folder that the CSV's paths start from.")]
+Where = Annotated[list[str] | None, typer.Option("--where", help="Only CSV rows with column=value; repeatable.")]
+Classes = Annotated[str | None, typer.Option("--classes", help="Class names in label order, separated by commas.")]
+Uncertain = Annotated[str, typer.Option("--uncertain", help="CheXpert's -1: ones, zeros or ignore.")]
+Quarantine = Annotated[bool, typer.Option("--quarantine", help="Set unusable images aside instead of refusing.")]
+
+
+def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
+    """``name=value`` texts as a dictionary."""
+    for text in texts or []:
+        if "=" not in text:
+            raise MedmarkError(f"{flag} {text} is not name=value; write for example {flag} size=64")
+    return dict(text.split("=", 1) for text in texts or [])
+
+
+def ingest_options(label, path, patient, root, where, classes, uncertain, quarantine) -> dict:
+    return {
+        "label_column": label,
+        "path_column": path,
+        "patient_column": patient,
+        "root": str(root.resolve()) if root else None,
+        "where": pairs(where, "--where"),
+        "class_names": classes.split(",") if classes else None,
+        "uncertain": uncertain,
+        "quarantine": quarantine,
+    }
+
+
+@run_app.command("mark-release")
+def run_mark_release_command(
+    out: Out,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder per class, CSV or release; phantoms when absent.")
+    ] = None,
+    profile: Annotated[str, typer.Option("--profile", help="smoke, standard or full.")] = "standard",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter as name=value; repeatable.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the data set.")] = "release",
+    version: Annotated[str, typer.Option("--version", help="Of the marked release.")] = "1",
+    seed: Seed = 0,
+    label_column: Label = None,
+    path_column: PathColumn = None,
+    patient_column: PatientColumn = None,
+    root: Root = None,
+    where: Where = None,
+    classes: Classes = None,
+    uncertain: Uncertain = "ignore",
+    quarantine: Quarantine = False,
+    debug: Debug = False,
+) -> None:
+    """Mark a release, prove that the mark works and that it accuses nobody innocent."""
+    from medmark.pipelines.mark_release.run import run_mark_release
+
+    options = ingest_options(label_column, path_column, patient_column, root, where, classes, uncertain, quarantine)
+    verdict = run_mark_release(
+        out,
+        data=str(data) if data else None,
+        profile=profile,
+        settings=pairs(set_, "--set"),
+        ingest_options={"name": name, **options},
+        version=version,
+        seed=seed,
+        debug=debug,
+    )
+    print_verdict(verdict, out)
+    if verdict["verdict"] != "owned":
+        raise typer.Exit(3)
+
+
+def print_verdict(verdict: dict, out: Path) -> None:
+    """The verdict as a table, and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    m, innocent, trigger = verdict["malicious"], verdict["independent_models"], verdict["independent_trigger"]
+    accuracy, quality = verdict["accuracy"], verdict["quality"]
+    half = [
+        r for r in verdict["robustness"] if (r["processing"], r["strength"], r["role"]) == ("resize", 0.5, "victim")
+    ]
+    rows = [
+        ("verdict", verdict["verdict"], "owned"),
+        ("watermark success rate", f"{100 * m['wsr']:.1f} %  (clean {100 * m['clean_rate']:.1f} %)", ""),
+        ("  at half resolution", ", ".join(f"{100 * r['wsr']:.0f} % (clean {100 * r['clean_rate']:.0f} %)" for r in half), ""),
+        ("lift of the target's probability", f"{m['delta_p']:.3f}  [{m['delta_p_ci95'][0]:.3f}, {m['delta_p_ci95'][1]:.3f}]", "> 0.2"),
+        ("p: t-test, signed rank, labels only", f"{m['t_p_value']:.1g}, {m['wilcoxon_p_value']:.1g}, {m['label_only_p_value']:.1g}", "< 0.01"),
+        ("p: rank among innocent models", f"{m['conformal_p_value']:.3f}", "<= 0.05"),
+        ("innocent models accused", f"{innocent['accused']} of {innocent['count']}  (largest lift {innocent['max_delta_p']:+.3f})", "0"),
+        ("another generator's mark", f"lift {trigger['delta_p']:+.3f}, accused {trigger['accused']}", "0"),
+        ("accuracy with / without the mark", f"{100 * accuracy['marked']:.1f} % / {100 * accuracy['benign']:.1f} %", ""),
+        ("changed images: SSIM, HaarPSI, PSNR", f"{quality['ssim']:.3f}, {quality['haarpsi']:.3f}, {quality['psnr']:.1f} dB", ""),
+        ("images changed", f"{100 * verdict['marked_fraction']:.1f} %", ""),
+        ("time", f"{verdict['seconds']['total']:.0f} s", ""),
+    ]  # fmt: skip
+    table = Table(title="medmark: mark-release", title_justify="left", show_edge=False)
+    table.add_column("what")
+    table.add_column("result")
+    table.add_column("needed", style="dim")
+    for what, result, needed in rows:
+        style = ("green" if result == "owned" else "red") if what == "verdict" else None
+        table.add_row(what, result, needed, style=style)
+    console = Console()
+    console.print(table)
+    for reason in verdict["reasons"]:
+        console.print(f"- {reason}", style="yellow", markup=False, highlight=False)
+    console.print(f"report: {Path(out).resolve() / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def phantom(
+    out: Out,
+    count: Annotated[int, typer.Option("--count", help="Images, half of each class.")] = 800,
+    size: Annotated[int, typer.Option("--size", help="Side in pixels.")] = 128,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Make chest phantoms: a folder per class."""
+    from medmark.components.dataset.phantom import make_phantoms
+
+    print(make_phantoms(out, count=count, size=size, seed=seed))
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path, typer.Argument(help="Folder per class, CSV, or release.")],
+    out: Out,
+    name: Annotated[str, typer.Option("--name", help="Name of the data set.")] = "release",
+    version: Annotated[str, typer.Option("--version", help="Of the release.")] = "1",
+    label_column: Label = None,
+    path_column: PathColumn = None,
+    patient_column: PatientColumn = None,
+    root: Root = None,
+    where: Where = None,
+    classes: Classes = None,
+    uncertain: Uncertain = "ignore",
+    quarantine: Quarantine = False,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Make a release of raw images."""
+    from medmark.components.dataset.ingest import ingest as make
+    from medmark.components.dataset.inspect import describe, print_description
+
+    options = ingest_options(label_column, path_column, patient_column, root, where, classes, uncertain, quarantine)
+    make(source, out, name=name, version=version, seed=seed, **options)
+    print_description(describe(out))
+
+
+@app.command()
+def inspect(
+    release: Annotated[Path, typer.Argument(help="A release.")],
+    preview: Annotated[Path | None, typer.Option("--preview", help="PNG contact sheet to write.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Check a release and show what is in it."""
+    from medmark.components.dataset.inspect import describe, print_description
+    from medmark.components.dataset.inspect import preview as write_preview
+
+    print_description(describe(release))
+    if preview:
+        write_preview(release, preview)
+
+
+@app.command()
+def export(
+    release: Annotated[Path, typer.Argument(help="A release.")],
+    out: Out,
+    format: Annotated[str, typer.Option("--format", help="png or dicom.")] = "png",
+    split: Annotated[str | None, typer.Option("--split", help="Only train, val or test.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a release's images as files."""
+    from medmark.components.dataset.export import export as write
+
+    print(f"{write(release, out, format=format, split=split)} files in {out}")
+
+
+@app.command("compile")
+def compile_command(out: Out, debug: Debug = False) -> None:
+    """Write the IR YAML of every pipeline."""
+    from medmark.pipelines.compiling import compile_all
+
+    for path in compile_all(out):
+        print(path)
+
+
+def main() -> None:
+    """Entry point: an error becomes one line and exit code 1; with ``--debug`` it keeps its traceback."""
+    try:
+        app()
+    except MedmarkError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"medmark: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        text = " ".join(str(error).split())
+        print(f"medmark: {type(error).__name__}: {text}; run again with --debug to see where", file=sys.stderr)
+        sys.exit(1)

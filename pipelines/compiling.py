@@ -1,0 +1,27 @@
+"""Compiled pipelines: what a cluster takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def compile_all(out: str | Path) -> list[Path]:
+    """Writes the IR YAML of every pipeline as ``<name>.yaml``.
+
+    Args:
+        out: folder; made if absent.
+
+    Returns:
+        The files.
+    """
+    from kfp import compiler
+    from medmark.pipelines.mark_release.pipeline import mark_release
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for pipeline in (mark_release,):
+        path = out / f"{pipeline.name}.yaml"
+        compiler.Compiler().compile(pipeline, str(path))
+        paths.append(path)
+    return paths

@@ -1,0 +1,65 @@
+"""What kfp.local prints, made readable: one line a step, its progress, and the reason when it fails."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+
+EXECUTING = re.compile(r"Executing task .*?'(?P<step>[a-z0-9-]+)'")
+PROGRESS = re.compile(r"^\s*(?P<line>[a-z][\w ]+: \d+/[\d?]+ after \d+ s)\s*$")
+REASON = re.compile(r"medmark\.components\.errors\.MedmarkError: (?P<reason>.*)")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class StepOutput(io.TextIOBase):
+    """Stands in for standard output while a pipeline runs.
+
+    Args:
+        log: file that gets everything.
+        everything: also show everything, for ``--debug``.
+        names: how people call the pipeline's tasks.
+
+    Attributes:
+        reason: text of the last MedmarkError that a step ended with, or None.
+        step: name of the step now running.
+    """
+
+    def __init__(self, log: Path, everything: bool, names: dict[str, str]):
+        self._log = open(log, "a", encoding="utf-8")
+        self._everything = everything
+        self._names = names
+        self._line = ""
+        self.reason: str | None = None
+        self.step = "start"
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        if self._everything:
+            sys.__stdout__.write(text)
+        self._line += text
+        *lines, self._line = self._line.split("\n")
+        for line in lines:
+            self._read(ANSI.sub("", line))
+        return len(text)
+
+    def flush(self) -> None:
+        self._log.flush()
+
+    def close(self) -> None:
+        super().close()
+        self._log.close()
+
+    def _read(self, line: str) -> None:
+        if match := EXECUTING.search(line):
+            self.step = self._names.get(match["step"], match["step"])
+            self._say(f"step {self.step}")
+        elif match := PROGRESS.match(line):
+            self._say(f"  {match['line']}")
+        elif match := REASON.search(line):
+            self.reason = match["reason"]
+
+    def _say(self, line: str) -> None:
+        if not self._everything:
+            print(line, file=sys.stderr, flush=True)

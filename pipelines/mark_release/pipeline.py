@@ -1,0 +1,135 @@
+"""The DAG of mark_release."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from medmark.components.dataset.component import ingest_component
+from medmark.components.generator.component import train_generator_component
+from medmark.components.poisoning.component import poison_component
+from medmark.components.report.component import report_component
+from medmark.components.saliency.component import extract_saliency_component
+from medmark.components.surrogate.component import train_classifiers_component
+from medmark.components.verification.component import check_release_component
+
+
+class Made(NamedTuple):
+    """What the pipeline gives back; all but ``release`` is private."""
+
+    clean: dsl.Dataset
+    surrogates: dsl.Model
+    innocents: dsl.Model
+    generator: dsl.Model
+    control: dsl.Model
+    release: dsl.Dataset
+    evidence: dsl.Artifact
+    victims: dsl.Model
+    check: dsl.Artifact
+    report: dsl.HTML
+
+
+@dsl.pipeline(
+    name="mark-release",
+    description="Marks a data set so that models trained on it can be recognised, and checks that the mark works.",
+)
+def mark_release(
+    source: str,
+    source_state: str,
+    ingest_options: dict,
+    target_class: str,
+    surrogate_configs: list,
+    innocent_configs: list,
+    victim_configs: list,
+    generator_config: dict,
+    control_config: dict,
+    version: str,
+    queries: int,
+    thresholds: dict,
+    seed: int,
+    seeds: dict,
+    parameters: dict,
+) -> Made:
+    """See ``medmark run mark-release``; the parameters are made by ``pipelines/mark_release/profiles.py``.
+
+    Args:
+        source: raw images, as the ingest step can reach them.
+        source_state: another text whenever the source's files are others, so that the cache notices.
+        ingest_options: keyword arguments of ingest.
+        target_class: class that the mark stands for; the first class when empty.
+        surrogate_configs: classifiers that the generator trains against.
+        innocent_configs: classifiers that calibrate the verdict.
+        victim_configs: classifiers trained on the marked release.
+        generator_config: of the mark.
+        control_config: of the control mark.
+        version: of the marked release.
+        queries: images a suspect is asked about, at most.
+        thresholds: of the verdict, fixed beforehand.
+        seed: of generators and queries.
+        seeds: all of them, for the record.
+        parameters: of the run, for the report.
+    """
+    clean = ingest_component(source=source, source_state=source_state, options=ingest_options)
+    clean.set_display_name("ingest")
+    release = {"release": clean.outputs["release"], "release_digest": clean.outputs["Output"]}
+    surrogates = train_classifiers_component(configs=surrogate_configs, **release)
+    surrogates.set_display_name("train surrogates")
+    innocents = train_classifiers_component(configs=innocent_configs, **release)
+    innocents.set_display_name("train innocent models")
+    maps = extract_saliency_component(surrogates=surrogates.outputs["models"], **release)
+    maps.set_display_name("extract saliency")
+    inputs = {**release, "surrogates": surrogates.outputs["models"], "maps": maps.outputs["maps"]}
+    generator = train_generator_component(target_class=target_class, config=generator_config, seed=seed, **inputs)
+    generator.set_display_name("train generator")
+    control = train_generator_component(target_class=target_class, config=control_config, seed=seed, **inputs)
+    control.set_display_name("train control generator")
+    marked = poison_component(
+        release=clean.outputs["release"],
+        generator=generator.outputs["generator"],
+        control=control.outputs["generator"],
+        maps=maps.outputs["maps"],
+        version=version,
+        queries=queries,
+        seed=seed,
+    )
+    marked.set_display_name("poison")
+    victims = train_classifiers_component(
+        release=marked.outputs["marked"], release_digest=marked.outputs["Output"], configs=victim_configs
+    )
+    victims.set_display_name("train victims")
+    check = check_release_component(
+        release=marked.outputs["marked"],
+        evidence=marked.outputs["evidence"],
+        innocents=innocents.outputs["models"],
+        victims=victims.outputs["models"],
+        clean=clean.outputs["release"],
+        surrogates=surrogates.outputs["models"],
+        maps=maps.outputs["maps"],
+        generator=generator.outputs["generator"],
+        control=control.outputs["generator"],
+        thresholds=thresholds,
+        seeds=seeds,
+    )
+    check.set_display_name("verify")
+    report = report_component(
+        clean=clean.outputs["release"],
+        marked=marked.outputs["marked"],
+        evidence=marked.outputs["evidence"],
+        maps=maps.outputs["maps"],
+        generator=generator.outputs["generator"],
+        innocents=innocents.outputs["models"],
+        victims=victims.outputs["models"],
+        check=check.outputs["check"],
+        parameters=parameters,
+    )
+    report.set_display_name("report")
+    return Made(
+        clean=clean.outputs["release"],
+        surrogates=surrogates.outputs["models"],
+        innocents=innocents.outputs["models"],
+        generator=generator.outputs["generator"],
+        control=control.outputs["generator"],
+        release=marked.outputs["marked"],
+        evidence=marked.outputs["evidence"],
+        victims=victims.outputs["models"],
+        check=check.outputs["check"],
+        report=report.outputs["report"],
+    )

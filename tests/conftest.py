@@ -1,0 +1,60 @@
+"""Shared fixtures. Small releases and models are made once a session."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch: kernels of other thread counts give other sums
+
+import numpy as np
+import pytest
+import torch
+from medmark.components.dataset.ingest import ingest
+from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.saliency.extract import extract
+from medmark.components.surrogate.panel import train_models
+from medmark.components.surrogate.training import TrainConfig
+
+
+@pytest.fixture(scope="session")
+def medmark_data() -> Path:
+    """Real images; tests that need them are skipped without."""
+    path = Path(os.environ.get("MEDMARK_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not (path / "cxr" / "dev" / "manifest.csv").is_file():
+        pytest.skip(f"no real images at {path}: set MEDMARK_DATA to run this test")
+    return path
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory) -> Path:
+    """A folder per class with 120 phantoms of 64 px."""
+    return make_phantoms(tmp_path_factory.mktemp("source") / "phantoms", count=120, size=64, seed=1)
+
+
+@pytest.fixture(scope="session")
+def release(source, tmp_path_factory) -> Path:
+    """The phantoms as a release."""
+    path = tmp_path_factory.mktemp("release") / "release"
+    ingest(source, path, name="phantoms", seed=1)
+    return path
+
+
+@pytest.fixture(scope="session")
+def surrogates(release, tmp_path_factory) -> Path:
+    """Two classifiers of one epoch."""
+    path = tmp_path_factory.mktemp("surrogates")
+    configs = [TrainConfig(name=f"surrogate-{i}", size=64, epochs=2, seed=i) for i in range(2)]
+    train_models(release, path, configs=configs)
+    return path
+
+
+@pytest.fixture(scope="session")
+def saliency(release, surrogates, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("saliency")
+    extract(release, surrogates / "surrogate-0.safetensors", path)
+    return path
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    torch.manual_seed(0)
+    return np.random.default_rng(0)

@@ -1,0 +1,106 @@
+"""The same tiny run twice: through kfp.local, and step by step through the components' own functions."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from kfp import dsl
+
+# chance decides what such small models learn; the run is about steps and files, not about the verdict
+TINY = {
+    "size": "64", "epochs": "1", "other_architecture": "resnet_tiny", "other_epochs": "1", "surrogates": "1",
+    "innocents": "2", "generator_steps": "2", "queries": "20",
+}  # fmt: skip
+SEED = 5
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    return SimpleNamespace(settings=TINY, seed=SEED)
+
+
+@pytest.fixture(scope="session")
+def steps(source, tmp_path_factory):
+    """Every artifact of a run, made by calling each component's function."""
+    from medmark.components.dataset.component import ingest_component
+    from medmark.components.generator.component import train_generator_component
+    from medmark.components.poisoning.component import poison_component
+    from medmark.components.report.component import report_component
+    from medmark.components.saliency.component import extract_saliency_component
+    from medmark.components.surrogate.component import train_classifiers_component
+    from medmark.components.verification.component import check_release_component
+    from medmark.pipelines.mark_release.profiles import PROFILES
+    from medmark.pipelines.mark_release.run import pipeline_arguments
+
+    folder = tmp_path_factory.mktemp("steps")
+    given = pipeline_arguments(PROFILES["smoke"].with_settings(TINY), source, {}, "1", SEED)
+
+    def artifact(name, kind=dsl.Artifact):
+        return kind(name=name, uri=os.fspath(folder / name), metadata={})
+
+    made = SimpleNamespace(
+        clean=artifact("clean", dsl.Dataset),
+        surrogates=artifact("surrogates", dsl.Model),
+        innocents=artifact("innocents", dsl.Model),
+        maps=artifact("maps"),
+        generator=artifact("generator", dsl.Model),
+        control=artifact("control", dsl.Model),
+        marked=artifact("marked", dsl.Dataset),
+        evidence=artifact("evidence"),
+        victims=artifact("victims", dsl.Model),
+        check=artifact("check"),
+        report=artifact("report", dsl.HTML),
+    )
+    made.digest = ingest_component.python_func(
+        source=given["source"],
+        source_state=given["source_state"],
+        options=given["ingest_options"],
+        release=made.clean,
+    )
+    release = {"release": made.clean, "release_digest": made.digest}
+    train, generate = train_classifiers_component.python_func, train_generator_component.python_func
+    train(configs=given["surrogate_configs"], models=made.surrogates, **release)
+    train(configs=given["innocent_configs"], models=made.innocents, **release)
+    extract_saliency_component.python_func(surrogates=made.surrogates, maps=made.maps, **release)
+    inputs = {**release, "surrogates": made.surrogates, "maps": made.maps, "target_class": "", "seed": SEED}
+    generate(config=given["generator_config"], generator=made.generator, **inputs)
+    generate(config=given["control_config"], generator=made.control, **inputs)
+    made.marked_digest = poison_component.python_func(
+        release=made.clean,
+        generator=made.generator,
+        control=made.control,
+        maps=made.maps,
+        version="1",
+        queries=given["queries"],
+        seed=SEED,
+        marked=made.marked,
+        evidence=made.evidence,
+    )
+    train(release=made.marked, release_digest=made.marked_digest, configs=given["victim_configs"], models=made.victims)
+    made.verdict = check_release_component.python_func(
+        release=made.marked,
+        evidence=made.evidence,
+        innocents=made.innocents,
+        victims=made.victims,
+        clean=made.clean,
+        surrogates=made.surrogates,
+        maps=made.maps,
+        generator=made.generator,
+        control=made.control,
+        thresholds=given["thresholds"],
+        seeds=given["seeds"],
+        check=made.check,
+    )
+    report_component.python_func(
+        clean=made.clean,
+        marked=made.marked,
+        evidence=made.evidence,
+        maps=made.maps,
+        generator=made.generator,
+        innocents=made.innocents,
+        victims=made.victims,
+        check=made.check,
+        parameters={"profile": "tiny"},
+        report=made.report,
+    )
+    return made

@@ -1,0 +1,97 @@
+"""``medmark run mark-release`` through kfp.local: every step in a process of its own."""
+
+import io
+import json
+import os
+import stat
+import sys
+
+import pytest
+from medmark.components.dataset.release import Release
+from medmark.components.poisoning.poison import read_evidence
+from medmark.pipelines import cli
+
+STEPS = {
+    "ingest", "surrogates", "innocents", "saliency", "generator", "control_generator", "poison", "victims", "total"
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(source, tiny, tmp_path_factory):
+    """A run that a step refuses, and the same again with the cause removed: folder, exit codes, folders, terminal."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    command = ["medmark", "run", "mark-release", "--data", str(source), "--out", str(out), "--profile", "smoke"]
+    command += ["--seed", str(tiny.seed), *(f"--set={k}={v}" for k, v in tiny.settings.items())]
+    codes, left, shown = [], [], []
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+            patch.delenv(variable, raising=False)
+        for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
+            patch.setattr(sys, "argv", command + cause)
+            patch.setattr(sys, "stderr", io.StringIO())
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+            codes.append(end.value.code)
+            left.append(sorted(os.listdir(out)))
+            shown.append(sys.stderr.getvalue().splitlines())
+    return out, codes, left, shown
+
+
+def test_a_failed_run_says_which_step_and_publishes_nothing(runs):
+    _, codes, left, shown = runs
+    assert codes[0] == 1
+    assert left[0] == ["work"]
+    assert shown[0][-1].startswith("medmark: step train generator failed: marked_share 0.9 asks for")
+
+
+def test_the_second_run_goes_on_where_the_first_stopped(runs):
+    _, codes, left, shown = runs
+    assert codes[1] == 3  # not owned: nothing can be learnt in one epoch
+    assert left[1] == ["evidence", "mlartifacts", "mlflow.db", "release", "report.html", "verdict.json"]
+    for step in ("step ingest", "step train surrogates", "step extract saliency"):
+        assert step in shown[0] and step not in shown[1]
+    assert "step report" in shown[1]
+
+
+def test_release_is_public_and_evidence_is_private(runs):
+    out = runs[0]
+    Release(out / "release").verify()
+    assert stat.S_IMODE((out / "evidence").stat().st_mode) == 0o700
+    assert read_evidence(out / "evidence")["release_digest"] == Release(out / "release").digest
+    published = b"".join(p.read_bytes() for p in (out / "release").rglob("*") if p.is_file())
+    ledger = (out / "evidence" / "evidence.json").read_bytes()
+    assert b"marked_images" in ledger and b"marked_images" not in published and b"evidence" not in published
+
+
+def test_the_same_seed_gives_the_same_release(runs, steps):
+    assert Release(runs[0] / "release").digest == steps.marked_digest
+
+
+def test_verdict_has_every_field(runs, tiny):
+    verdict = json.loads((runs[0] / "verdict.json").read_bytes())
+    assert verdict["malicious"].keys() >= {
+        "wsr", "delta_p", "delta_p_ci95", "t_p_value", "wilcoxon_p_value", "label_only_p_value", "conformal_p_value",
+        "queries",
+    }  # fmt: skip
+    assert verdict["independent_models"].keys() >= {"count", "accused", "max_delta_p"}
+    assert verdict["independent_trigger"].keys() >= {"accused", "delta_p"}
+    assert verdict["accuracy"].keys() >= {"benign", "marked"}
+    assert verdict["quality"].keys() >= {"psnr", "ssim", "haarpsi", "lpips"}
+    assert verdict["quality"]["lpips"] is not None or verdict["quality"]["lpips_reason"]
+    assert 0 < verdict["marked_fraction"] < 0.2
+    assert verdict["seeds"]["run"] == tiny.seed
+    assert verdict["release_digest"] == Release(runs[0] / "release").digest
+    assert set(verdict["seconds"]) == STEPS
+
+
+def test_mlflow_has_the_run_its_steps_and_the_data(runs):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{runs[0] / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name("medmark").experiment_id])
+    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == len(found) - 1 == 8
+    assert parent.data.params["generator_steps"] == "2"
+    digests = {i.dataset.digest for run in found for i in run.inputs.dataset_inputs}
+    assert Release(runs[0] / "release").digest[:36] in digests

@@ -1,0 +1,63 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+GOLDEN = Path(__file__).parent / "golden"
+UPDATE = "MEDMARK_UPDATE_GOLDEN"
+
+
+def compiled(folder: Path, **environment: str) -> dict[str, list[dict]]:
+    """The documents of every compiled pipeline, as a cluster would get them: from the command, in a new process."""
+    own = {k: v for k, v in os.environ.items() if k != "MEDMARK_IMAGE"}
+    command = [sys.executable, "-c", "from medmark.pipelines.cli import main; main()", "compile", "--out", str(folder)]
+    subprocess.run(command, check=True, env={**own, **environment}, capture_output=True)
+    pipelines = {}
+    for path in folder.glob("*.yaml"):
+        pipelines[path.name] = list(yaml.safe_load_all(path.read_text()))
+        pipelines[path.name][0].pop("sdkVersion")  # the only thing that a new kfp may change
+    return pipelines
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("ir"))
+
+
+def test_compiled_pipelines_are_the_golden_ones(pipelines):
+    if os.environ.get(UPDATE):
+        for name, documents in pipelines.items():
+            (GOLDEN / name).write_text(yaml.safe_dump_all(documents))
+    golden = {path.name: list(yaml.safe_load_all(path.read_text())) for path in GOLDEN.glob("*.yaml")}
+    assert pipelines.keys() == golden.keys() == {"mark-release.yaml"}
+    for name, documents in pipelines.items():
+        assert documents == golden[name], f"{name} changed; if that is wanted, run with {UPDATE}=1 and commit"
+
+
+def test_every_step_runs_in_the_one_image(tmp_path, pipelines):
+    def images(documents):
+        return {e["container"]["image"] for e in documents[0]["deploymentSpec"]["executors"].values()}
+
+    assert images(pipelines["mark-release.yaml"]) == {"medmark/python-cpu:0.1.0"}
+    pinned = "registry.example/medmark@sha256:" + 64 * "a"
+    assert images(compiled(tmp_path, MEDMARK_IMAGE=pinned)["mark-release.yaml"]) == {pinned}
+
+
+def test_steps_install_nothing_when_they_start(pipelines):
+    for executor in pipelines["mark-release.yaml"][0]["deploymentSpec"]["executors"].values():
+        assert "pip install" not in str(executor["container"])
+
+
+def test_the_cache_sees_other_files(pipelines):
+    """KFP's cache key ignores what artifacts and folders hold, so each first reader of data gets a digest."""
+    components = pipelines["mark-release.yaml"][0]["components"]
+    for name, parameter in {
+        "comp-ingest-component": "source_state",
+        "comp-train-classifiers-component": "release_digest",
+        "comp-extract-saliency-component": "release_digest",
+        "comp-train-generator-component": "release_digest",
+    }.items():
+        assert parameter in components[name]["inputDefinitions"]["parameters"]

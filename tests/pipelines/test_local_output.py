@@ -1,0 +1,31 @@
+import pytest
+from medmark.pipelines.local_output import StepOutput
+
+NOISE = """\
+04:02:01.123 - INFO - Executing task \x1b[96m'train-classifiers-component-2'\x1b[0m
+04:02:02.000 - INFO - Streamed logs:
+
+    Installing things nobody asked about
+    training classifiers: 3/20 after 14 s
+"""
+
+
+@pytest.fixture
+def output(tmp_path):
+    with StepOutput(tmp_path / "log", False, {"train-classifiers-component-2": "train innocent models"}) as stream:
+        yield stream
+
+
+def test_only_steps_and_their_progress_are_shown(output, capsys, tmp_path):
+    for piece in (NOISE[:40], NOISE[40:70], NOISE[70:]):  # lines come in pieces
+        output.write(piece)
+    output.flush()
+    assert capsys.readouterr().err == "step train innocent models\n  training classifiers: 3/20 after 14 s\n"
+    assert (tmp_path / "log").read_text() == NOISE
+
+
+def test_the_reason_of_a_failure_is_found(output):
+    output.write(NOISE)
+    output.write("    medmark.components.errors.MedmarkError: truncated image: a.png; copy it again\n")
+    assert output.step == "train innocent models"
+    assert output.reason == "truncated image: a.png; copy it again"

@@ -1,0 +1,47 @@
+import pytest
+from medmark.components.errors import MedmarkError
+from medmark.components.generator.train import GeneratorConfig
+from medmark.components.surrogate.training import TrainConfig
+from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS
+
+
+def test_settings_replace_values_and_keep_their_type():
+    profile = PROFILES["smoke"].with_settings({"innocents": "7", "epsilon": "0.03", "target_class": "pneumonia"})
+    assert (profile.innocents, profile.epsilon, profile.target_class) == (7, 0.03, "pneumonia")
+    assert profile.size == PROFILES["smoke"].size
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [({"colour": "red"}, "unknown parameter: colour; use one of size"), ({"size": "large"}, "size=large is not a int")],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(MedmarkError, match=message):
+        PROFILES["smoke"].with_settings(settings)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_no_two_models_share_a_seed(name):
+    profile = PROFILES[name]
+    configs = profile.surrogate_configs(3) + profile.innocent_configs(3) + profile.victim_configs(3)
+    assert len({config["seed"] for config in configs}) == len(configs)
+    assert len({config["name"] for config in configs}) == len(configs)
+    assert all(TrainConfig(**config).size == profile.size for config in configs)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_enough_innocent_models_for_the_level_of_the_rank(name):
+    assert 1 / (PROFILES[name].innocents + 1) <= THRESHOLDS.conformal_alpha
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_thief_differs_from_what_the_generator_saw(name):
+    profile = PROFILES[name]
+    seen = {config["architecture"] for config in profile.surrogate_configs(0)}
+    assert any(config["architecture"] not in seen for config in profile.victim_configs(0))
+
+
+def test_control_generator_differs_in_its_key():
+    mark, control = (GeneratorConfig.from_dict(PROFILES["smoke"].generator_config(i)) for i in (0, 1))
+    assert mark.key_index != control.key_index
+    assert mark.shape == control.shape
