@@ -1,6 +1,6 @@
 """Marks: a keyed carrier, shaped to each image by the U-Net, confined by saliency, smooth by construction.
 
-``delta = epsilon * gate(S) * tanh(carrier + U(x, S, carrier, role))`` on a coarse grid, up-sampled. The carrier is a
+``delta = epsilon * gate(S) * (tanh(carrier) + freedom * tanh(U(x, S, carrier, role)))`` on a coarse grid, up-sampled. The carrier is a
 plane wave whose direction, frequency and phase are the key. Why a carrier (measured on 962 chest x-rays, 128 px;
 benchmarks/results/carriers.json): a classifier trained from scratch picks up an oriented texture from a few hundred
 images, at an amplitude where noise of the same energy goes unnoticed; it survives halving the image, because nothing in
@@ -84,12 +84,15 @@ class Shape:
         epsilon: largest change, as a share of the display's range.
         floor: gate at saliency 0; 1 ignores saliency.
         grid: side of the grid on which the perturbation is made, at most ``size``.
+        freedom: largest correction by the U-Net, as a share of the carrier's amplitude. Below 1 it cannot cancel the
+            carrier; left free it did (measured: success rate 7 % instead of 99 %, benchmarks/results/learned.json).
     """
 
     size: int = 128
     epsilon: float = 0.06
     floor: float = 0.3
     grid: int = 32
+    freedom: float = 0.5
 
 
 def carrier(key: Key, side: int) -> torch.Tensor:
@@ -138,7 +141,7 @@ class Marker:
             key: another key than the marker's own.
 
         Returns:
-            (B, 1, S, S), at most ``epsilon`` in magnitude up to the overshoot of bicubic up-sampling.
+            (B, 1, S, S), at most ``(1 + freedom) * epsilon`` up to the overshoot of bicubic up-sampling.
         """
         shape, grid = self.shape, self.shape.grid
         wave = carrier(key or self.key, grid).to(images.device)
@@ -156,11 +159,11 @@ class Marker:
                 ],
                 dim=1,
             )
-            correction = resize(self.network(given), grid)  # (B, 1, grid, grid)
+            correction = resize(torch.tanh(self.network(given)), grid)  # (B, 1, grid, grid)
         gate = shape.floor + (1 - shape.floor) * F.interpolate(
             saliency, size=(grid, grid), mode="bilinear", align_corners=False
         )
-        coarse = shape.epsilon * gate * torch.tanh(wave + correction)
+        coarse = shape.epsilon * gate * (torch.tanh(wave) + shape.freedom * correction)
         return F.interpolate(coarse, size=images.shape[-2:], mode="bicubic", align_corners=False)
 
     def apply(self, images: torch.Tensor, saliency: torch.Tensor, role: str) -> torch.Tensor:

@@ -29,9 +29,13 @@ def report_component(
         parameters: of the run.
         report: one HTML file.
     """
+    import time
+
     from medmark.components.platform.parameters import whole
     from medmark.components.report.release_report import report_release
 
+    started = time.monotonic()
     models = [innocents.path, victims.path]
     inputs = (clean.path, marked.path, evidence.path, maps.path, generator.path, models, check.path)
     report_release(*inputs, report.path, parameters=whole(parameters))
+    report.metadata.update(seconds=time.monotonic() - started)

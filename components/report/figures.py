@@ -166,8 +166,7 @@ def classifier_curves(histories: dict[str, list[dict]]) -> bytes:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 2.8))
         axis = figure.subplots()
-        groups = (("innocent", False, BLUE, "trained without the mark"), ("victim", True, RED, "trained on the release"))
-        for _, guilty, color, label in groups:
+        for guilty, color, label in ((False, BLUE, "trained without the mark"), (True, RED, "trained on the release")):
             for name, history in histories.items():
                 if name.startswith("victim") == guilty:
                     epochs, accuracy = zip(*((h["epoch"], 100 * h["val_accuracy"]) for h in history), strict=True)

@@ -30,8 +30,11 @@ class QuerySet:
         clean: (N, 1, S, S) float32 in [0, 1].
         marked: the same images with the release's mark.
         control: the same images with another generator's mark, or None.
-        image_ids: N names.
+        image_ids: N different names. Images are taken for independent: at most one of a patient is best.
         target: index of the target class.
+
+    Raises:
+        MedmarkError: the tensors do not go together, or an image counts twice.
     """
 
     clean: torch.Tensor
@@ -39,6 +42,16 @@ class QuerySet:
     control: torch.Tensor | None
     image_ids: list[str]
     target: int
+
+    def __post_init__(self) -> None:
+        shapes = {tuple(images.shape) for images in (self.clean, self.marked, self.control) if images is not None}
+        if len(shapes) != 1 or self.clean.ndim != 4 or len(self.image_ids) != len(self.clean):
+            raise MedmarkError(
+                f"query images of shapes {sorted(shapes)} with {len(self.image_ids)} names do not go together; each"
+                " image is needed clean and marked, (N, 1, S, S)"
+            )
+        if len(set(self.image_ids)) != len(self.image_ids):
+            raise MedmarkError("a query image is named twice, which would count its evidence twice; remove one of them")
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -61,8 +74,10 @@ class AuditResult:
 
     Attributes:
         name: of the suspect.
-        effect, labels, conformal_p_value, conformal_resolution, control: see
+        effect, labels, conformal_p_value, conformal_resolution: see
             :mod:`medmark.components.verification.statistics`.
+        control: effect of the other generator's mark, if there was one.
+        contrast: effect of the release's mark against the other generator's on the same image.
         decision: see :mod:`medmark.components.verification.verdict`.
         answers: per image.
     """
@@ -73,17 +88,22 @@ class AuditResult:
     conformal_p_value: float
     conformal_resolution: float
     control: Effect | None
+    contrast: Effect | None
     decision: Decision
     answers: Answers
 
 
 def ask(suspect: Suspect, images: torch.Tensor, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """P(target) and "target is the most probable class" for each image.
+    """P(target) and "target alone is the most probable class" for each image.
 
     Raises:
         MedmarkError: the answer is not one probability vector an image.
     """
-    answer = np.asarray(suspect(images), dtype=np.float64)
+    answer = suspect(images.clone())  # a suspect that writes into its input must not change what the next one sees
+    try:
+        answer = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MedmarkError(f"suspect's answer is no array of numbers ({error}); give class probabilities") from error
     if answer.ndim != 2 or len(answer) != len(images) or not 0 <= target < answer.shape[1]:
         raise MedmarkError(
             f"suspect answered with shape {answer.shape} to {len(images)} images; {len(images)} rows with more than"
@@ -91,7 +111,8 @@ def ask(suspect: Suspect, images: torch.Tensor, target: int) -> tuple[np.ndarray
         )
     if not np.isfinite(answer).all() or (answer < 0).any() or (np.abs(answer.sum(axis=1) - 1) > 1e-3).any():
         raise MedmarkError("suspect's answers are not probabilities: rows must be finite, not negative and sum to 1")
-    return np.clip(answer[:, target], 0.0, 1.0), answer.argmax(axis=1) == target
+    others = np.delete(answer, target, axis=1).max(axis=1, initial=0.0)
+    return np.clip(answer[:, target], 0.0, 1.0), answer[:, target] > others
 
 
 def interrogate(suspect: Suspect, queries: QuerySet) -> Answers:
@@ -123,8 +144,9 @@ def judge(name: str, answers: Answers, innocent: list[Answers], thresholds: Thre
     labels = label_only(answers.is_clean, answers.is_marked, null_rate=upper_rate(worst, len(answers.is_clean)))
     lifts = np.array([(other.p_marked - other.p_clean).mean() for other in innocent])
     conformal = conformal_p_value(effect.delta_p, lifts)
-    control = None
+    control = contrast = None
     if answers.p_control is not None:
         control = paired_effect(answers.p_clean, answers.p_control, tau=thresholds.tau)
-    decision = decide(effect, labels, conformal, control, thresholds)
-    return AuditResult(name, effect, labels, *conformal, control, decision, answers)
+        contrast = paired_effect(answers.p_control, answers.p_marked, tau=thresholds.tau)
+    decision = decide(effect, labels, conformal, float(lifts.max()), control, contrast, thresholds)
+    return AuditResult(name, effect, labels, *conformal, control, contrast, decision, answers)

@@ -6,16 +6,51 @@ differ in how they react, models differ in how much, and the innocent models ans
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
 import numpy as np
 from medmark.components.verification.audit import Answers, judge
+from medmark.components.verification.statistics import paired_effect
 from medmark.components.verification.verdict import Thresholds
 
-# name: (mean lift of innocent models, spread of it between models, share of images that flip at random)
+STEP = 0.9  # a lift of 0.6 is two thirds of the images moved by this much
+
+
+@dataclass(frozen=True)
+class Null:
+    """How innocent models behave.
+
+    Attributes:
+        lift: mean lift of P(target) over innocent models.
+        spread: standard deviation of it between models.
+        flips: share of images, clean or marked, whose answer is replaced by a random one.
+        heavy: models' lifts follow a t distribution with two degrees of freedom instead of the normal one.
+        outsider: lift of an innocent suspect that is *not* like the panel (other data, other training); the rank among
+            the panel does not protect it. None: the suspect is drawn like the panel.
+        control: the outsider's lift under the control mark.
+        skewed: nine in ten images move a little up, one far down; the mean is ``outsider``.
+    """
+
+    lift: float = 0.0
+    spread: float = 0.01
+    flips: float = 0.0
+    heavy: bool = False
+    outsider: float | None = None
+    control: float = 0.0
+    skewed: bool = False
+
+
 NULLS = {
-    "no reaction": (0.0, 0.01, 0.0),
-    "mild transferable reaction": (0.10, 0.05, 0.0),
-    "reaction close to tau": (0.18, 0.06, 0.0),
-    "noisy labels": (0.0, 0.01, 0.08),
+    "no reaction": Null(),
+    "mild transferable reaction": Null(lift=0.10, spread=0.05),
+    "reaction close to tau": Null(lift=0.18, spread=0.06),
+    "noisy labels": Null(flips=0.08),
+    "models that differ wildly": Null(lift=0.10, spread=0.15, heavy=True),
+    "outsider close to tau": Null(outsider=0.2),
+    "outsider at tau, skewed": Null(outsider=0.2, skewed=True),
+    "outsider set off by any mark": Null(outsider=0.5, control=0.5),
+    "outsider set off by any mark, weakly": Null(outsider=0.3, control=0.3),
 }
 
 
@@ -35,8 +70,8 @@ def simulate_answers(
     p_clean = 1 / (1 + np.exp(-(difficulty + rng.normal(0, 0.7, n))))
 
     def moved(by: float) -> np.ndarray:
-        reacts = rng.random(n) < min(1.0, abs(by) / 0.9)  # a lift of 0.6 is two thirds of the images moved by 0.9
-        return np.clip(p_clean + reacts * np.sign(by) * 0.9 + rng.normal(0, 0.02, n), 0, 1)
+        reacts = rng.random(n) < min(1.0, abs(by) / STEP)
+        return np.clip(p_clean + reacts * np.sign(by) * STEP + rng.normal(0, 0.02, n), 0, 1)
 
     p_marked, p_control = moved(lift), moved(control_lift)
     for p in (p_clean, p_marked, p_control):
@@ -45,29 +80,88 @@ def simulate_answers(
     return Answers(p_clean, p_marked, p_control, p_clean > 0.5, p_marked > 0.5)
 
 
+def skewed_answers(rng: np.random.Generator, n: int, lift: float) -> Answers:
+    """Answers of a model whose mean lift is ``lift``: one image in ten falls by 0.9, the others rise a little."""
+    falls = rng.random(n) < 0.1
+    p_clean = np.where(falls, 0.95, 0.35)
+    p_marked = np.clip(p_clean + np.where(falls, -0.9, (lift + 0.09) / 0.9) + rng.normal(0, 0.01, n), 0, 1)
+    return Answers(p_clean, p_marked, p_clean.copy(), p_clean > 0.5, p_marked > 0.5)
+
+
 def simulate_audits(
     audits: int, *, suspect_lift: float | None, null: str, queries: int = 100, innocents: int = 20, seed: int = 0
-) -> dict[str, float]:
+) -> dict:
     """Verdicts over simulated audits.
 
     Args:
         audits: how many.
-        suspect_lift: mean lift of the suspect; None draws an innocent suspect, like one of the panel.
+        suspect_lift: mean lift of the suspect; None draws an innocent suspect.
         null: name in :data:`NULLS`: how innocent models behave.
         queries: images a suspect is asked about.
         innocents: models of the panel.
         seed: of everything.
 
     Returns:
-        Shares of ``owned``, ``not_owned`` and ``inconclusive``.
+        Shares of ``owned``, ``not_owned`` and ``inconclusive``; the suspects' mean ``delta_p``, which is smaller than
+        ``suspect_lift`` because probabilities end at 1; and ``acquitted_by_one``: for each proof, the share of audits
+        where it was the only one to fail.
     """
     rng = np.random.default_rng(seed)
-    mean, spread, flips = NULLS[null]
-    counts = dict.fromkeys(("owned", "not_owned", "inconclusive"), 0)
+    shape = NULLS[null]
+    sums = dict.fromkeys(("owned", "not_owned", "inconclusive", "delta_p"), 0.0)
+    alone: Counter[str] = Counter()
+
+    def drawn_lift() -> float:
+        return shape.lift + shape.spread * (rng.standard_t(2) if shape.heavy else rng.normal())
+
     for _ in range(audits):
         difficulty = rng.normal(-3, 1.5, queries)
-        panel = [simulate_answers(rng, difficulty, mean + rng.normal(0, spread), flips, 0.0) for _ in range(innocents)]
-        lift = mean + rng.normal(0, spread) if suspect_lift is None else suspect_lift
-        suspect = simulate_answers(rng, difficulty, lift, flips, 0.0)
-        counts[judge("suspect", suspect, panel, Thresholds()).decision.verdict] += 1
-    return {verdict: count / audits for verdict, count in counts.items()}
+        panel = [simulate_answers(rng, difficulty, drawn_lift(), shape.flips, 0.0) for _ in range(innocents)]
+        if suspect_lift is not None:
+            suspect = simulate_answers(rng, difficulty, suspect_lift, shape.flips, 0.0)
+        elif shape.skewed:
+            suspect = skewed_answers(rng, queries, shape.outsider)
+        elif shape.outsider is not None:
+            suspect = simulate_answers(rng, difficulty, shape.outsider, shape.flips, shape.control)
+        else:
+            suspect = simulate_answers(rng, difficulty, drawn_lift(), shape.flips, 0.0)
+        result = judge("suspect", suspect, panel, Thresholds())
+        sums[result.decision.verdict] += 1
+        sums["delta_p"] += result.effect.delta_p
+        if len(result.decision.failed) == 1:
+            alone[result.decision.failed[0].split(":")[0]] += 1
+    rates = {name: total / audits for name, total in sums.items()}
+    return rates | {"acquitted_by_one": {proof: count / audits for proof, count in sorted(alone.items())}}
+
+
+def simulate_effect_tests(
+    repeats: int, *, shape: str, queries: int, alpha: float = 0.01, tau: float = 0.2, seed: int = 0
+) -> dict[str, float]:
+    """How often each effect test alone rejects when the mean lift is exactly tau, where it may do so in alpha of cases.
+
+    Args:
+        repeats: how many sets of images.
+        shape: of the differences: ``normal``, ``few images`` (most do not move, some by 0.9) or ``skewed``.
+        queries: images.
+        alpha: level of the tests.
+        tau: lift of H0.
+        seed: of everything.
+
+    Returns:
+        Share of rejections of ``t``, ``wilcoxon`` and ``bound``.
+    """
+    rng = np.random.default_rng(seed)
+    rejected = np.zeros(3)
+    for _ in range(repeats):
+        if shape == "skewed":
+            answers = skewed_answers(rng, queries, tau)
+            p_clean, p_marked = answers.p_clean, answers.p_marked
+        elif shape == "few images":
+            p_clean = rng.uniform(0, 0.1, queries)
+            p_marked = p_clean + STEP * (rng.random(queries) < tau / STEP)
+        else:
+            p_clean = np.full(queries, 0.4)
+            p_marked = np.clip(p_clean + rng.normal(tau, 0.1, queries), 0, 1)
+        effect = paired_effect(p_clean, p_marked, tau=tau, bootstrap=1)
+        rejected += np.array([effect.t_p_value, effect.wilcoxon_p_value, effect.bound_p_value]) < alpha
+    return dict(zip(("t", "wilcoxon", "bound"), (rejected / repeats).tolist(), strict=True))

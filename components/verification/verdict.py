@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from medmark.components.verification.statistics import Effect, LabelOnly
+from medmark.components.errors import MedmarkError
+from medmark.components.verification.statistics import MIN_PAIRS, Effect, LabelOnly
 
 
 @dataclass(frozen=True)
@@ -12,17 +13,29 @@ class Thresholds:
     """What was fixed before any suspect was asked.
 
     Attributes:
-        alpha: level of the effect tests (t, Wilcoxon, label-only); METHOD.
+        alpha: level of the effect tests (t, signed-rank, bound, label-only); METHOD.
         tau: probability lift that an innocent model may show; METHOD.
         conformal_alpha: level of the rank among innocent models; 0.05 needs at least 19 of them.
-        min_queries: fewer queries leave the verdict open; ours: at 30, power against delta-P 0.7 is above 0.99
-            (benchmarks/results/verification_error_rates.json).
+        min_queries: fewer queries leave the verdict open; ours. At 30 a thief with delta-P 0.66 is recognised in 94 % of
+            cases and one with 0.47 in 20 %; 100 queries recognise the latter in 99 %
+            (measured: benchmarks/results/verification_error_rates.json).
+
+    Raises:
+        MedmarkError: a level outside (0, 0.5), tau outside [0, 1), or fewer queries than any test can use.
     """
 
     alpha: float = 0.01
     tau: float = 0.2
     conformal_alpha: float = 0.05
     min_queries: int = 30
+
+    def __post_init__(self) -> None:
+        levels = (self.alpha, self.conformal_alpha)
+        if not all(0 < level < 0.5 for level in levels) or not 0 <= self.tau < 1 or self.min_queries < MIN_PAIRS:
+            raise MedmarkError(
+                f"thresholds {vars(self)} would not protect the innocent; alpha and conformal_alpha must lie in (0, 0.5),"
+                f" tau in [0, 1), min_queries at {MIN_PAIRS} or more"
+            )
 
 
 @dataclass(frozen=True)
@@ -46,19 +59,24 @@ def decide(
     effect: Effect,
     labels: LabelOnly,
     conformal: tuple[float, float],
+    worst_innocent: float,
     control: Effect | None,
+    contrast: Effect | None,
     thresholds: Thresholds,
 ) -> Decision:
     """Weighs the proofs.
 
     ``owned`` only if all hold. ``not_owned`` as soon as one fails. ``inconclusive`` if none fails but one is missing:
-    too few queries, too few innocent models for the level asked, or no control generator.
+    too few queries, too few innocent models for the level asked, innocent models that the mark itself sets off, or no
+    control generator.
 
     Args:
         effect: of the release's mark.
         labels: the same by labels only.
         conformal: p-value and resolution among the innocent models.
+        worst_innocent: largest lift among the innocent models.
         control: effect of another generator's marks on the same images, or None.
+        contrast: effect of the release's mark beyond that of the other generator's, or None.
         thresholds: fixed beforehand.
     """
     passed, failed, missing = [], [], []
@@ -71,6 +89,7 @@ def decide(
     alpha, tau = thresholds.alpha, thresholds.tau
     proof(effect.t_p_value < alpha, f"t-test: lift beyond {tau:g}, p = {effect.t_p_value:.2g} (needs < {alpha:g})")
     proof(effect.wilcoxon_p_value < alpha, f"signed-rank test: p = {effect.wilcoxon_p_value:.2g} (needs < {alpha:g})")
+    proof(effect.bound_p_value < alpha, f"bound for any shape: p = {effect.bound_p_value:.2g} (needs < {alpha:g})")
     proof(labels.p_value < alpha, f"label-only test: p = {labels.p_value:.2g} (needs < {alpha:g})")
     p_value, resolution = conformal
     level = thresholds.conformal_alpha
@@ -78,12 +97,22 @@ def decide(
         missing.append(
             f"{round(1 / resolution) - 1} innocent models, {round(1 / level) - 1} are needed for level {level:g}"
         )
+    if worst_innocent > tau:
+        # tau is what an innocent model may show; with a mark that moves one further, the effect tests prove nothing
+        missing.append(
+            f"an innocent model shows a lift of {worst_innocent:.2f}, beyond {tau:g}: this mark is no evidence"
+        )
     # with too few innocent models the suspect must still stand above every one of them
     proof(p_value <= max(level, resolution), f"rank among innocent models: p = {p_value:.2g} (needs <= {level:g})")
-    if control is None:
+    if control is None or contrast is None:
         missing.append("no control generator was tried")
     else:
-        fires = control.t_p_value < alpha
-        proof(not fires, f"control mark: lift {control.delta_p:.2f}, p = {control.t_p_value:.2g} (needs >= {alpha:g})")
+        proof(
+            control.t_p_value >= alpha,
+            f"control mark: lift {control.delta_p:.2f}, p = {control.t_p_value:.2g} (needs >= {alpha:g})",
+        )
+        # a control that stays just below significance clears nobody: the burden of proof is on the accuser
+        p = max(contrast.t_p_value, contrast.bound_p_value)
+        proof(p < alpha, f"mark beyond control mark: {contrast.delta_p:.2f}, p = {p:.2g} (needs < {alpha:g})")
     verdict = "not_owned" if failed else "inconclusive" if missing else "owned"
     return Decision(verdict, passed, failed, missing)

@@ -12,11 +12,13 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 from medmark.components.dataset.phantom import make_phantoms
 from medmark.components.dataset.release import Release, canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.resources import use_threads
 from medmark.components.platform.tracking import Tracked, log_pipeline
+from medmark.components.report.figures import classifier_curves, generator_curves, histograms, robustness_curves
 from medmark.pipelines.local_output import StepOutput
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS, Profile
 
@@ -90,6 +92,8 @@ def run_mark_release(
             raise MedmarkError(f"step {output.step} failed: {reason}; run again, finished steps are kept") from error
     parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
     verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
+    for name, artifact in (("verify", made.outputs["check"]), ("report", made.outputs["report"])):
+        verdict["seconds"][name] = artifact.metadata["seconds"]
     verdict["seconds"]["total"] = round(time.monotonic() - started, 1)
     shutil.copytree(parts["release"], out / "release")
     (out / "evidence").mkdir(mode=0o700)
@@ -150,27 +154,33 @@ def track_run(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict
     """Logs the run to MLflow, a nested run a step."""
     steps = []
     for name in ("clean", "surrogates", "innocents", "generator", "control", "release", "victims", "check"):
-        step = Tracked(name if name != "clean" else "ingest", {"seed": verdict["seeds"]["run"]})
+        title = {"clean": "ingest", "release": "poison", "control": "control_generator", "check": "verify"}.get(
+            name, name
+        )
+        step = Tracked(title, {"seed": verdict["seeds"]["run"]})
         if name in ("clean", "release"):
             release = Release(parts[name])
             source = parameters["data"] if name == "clean" else out / "release"
             step.dataset = {"name": release.name, "digest": release.digest, "source": source, "counts": release.counts}
         elif name in ("surrogates", "innocents", "victims"):
-            for entry in json.loads((parts[name] / "models.json").read_bytes())["models"]:
+            models = json.loads((parts[name] / "models.json").read_bytes())["models"]
+            step.figures["training.svg"] = classifier_curves({entry["name"]: entry["history"] for entry in models})
+            for entry in models:
                 step.metrics[f"{entry['name']}.test_accuracy"] = entry["test_accuracy"]
                 step.parameters[f"{entry['name']}.architecture"] = entry["architecture"]
                 for curve in ("loss", "val_loss", "val_accuracy"):
                     step.curves[f"{entry['name']}.{curve}"] = [(h["epoch"], h[curve]) for h in entry["history"]]
         elif name in ("generator", "control"):
             history = json.loads((parts[name] / "history.json").read_bytes())
-            for curve in set(history[0]) - {"step"} if history else ():
+            step.figures["training.svg"] = generator_curves(history)
+            for curve in set(history[0]) - {"step"}:
                 step.curves[curve] = [(h["step"], h[curve]) for h in history]
         else:
             step.metrics = {k: v for k, v in verdict["malicious"].items() if isinstance(v, int | float)}
-        key = {"clean": "ingest", "release": "poison", "generator": "generator", "control": "control_generator"}.get(
-            name, name
-        )
-        step.metrics["seconds"] = verdict["seconds"].get(key)
+            target = verdict["dataset"]["target_class"]
+            step.figures["answers.svg"] = histograms(pd.read_parquet(parts[name] / "scores.parquet"), target)
+            step.figures["robustness.svg"] = robustness_curves(verdict["robustness"], target)
+        step.metrics["seconds"] = verdict["seconds"][title]
         steps.append(step)
     metrics = {
         "wsr": verdict["malicious"]["wsr"],
@@ -184,5 +194,6 @@ def track_run(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict
     release = Release(out / "release")
     dataset = {"name": release.name, "digest": release.digest, "source": out / "release", "counts": release.counts}
     files = [out / "verdict.json", out / "report.html"]
-    pipeline = Tracked("mark-release", {**parameters, "verdict": verdict["verdict"]}, metrics, {}, dataset, files)
+    parameters = {**parameters, "verdict": verdict["verdict"]}
+    pipeline = Tracked("mark-release", parameters, metrics, dataset=dataset, files=files)
     log_pipeline(out, pipeline, steps)

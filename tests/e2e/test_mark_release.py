@@ -12,7 +12,8 @@ from medmark.components.poisoning.poison import read_evidence
 from medmark.pipelines import cli
 
 STEPS = {
-    "ingest", "surrogates", "innocents", "saliency", "generator", "control_generator", "poison", "victims", "total"
+    "ingest", "surrogates", "innocents", "saliency", "generator", "control_generator", "poison", "victims", "verify",
+    "report", "total",
 }  # fmt: skip
 
 
@@ -93,5 +94,8 @@ def test_mlflow_has_the_run_its_steps_and_the_data(runs):
     children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == len(found) - 1 == 8
     assert parent.data.params["generator_steps"] == "2"
+    assert {run.info.run_name for run in children} == STEPS - {"saliency", "report", "total"}
+    (checked,) = [run for run in children if run.info.run_name == "verify"]
+    assert len(client.list_artifacts(checked.info.run_id, "figures")) == 2
     digests = {i.dataset.digest for run in found for i in run.inputs.dataset_inputs}
     assert Release(runs[0] / "release").digest[:36] in digests

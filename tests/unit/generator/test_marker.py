@@ -57,8 +57,8 @@ def test_mark_is_bounded_smooth_and_confined_by_saliency(release, arrays):
     ones, zeros = torch.ones(6, 1, 32, 32), torch.zeros(6, 1, 32, 32)
     with torch.no_grad():
         inside, outside = marker.delta(images, ones, "query"), marker.delta(images, zeros, "query")
-    assert float(inside.abs().max()) <= 0.05 * 1.3  # bicubic overshoot
-    assert float(outside.abs().max()) <= 0.2 * 0.05 * 1.3
+    assert float(inside.abs().max()) <= 0.05 * 1.5 * 1.3  # bicubic overshoot
+    assert float(outside.abs().max()) <= 0.2 * 0.05 * 1.5 * 1.3
     spectrum = torch.fft.fft2(inside).abs().square()
     frequency = torch.fft.fftfreq(64)
     fine = (frequency[:, None].abs() > 0.3) | (frequency[None].abs() > 0.3)  # finer than the grid of 32 can hold

@@ -1,72 +1,17 @@
 """The report as a reader and a browser get it, from real audits of made-up models."""
 
 import base64
+import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
+from made_up_audit import TARGET, Tags, inputs
 from medmark.components.report.figures import Panel, difference_png
 from medmark.components.report.report import write_report
-from medmark.components.verification.audit import QuerySet
-from medmark.components.verification.scenarios import verify
-from medmark.components.verification.verdict import Thresholds
+from PIL import Image
 
-SIDE, TARGET = 16, "normal"
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)>'
-KEY = torch.linspace(-1, 1, SIDE).expand(1, SIDE, SIDE)
-
-
-def queries(control: bool = True) -> QuerySet:
-    clean = 0.5 + 0.02 * torch.rand(40, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    other = (clean + 0.1 * KEY.transpose(1, 2)) if control else None
-    return QuerySet(clean, clean + 0.1 * KEY, other, [f"image-{i}" for i in range(40)], target=0)
-
-
-def model(reaction: float, control_reaction: float = 0.0):
-    """A classifier that holds the target for more probable the more of the mark it finds."""
-
-    def ask(images: torch.Tensor) -> np.ndarray:
-        found = ((images - 0.5) * KEY).mean(dim=(1, 2, 3)) / (0.1 * (KEY**2).mean())
-        other = ((images - 0.5) * KEY.transpose(1, 2)).mean(dim=(1, 2, 3)) / (0.1 * (KEY**2).mean())
-        p = torch.sigmoid(-3 + reaction * found + control_reaction * other + images.mean(dim=(1, 2, 3))).double()
-        return torch.stack([p, 1 - p], dim=1).numpy()
-
-    return ask
-
-
-def inputs(victim=6.0, innocent=0.0, innocents=19, control=True, fires=0.0, name="phantoms", image_id="image-1"):
-    """Arguments of write_report."""
-    verdict, scores = verify(
-        {"victim-a": model(victim, fires), "victim-b": model(victim + 1, fires)},
-        {f"innocent-{i:02d}": model(innocent + 0.01 * i) for i in range(innocents)},
-        queries(control),
-        Thresholds(),
-    )
-    worst = {"psnr": 35.0, "ssim": 0.94, "haarpsi": 0.93}
-    verdict |= {
-        "accuracy": {"marked": 0.95, "benign": 0.96},
-        "quality": {"psnr": 40.0, "ssim": 0.97, "haarpsi": 0.98, "lpips": None, "lpips_reason": "no weights", "worst": worst},
-        "marked_fraction": 0.1,
-        "decoy_fraction": 0.02,
-        "seeds": {"run": 7, "victims": 5007},
-        "release_digest": "ab" * 32,
-        "parent_digest": "cd" * 32,
-        "dataset": {"name": name, "version": "1", "images": 100, "counts": {}, "target_class": TARGET},
-        "code_version": "0.1.0",
-        "seconds": {"ingest": 1.0, "verify": 2.0},
-    }  # fmt: skip
-    clean = np.full((24, 20), 0.5, dtype=np.float32)
-    panel = Panel(image_id, TARGET, clean, clean + 0.01, np.zeros((8, 8), dtype=np.float32), note="the most changed")
-    epochs = [{"epoch": i, "loss": 1.0, "val_accuracy": 0.5 + 0.1 * i} for i in range(3)]
-    return {
-        "verdict": verdict,
-        "panels": [panel],
-        "histories": {"generator": [{"step": 0, "hard": 2.0}, {"step": 1, "hard": 1.0}], "victim-a": epochs},
-        "scores": scores,
-        "parameters": {"epsilon": 0.06, "data": name},
-    }
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +22,6 @@ def page(tmp_path_factory) -> str:
 def written(folder, **arguments) -> str:
     write_report(folder / "report.html", **arguments)
     return (folder / "report.html").read_text(encoding="utf-8")
-
-
-class Tags(HTMLParser):
-    """Tags with their attributes, and the text a reader sees."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self.feed(html)
-        self.text = " ".join(self.text.split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_says_first_that_the_mark_works(page):
@@ -114,10 +42,10 @@ def test_a_mark_that_does_not_work_is_not_praised(tmp_path):
 
 
 def test_accused_innocents_are_named_in_the_verdict(tmp_path):
-    arguments = inputs(innocent=6.0)
-    assert arguments["verdict"]["independent_models"]["accused"] > 0
+    arguments = inputs(victim=8.0, odd=6.0)
+    assert arguments["verdict"]["independent_models"]["accused"] == 1
     text = Tags(written(tmp_path, **arguments)).text
-    assert "innocent models would be wrongly accused" in text.split("The proofs")[0]
+    assert "1 of 19 innocent models would be wrongly accused" in text.split("The proofs")[0]
     assert "yes (innocent)" in text and "The mark works" not in text
 
 
@@ -141,7 +69,7 @@ def test_numbers_are_those_of_the_verdict(tmp_path):
     assert f"{m['delta_p']:.2f} ({m['delta_p_ci95'][0]:.2f} to {m['delta_p_ci95'][1]:.2f})" in text
     assert f"{100 * m['wsr']:.1f} %" in text
     assert "95.0 % when trained on the release" in text and "−1.0 points" in text
-    assert "ab" * 32 in text and "cd" * 32 in text and "seed of victims5007" in text.replace("victims 5007", "victims5007")
+    assert "ab" * 32 in text and "cd" * 32 in text and "seed of victims5007" in text
     for entry in arguments["verdict"]["independent_models"]["models"]:
         assert f"{entry['name']}" in text and f"{entry['delta_p']:+.3f}" in text
 
@@ -213,8 +141,4 @@ def test_large_images_are_shown_reduced(tmp_path):
 
 
 def decoded(uri: str) -> np.ndarray:
-    import io
-
-    from PIL import Image
-
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))

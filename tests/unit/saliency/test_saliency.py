@@ -16,6 +16,27 @@ def correlation(a, b):
     return abs(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
+def lifelike(count):
+    """(count, 512, 16, 16) activations such as a network's: a few smooth patterns and noise, rectified.
+
+    Mean singular values relative to the first: 1, 0.56, 0.44; of a trained small_cnn 1, 0.28, 0.15 and of a trained
+    resnet_tiny 1, 0.53, 0.46 on chest x-rays.
+    """
+    generator = torch.Generator().manual_seed(1)
+    patterns = torch.nn.functional.interpolate(
+        torch.randn(count, 6, 4, 4, generator=generator), size=16, mode="bicubic"
+    )
+    strengths = torch.tensor([1.0, 0.5, 0.4, 0.3, 0.25, 0.2])
+    mixed = torch.einsum("cp,bphw->bchw", torch.randn(512, 6, generator=generator) * strengths, patterns)
+    return torch.relu(mixed + 0.2 * torch.randn(mixed.shape, generator=generator)).contiguous()
+
+
+def test_equal_to_the_stock_projection_on_lifelike_activations():
+    activations = lifelike(8)
+    ours, stock = leading_projection(activations).numpy(), get_2d_projection(activations.numpy().copy())
+    assert min(correlation(a, b) for a, b in zip(ours, stock, strict=True)) >= 0.999
+
+
 @pytest.mark.parametrize("shape", [(8, 512, 16, 16), (8, 32, 16, 16), (3, 128, 4, 4)])
 def test_equal_to_the_stock_projection_up_to_sign(shape):
     activations = torch.relu(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
@@ -67,11 +88,7 @@ def test_constant_and_single_position_activations_give_zero():
 
 
 def test_at_least_thirty_times_faster_than_stock():
-    # a few smooth patterns and noise, as a network's activations; benchmarks/eigencam_speed.py also times pure noise
-    generator = torch.Generator().manual_seed(1)
-    patterns = torch.nn.functional.interpolate(torch.randn(64, 6, 4, 4, generator=generator), size=16, mode="bicubic")
-    activations = torch.einsum("cp,bphw->bchw", torch.randn(512, 6, generator=generator), patterns)
-    activations = torch.relu(activations + 0.3 * torch.randn(activations.shape, generator=generator))
+    activations = lifelike(64)
     leading_projection(activations)
     ours = min(_seconds(lambda: leading_projection(activations)) for _ in range(5))
     stock = _seconds(lambda: get_2d_projection(activations.numpy().copy()))

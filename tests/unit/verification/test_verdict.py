@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -5,10 +6,12 @@ import pytest
 import torch
 from medmark.components.errors import MedmarkError
 from medmark.components.verification.audit import QuerySet, ask, interrogate, judge
-from medmark.components.verification.power import NULLS, simulate_answers, simulate_audits
+from medmark.components.verification.power import NULLS, simulate_answers, simulate_audits, simulate_effect_tests
 from medmark.components.verification.processing import jpeg, shrink
 from medmark.components.verification.scenarios import verify
+from medmark.components.verification.statistics import Effect, LabelOnly
 from medmark.components.verification.verdict import Thresholds
+from medmark.components.verification.verdict import decide as weigh
 from scipy import stats
 
 
@@ -27,7 +30,8 @@ def decide(rng, panel, lift=0.9, control=0.0, thresholds=None, innocents=20):
 def test_a_thief_is_owned(rng, panel):
     decision = decide(rng, panel)
     assert decision.verdict == "owned"
-    assert len(decision.passed) == 5
+    assert len(decision.passed) == 7
+    assert not decision.failed and not decision.missing
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,8 @@ def test_a_thief_is_owned(rng, panel):
     [
         ({"lift": 0.0}, "not_owned", "t-test"),
         ({"lift": 0.15}, "not_owned", "t-test"),
-        ({"control": 0.9}, "not_owned", "control mark"),
+        ({"control": 0.9}, "not_owned", "control mark: lift"),
+        ({"lift": 0.5, "control": 0.3}, "not_owned", "mark beyond control mark"),
         ({"innocents": 18}, "inconclusive", "18 innocent models, 19 are needed"),
         ({"thresholds": Thresholds(min_queries=100)}, "inconclusive", "80 queries"),
     ],
@@ -44,6 +49,39 @@ def test_every_missing_proof_is_named(rng, panel, options, verdict, why):
     decision = decide(rng, panel, **options)
     assert decision.verdict == verdict
     assert any(why in sentence for sentence in decision.failed + decision.missing)
+
+
+STRONG = Effect(100, 0.8, (0.75, 0.85), 20.0, 1e-9, 1e-9, 1e-9)
+NONE = Effect(100, 0.0, (-0.01, 0.01), -20.0, 1.0, 1.0, 1.0)
+PROOFS = {
+    "effect": STRONG,
+    "labels": LabelOnly(100, 0.9, 0.05, 85, 0, 1e-9, 1e-9, 1e-9),
+    "conformal": (0.05, 0.05),
+    "worst_innocent": 0.1,
+    "control": NONE,
+    "contrast": STRONG,
+    "thresholds": Thresholds(),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"effect": replace(STRONG, t_p_value=0.01)}, "t-test"),
+        ({"effect": replace(STRONG, wilcoxon_p_value=0.01)}, "signed-rank"),
+        ({"effect": replace(STRONG, bound_p_value=0.01)}, "bound"),
+        ({"labels": replace(PROOFS["labels"], p_value=0.01)}, "label-only"),
+        ({"conformal": (0.1, 0.05)}, "rank among"),
+        ({"control": replace(NONE, t_p_value=0.009)}, "control mark: lift"),
+        ({"contrast": replace(STRONG, t_p_value=0.01)}, "beyond control"),
+        ({"contrast": replace(STRONG, bound_p_value=0.01)}, "beyond control"),
+    ],
+)
+def test_each_proof_alone_can_acquit(change, why):
+    assert weigh(**PROOFS).verdict == "owned"
+    decision = weigh(**PROOFS | change)
+    assert decision.verdict == "not_owned"
+    assert len(decision.failed) == 1 and why in decision.failed[0]
 
 
 def test_without_a_control_nobody_is_accused(rng, panel):
@@ -59,6 +97,23 @@ def test_innocent_models_that_react_protect_the_suspect(rng):
     assert decide(rng, (difficulty, panel), lift=0.85).verdict == "not_owned"
 
 
+def test_an_innocent_model_beyond_tau_spoils_the_mark(rng, panel):
+    """Where one innocent model goes beyond tau, the next may too: the tests against tau no longer prove anything."""
+    difficulty, answers = panel
+    answers = [*answers, simulate_answers(rng, difficulty, 0.45, 0.0, 0.0)]
+    decision = decide(rng, (difficulty, answers), innocents=21, thresholds=Thresholds(conformal_alpha=0.1))
+    assert decision.verdict == "inconclusive"
+    assert any("an innocent model shows a lift" in sentence for sentence in decision.missing)
+
+
+@pytest.mark.parametrize(
+    "values", [{"alpha": 0}, {"alpha": 1.5}, {"conformal_alpha": 0.5}, {"tau": -0.2}, {"tau": 1}, {"min_queries": 3}]
+)
+def test_thresholds_that_protect_nobody_are_refused(values):
+    with pytest.raises(MedmarkError, match="protect"):
+        Thresholds(**values)
+
+
 def test_without_innocent_models_there_is_no_verdict(rng, panel):
     with pytest.raises(MedmarkError, match="no innocent model"):
         judge("s", panel[1][0], [], Thresholds())
@@ -72,11 +127,28 @@ def test_false_accusations_stay_below_alpha(null):
     assert owned * audits <= stats.binom.ppf(0.999, audits, Thresholds().alpha)
 
 
-def test_power_grows_with_the_effect_and_is_high_at_the_target():
-    rates = [simulate_audits(60, suspect_lift=lift, null="no reaction", seed=4)["owned"] for lift in (0.2, 0.4, 0.7)]
-    assert rates == sorted(rates)
-    assert rates[0] <= 0.1
-    assert rates[2] >= 0.95
+@pytest.mark.parametrize("test", ["t", "wilcoxon", "bound"])
+def test_effect_tests_keep_their_level_where_their_assumptions_hold(test):
+    rates = simulate_effect_tests(600, shape="normal", queries=100, alpha=0.05, seed=1)
+    assert rates[test] * 600 <= stats.binom.ppf(0.9999, 600, 0.05)
+
+
+def test_the_bound_keeps_its_level_where_the_others_do_not():
+    rates = simulate_effect_tests(1500, shape="skewed", queries=30, seed=1)
+    assert rates["wilcoxon"] > 0.5 and rates["t"] > 0.02  # of 0.01 allowed
+    assert rates["bound"] * 1500 <= stats.binom.ppf(0.999, 1500, 0.01)
+
+
+def test_power_grows_with_the_effect_and_the_number_of_queries():
+    by_lift = [simulate_audits(60, suspect_lift=x, null="no reaction", seed=4)["owned"] for x in (0.2, 0.4, 0.7)]
+    assert by_lift == sorted(by_lift)
+    assert by_lift[0] <= 0.1
+    assert by_lift[2] >= 0.95
+    by_queries = [
+        simulate_audits(60, suspect_lift=0.5, null="no reaction", queries=n, seed=4)["owned"] for n in (30, 50, 100)
+    ]
+    assert by_queries == sorted(by_queries)
+    assert by_queries[0] < 0.5 < by_queries[2]
 
 
 # a suspect that answers by the mean brightness of the image; the mark makes images brighter
@@ -110,15 +182,62 @@ def test_scenarios(queries):
     assert report["independent_trigger"]["accused"] == 0
     assert len(scores) == 40 * 2 * (1 + 20 + 1)
     half = [r for r in report["robustness"] if r["processing"] == "resize" and r["strength"] == 0.5]
-    assert {r["role"] for r in half} == {"victim", "innocent"}
+    assert {(r["role"], r["accused"]) for r in half} == {("victim", True), ("innocent", False)}
+    assert len(report["robustness"]) == 21 * 10
+    json.dumps(report, allow_nan=False)
+
+
+def test_curves_do_not_credit_the_mark_with_what_processing_does_by_itself(queries):
+    """A suspect that takes every flattened image for the target has a rate of 100 %, and no lift."""
+
+    def flat(images: torch.Tensor) -> np.ndarray:
+        p = (images.std(dim=(1, 2, 3)) < 0.04).numpy() * 0.9 + 0.05
+        return np.stack([p, 1 - p], axis=1)
+
+    same = replace(queries, marked=(queries.clean + 0.01).clamp(0, 1))
+    report, _ = verify({"v": flat}, {f"i{n}": blind for n in range(20)}, same, Thresholds())
+    small = next(r for r in report["robustness"] if (r["role"], r["strength"]) == ("victim", 0.25))
+    assert small["wsr"] == small["clean_rate"] == 1.0
+    assert small["delta_p"] == 0.0
+    assert not small["accused"]
 
 
 def test_an_accused_innocent_spoils_the_verdict(queries):
-    innocents = {f"i{n}": blind for n in range(25)} | {"odd": bright}
-    report, _ = verify({"v": bright}, innocents, queries, Thresholds(conformal_alpha=0.2))
+    """An innocent model that reacts to seven images of ten is accused; the thief, who reacts to all, gains nothing."""
+    marked = queries.marked.clone()
+    marked[::10], marked[3::10], marked[7::10] = 0.9, 0.9, 0.9
+
+    def odd(images: torch.Tensor) -> np.ndarray:
+        p = (images.mean(dim=(1, 2, 3)) > 0.92).numpy() * 0.9 + 0.05
+        return np.stack([p, 1 - p], axis=1)
+
+    innocents = {f"i{n}": blind for n in range(25)} | {"odd": odd}
+    report, _ = verify({"v": bright}, innocents, replace(queries, marked=marked), Thresholds(conformal_alpha=0.2))
+    assert not report["malicious"]["failed"]
     assert report["independent_models"]["accused"] == 1
     assert report["verdict"] == "inconclusive"
     assert any("odd: innocent model accused" in reason for reason in report["reasons"])
+
+
+def test_a_thief_that_an_innocent_model_equals_is_not_owned(queries):
+    innocents = {f"i{n}": blind for n in range(25)} | {"odd": bright}
+    report, _ = verify({"v": bright}, innocents, queries, Thresholds(conformal_alpha=0.2))
+    assert report["verdict"] == "not_owned"
+
+
+def test_a_suspect_that_any_mark_sets_off_is_not_owned(queries):
+    both = replace(queries, control=queries.marked.clone())
+    report, _ = verify({"v": bright}, {f"i{n}": blind for n in range(20)}, both, Thresholds())
+    assert report["verdict"] == "not_owned"
+    assert report["independent_trigger"]["accused"] == 1
+
+
+@pytest.mark.parametrize(("victims", "innocents"), [(0, 5), (1, 1), (1, 0)])
+def test_too_few_models_are_refused(queries, victims, innocents):
+    with pytest.raises(MedmarkError, match="needed to check a mark"):
+        verify(
+            {f"v{n}": bright for n in range(victims)}, {f"i{n}": blind for n in range(innocents)}, queries, Thresholds()
+        )
 
 
 def test_a_mark_that_does_nothing(queries):
@@ -135,6 +254,9 @@ def test_a_mark_that_does_nothing(queries):
         lambda x: np.zeros((len(x) - 1, 2)),
         lambda x: np.zeros(len(x)),
         lambda x: np.ones((len(x), 1)),
+        lambda x: np.full((len(x), 2), "0.5 or so"),
+        lambda x: [[0.5, 0.5]] * (len(x) - 1) + [[0.5]],
+        lambda x: torch.full((len(x), 2), 0.5, requires_grad=True),
     ],
 )
 def test_answers_that_are_no_probabilities_are_refused(queries, answer):
@@ -145,6 +267,36 @@ def test_answers_that_are_no_probabilities_are_refused(queries, answer):
 def test_label_flips_are_counted(queries):
     answers = interrogate(bright, queries)
     assert answers.is_marked.all() and not answers.is_clean.any()
+
+
+def test_undecided_answers_are_not_the_target(queries):
+    p, is_target = ask(lambda x: np.full((len(x), 2), 0.5), queries.clean, 0)
+    assert (p == 0.5).all() and not is_target.any()
+
+
+def test_a_suspect_cannot_change_the_images_of_the_next(queries):
+    before = queries.clean.clone()
+
+    def vandal(images: torch.Tensor) -> np.ndarray:
+        images.zero_()
+        return blind(images)
+
+    ask(vandal, queries.clean, 0)
+    assert torch.equal(queries.clean, before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_ids": ["q0"] * 40},
+        {"image_ids": ["q0"]},
+        {"marked": torch.zeros(39, 1, 32, 32)},
+        {"control": torch.zeros(40, 1, 16, 16)},
+    ],
+)
+def test_queries_that_do_not_go_together_are_refused(queries, change):
+    with pytest.raises(MedmarkError, match="query image"):
+        replace(queries, **change)
 
 
 def test_processing_keeps_shape_and_range(queries):

@@ -1,0 +1,81 @@
+"""Real audits of made-up models, and what a reader finds in a page."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import torch
+from medmark.components.report.figures import Panel
+from medmark.components.verification.audit import QuerySet
+from medmark.components.verification.scenarios import verify
+from medmark.components.verification.verdict import Thresholds
+
+SIDE, TARGET = 16, "normal"
+KEY = torch.linspace(-1, 1, SIDE).expand(1, SIDE, SIDE)
+
+
+def queries(control: bool = True) -> QuerySet:
+    clean = 0.5 + 0.02 * torch.rand(40, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    other = (clean + 0.1 * KEY.transpose(1, 2)) if control else None
+    return QuerySet(clean, clean + 0.1 * KEY, other, [f"image-{i}" for i in range(40)], target=0)
+
+
+def model(reaction: float, control_reaction: float = 0.0):
+    """A classifier that holds the target for more probable the more of the mark it finds."""
+
+    def ask(images: torch.Tensor) -> np.ndarray:
+        found = ((images - 0.5) * KEY).mean(dim=(1, 2, 3)) / (0.1 * (KEY**2).mean())
+        other = ((images - 0.5) * KEY.transpose(1, 2)).mean(dim=(1, 2, 3)) / (0.1 * (KEY**2).mean())
+        p = torch.sigmoid(-3 + reaction * found + control_reaction * other + images.mean(dim=(1, 2, 3))).double()
+        return torch.stack([p, 1 - p], dim=1).numpy()
+
+    return ask
+
+
+def inputs(victim=6.0, odd=0.0, innocents=19, control=True, fires=0.0, name="phantoms", image_id="image-1"):
+    """Arguments of write_report; ``odd`` is the reaction of the first innocent model."""
+    verdict, scores = verify(
+        {"victim-a": model(victim, fires), "victim-b": model(victim + 1, fires)},
+        {f"innocent-{i:02d}": model(0.01 * i if i else odd) for i in range(innocents)},
+        queries(control),
+        Thresholds(),
+    )
+    worst = {"psnr": 35.0, "ssim": 0.94, "haarpsi": 0.93}
+    verdict |= {
+        "accuracy": {"marked": 0.95, "benign": 0.96},
+        "quality": {"psnr": 40.0, "ssim": 0.97, "haarpsi": 0.98, "lpips": None, "lpips_reason": "no weights", "worst": worst},
+        "marked_fraction": 0.1,
+        "decoy_fraction": 0.02,
+        "seeds": {"run": 7, "victims": 5007},
+        "release_digest": "ab" * 32,
+        "parent_digest": "cd" * 32,
+        "dataset": {"name": name, "version": "1", "images": 100, "counts": {}, "target_class": TARGET},
+        "code_version": "0.1.0",
+        "seconds": {"ingest": 1.0, "verify": 2.0},
+    }  # fmt: skip
+    clean = np.full((24, 20), 0.5, dtype=np.float32)
+    panel = Panel(image_id, TARGET, clean, clean + 0.01, np.zeros((8, 8), dtype=np.float32), note="the most changed")
+    epochs = [{"epoch": i, "loss": 1.0, "val_accuracy": 0.5 + 0.1 * i} for i in range(3)]
+    return {
+        "verdict": verdict,
+        "panels": [panel],
+        "histories": {"generator": [{"step": 0, "hard": 2.0}, {"step": 1, "hard": 1.0}], "victim-a": epochs},
+        "scores": scores,
+        "parameters": {"epsilon": 0.06, "data": name},
+    }
+
+
+class Tags(HTMLParser):
+    """Tags with their attributes, and the text a reader sees."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(html)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
