@@ -120,14 +120,14 @@ def draw_phantom(size: int, *, sick: bool, body_seed: tuple[int, ...], image_see
 
 
 def _consolidations(x: np.ndarray, y: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Patchy opacities, two to five, from faint to plain."""
+    """Patchy opacities, one to three, from faint to plain."""
     total = np.zeros_like(x)
-    severity = rng.uniform(0.12, 0.34)
-    for _ in range(rng.integers(2, 6)):
+    severity = rng.uniform(0.05, 0.22)
+    for _ in range(rng.integers(1, 4)):
         side = rng.choice((-1, 1))
         cx, cy = side * rng.uniform(0.25, 0.58), rng.uniform(-0.45, 0.45)
-        rx, ry = rng.uniform(0.12, 0.28), rng.uniform(0.10, 0.25)
+        rx, ry = rng.uniform(0.25, 0.50), rng.uniform(0.25, 0.50)
         patch = np.exp(-((((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2) ** 1.3))
         texture = ndimage.gaussian_filter(rng.normal(size=(size, size)), size / 24)
-        total += patch * np.clip(1 + 0.7 * texture / texture.std(), 0.1, None)
+        total += patch * np.clip(1 + 0.3 * texture / texture.std(), 0.1, None)
     return severity * np.clip(total, 0, 1.6)
