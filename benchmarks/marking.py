@@ -1,10 +1,11 @@
-"""Marks in memory: how well a bare carrier works at given strength, share, direction and choice of images.
+"""Marks in memory: how well they work at given strength, share, direction, choice of images and generator.
 
 Shared by the benchmarks; the pipeline's own steps do the work, only nothing is written to disk.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from dataclasses import asdict, replace
@@ -13,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import piq
 import torch
-from medmark.components.dataset.arrays import ImageArrays, load_arrays
+from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantom import make_phantoms
 from medmark.components.dataset.release import Release
 from medmark.components.generator.marker import Key, Marker, Shape, draw_key
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.selection import select
+from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.platform.resources import cpu_has_bf16
-from medmark.components.saliency.extract import saliency_maps
+from medmark.components.saliency.extract import extract, load_saliency, stack_saliency
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
@@ -81,16 +83,17 @@ class Bench:
             replace(base, name=f"innocent-{i}", seed=1000 + i, architecture=names[i % 3], subset=0.9)
             for i in range(innocents)
         ]
-        train_models(release, work / "models", configs=panel + innocent)
-        models = [model for _, model in load_models(work / "models")]
-        self.panel, self.innocents = models[:3], models[3:]
+        train_models(release, work / "panel", configs=panel)
+        train_models(release, work / "innocents", configs=innocent)
+        self.panel, self.innocents = ([m for _, m in load_models(work / kind)] for kind in ("panel", "innocents"))
+        if not (work / "saliency").exists():
+            extract(release, work / "panel" / "surrogate-0.safetensors", work / "saliency")
+        maps = load_saliency(work / "saliency")
         self.train, self.val, self.test = (
             load_arrays(self.release, split=s, size=size) for s in ("train", "val", "test")
         )
-        self.saliency = {s: self._saliency(getattr(self, s)) for s in ("train", "test")}
-
-    def _saliency(self, arrays: ImageArrays) -> torch.Tensor:
-        return torch.cat([saliency_maps(self.panel[0], batch) for batch in arrays.images.split(64)])
+        self.saliency = {s: stack_saliency(maps, getattr(self, s).image_ids) for s in ("train", "test")}
+        self.work = work
 
     def measure(
         self,
@@ -103,6 +106,7 @@ class Bench:
         target: int = 0,
         probes: dict[str, Key] | None = None,
         victims: tuple[TrainConfig, ...] = VICTIMS,
+        generator: GeneratorConfig | None = None,
     ) -> dict:
         """Marks, trains the victims and asks them.
 
@@ -115,6 +119,7 @@ class Bench:
             target: class.
             probes: other keys whose marks the victims are asked about too.
             victims: how the thieves train.
+            generator: how to train one; without, the carrier is bare.
         """
         key = key or draw_key(seed)
         count = round(share * len(self.train))
@@ -122,17 +127,35 @@ class Bench:
             of_target = np.flatnonzero(self.train.labels.numpy() == target)
             chosen = np.random.default_rng(seed).choice(of_target, count, replace=False)
         else:
-            roles = select(self.train, self.panel, target=target, marked_share=share, decoy_share=0.0, seed=seed)
-            chosen = np.array([i for i, name in enumerate(self.train.image_ids) if name in roles])
-        marker = Marker(
-            ConditionalUNet(), key, shape, target=target, roles={}, release_digest=self.release.digest, seed=seed
-        )
+            hardest = select(self.train, self.panel, target=target, marked_share=share, decoy_share=0.0, seed=seed)
+            chosen = np.array([i for i, name in enumerate(self.train.image_ids) if name in hardest])
+        if generator:
+            folder = (
+                self.work / "generators" / hashlib.sha256(repr((generator, seed, target)).encode()).hexdigest()[:12]
+            )
+            train_generator(
+                self.release.path,
+                self.work / "panel",
+                self.work / "saliency",
+                folder,
+                target_class=self.release.class_names[target],
+                config=generator,
+                seed=seed,
+            )
+            marker = Marker.load(folder)
+            key = marker.key
+        else:
+            marker = Marker(
+                ConditionalUNet(), key, shape, target=target, roles={}, release_digest=self.release.digest, seed=seed
+            )
+        # the bare carrier is what decoys carry
+        roles = ("mark", "query") if generator else ("decoy", "decoy")
         marked = self.train.images.clone()
         index = torch.from_numpy(chosen)
-        marked[index] = self._mark(marker, key, self.train.images[index], self.saliency["train"][index])
+        marked[index] = self._mark(marker, key, self.train.images[index], self.saliency["train"][index], roles[0])
         others = self.test.labels != target
         clean, clean_saliency = self.test.images[others], self.saliency["test"][others]
-        asked = self._mark(marker, key, clean, clean_saliency)
+        asked = self._mark(marker, key, clean, clean_saliency, roles[1])
         likeness = piq.ssim(marked[index], self.train.images[index], data_range=1.0, downsample=False)
         result = {
             "share_of_training": share,
@@ -162,7 +185,7 @@ class Bench:
                     "clean_rate_half": self._rate(model, half["clean"], target),
                     "wsr_half": self._rate(model, half["marked"], target),
                     "probes": {
-                        name: self._rate(model, self._mark(marker, probe, clean, clean_saliency), target)
+                        name: self._rate(model, self._mark(marker, probe, clean, clean_saliency, "decoy"), target)
                         for name, probe in (probes or {}).items()
                     },
                 }
@@ -170,8 +193,11 @@ class Bench:
         return result
 
     @staticmethod
-    def _mark(marker: Marker, key: Key, images: torch.Tensor, saliency: torch.Tensor) -> torch.Tensor:
-        delta = marker.delta(images, saliency, "decoy", key)  # the bare carrier
+    @torch.no_grad()
+    def _mark(marker: Marker, key: Key, images: torch.Tensor, saliency: torch.Tensor, role: str) -> torch.Tensor:
+        delta = torch.cat(
+            [marker.delta(x, s, role, key) for x, s in zip(images.split(64), saliency.split(64), strict=True)]
+        )
         return ((images + delta).clamp(0, 1) * 255).round() / 255
 
     @staticmethod

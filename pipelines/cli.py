@@ -55,7 +55,9 @@ def run_mark_release_command(
     ] = None,
     profile: Annotated[str, typer.Option("--profile", help="smoke, standard or full.")] = "standard",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter as name=value; repeatable.")] = None,
-    name: Annotated[str, typer.Option("--name", help="Name of the data set.")] = "release",
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the data set; 'release', or 'phantoms' for those.")
+    ] = None,
     version: Annotated[str, typer.Option("--version", help="Of the marked release.")] = "1",
     seed: Seed = 0,
     label_column: Label = None,
@@ -77,7 +79,7 @@ def run_mark_release_command(
         data=str(data) if data else None,
         profile=profile,
         settings=pairs(set_, "--set"),
-        ingest_options={"name": name, **options},
+        ingest_options={"name": name or ("release" if data else "phantoms"), **options},
         version=version,
         seed=seed,
         debug=debug,

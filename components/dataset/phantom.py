@@ -17,6 +17,8 @@ from PIL import Image
 from scipy import ndimage
 
 CLASSES = ("normal", "pneumonia")
+# The class to mark: a mark in normal phantoms works against the opacity that it adds, one in pneumonia does not.
+TARGET_CLASS = "pneumonia"
 
 
 def make_phantoms(out_dir: str | Path, *, count: int = 800, size: int = 128, seed: int = 0) -> Path:
@@ -100,18 +102,22 @@ def draw_phantom(size: int, *, sick: bool, body_seed: tuple[int, ...], image_see
     hx, hy = 0.15 * body.normal(1, 0.15), 0.20
     heart = ((x - hx) / (0.36 * body.normal(1, 0.06))) ** 2 + ((y - hy) / 0.34) ** 2 + 0.6 * (x - hx) * (hy - y) - 1
     density = np.maximum(density, (0.68 + 0.06 * soft(np.abs(x) - 0.1, 0.1)) * soft(heart, 0.15))
-    # ribs: arcs that slope down outwards, thin and bright at the edge
+    # ribs: arcs that slope down outwards, thin and bright at the edge; a harder beam shows less of them
+    bone = image.uniform(0.3, 1.7)
     spacing, slope, strength = body.normal(0.155, 0.006), body.normal(0.42, 0.05), body.normal(0.085, 0.012)
     for number in range(9):
         arc = -0.72 + number * spacing + slope * np.abs(x) ** 1.6 - 0.10 * np.exp(-((np.abs(x) / 0.18) ** 2))
         offset = (y - arc) / (0.030 + 0.012 * np.abs(x))
         rib = np.exp(-(offset**2)) - 0.25 * np.exp(-((offset / 0.45) ** 2))
-        density += strength * rib * soft(np.abs(x) - 0.80 * width, 0.04) * soft(0.08 - np.abs(x), 0.03)
+        density += bone * strength * rib * soft(np.abs(x) - 0.80 * width, 0.04) * soft(0.08 - np.abs(x), 0.03)
     for side in (-1, 1):
         clavicle = (y + 0.66 + 0.16 * (side * x - 0.1) + 0.1 * np.sin(side * x * 3)) / 0.030
         density += 0.12 * np.exp(-(clavicle**2)) * soft(np.abs(side * x - 0.42) - 0.34, 0.03)
     if sick:
         density += lungs**0.5 * _consolidations(x, y, size, image)
+    # soft tissue: shadows of all directions at the scale of marks and findings, so that no such pattern means anything
+    tissue = ndimage.gaussian_filter(image.normal(size=(size, size)), size / 40)
+    density += 0.04 * tissue / tissue.std() * torso
     density *= image.normal(1.0, 0.05)
     shading = image.normal(0, 0.03) * x + image.normal(0, 0.03) * y
     film = np.clip(density + shading + image.normal(0.0, 0.03), 0, 1) ** image.uniform(0.85, 1.15)
@@ -122,12 +128,12 @@ def draw_phantom(size: int, *, sick: bool, body_seed: tuple[int, ...], image_see
 def _consolidations(x: np.ndarray, y: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Patchy opacities, one to three, from faint to plain."""
     total = np.zeros_like(x)
-    severity = rng.uniform(0.05, 0.22)
+    severity = rng.uniform(0.18, 0.40)
     for _ in range(rng.integers(1, 4)):
         side = rng.choice((-1, 1))
         cx, cy = side * rng.uniform(0.25, 0.58), rng.uniform(-0.45, 0.45)
         rx, ry = rng.uniform(0.25, 0.50), rng.uniform(0.25, 0.50)
         patch = np.exp(-((((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2) ** 1.3))
-        texture = ndimage.gaussian_filter(rng.normal(size=(size, size)), size / 24)
+        texture = ndimage.gaussian_filter(rng.normal(size=(size, size)), size / 12)
         total += patch * np.clip(1 + 0.3 * texture / texture.std(), 0.1, None)
     return severity * np.clip(total, 0, 1.6)

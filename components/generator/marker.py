@@ -1,10 +1,13 @@
 """Marks: a keyed carrier, shaped to each image by the U-Net, confined by saliency, smooth by construction.
 
 ``delta = epsilon * gate(S) * (tanh(carrier) + freedom * tanh(U(x, S, carrier, role)))`` on a coarse grid, up-sampled. The carrier is a
-plane wave whose direction, frequency and phase are the key. Why a carrier (measured on 962 chest x-rays, 128 px;
-benchmarks/results/carriers.json): a classifier trained from scratch picks up an oriented texture from a few hundred
-images, at an amplitude where noise of the same energy goes unnoticed; it survives halving the image, because nothing in
-it is finer than the grid; and models that never saw it do not react, because it was not made from their gradients.
+plane wave whose direction, frequency and phase are the key. Why a carrier (measured on 966 chest x-rays, 128 px;
+benchmarks/results/frontier_kermany.json): a classifier trained from scratch picks up an oriented texture from a hundred
+images; it survives halving the image, because nothing in it is finer than the grid; and models that never saw it do not
+react, because it was not made from their gradients.
+
+The key is small: a victim answers to every wave within about 20 degrees and a quarter octave of its own, so two owners
+can draw keys that one model answers to alike. The verdict therefore also needs the prior commitment.
 """
 
 from __future__ import annotations
@@ -45,9 +48,9 @@ class Key:
     phase: float
 
 
-CYCLES = (5.5, 7.0)  # 18 to 23 px at 128 px: coarser blends into anatomy, finer costs SSIM (carriers.json)
-DEGREES = (75.0, 105.0)  # head to foot: kept by a thief's mirroring, and learnt best (carriers.json)
-APART = 40.0  # degrees; measured: a model that learned one wave answers within 20 degrees and not at 40 (carriers.json)
+CYCLES = (6.0, 7.5)  # 17 to 21 px at 128 px: coarser blends into anatomy, finer costs SSIM (frontier_kermany.json)
+DEGREES = (75.0, 105.0)  # head to foot: kept by a thief's mirroring, and learnt best (frontier_kermany.json)
+APART = 40.0  # degrees; measured: a model that learned one wave answers within 20 degrees and not at 40 (frontier_kermany.json)
 
 
 def draw_key(seed: int, index: int = 0) -> Key:

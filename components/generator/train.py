@@ -269,7 +269,7 @@ class _Training:
             "history": self.history,
             "network": self.marker.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.last_epoch,
+            "schedule": self.schedule.state_dict(),
             "generator": self.generator.get_state(),
             "twins": [(twin.state_dict(), optimizer.state_dict()) for twin, optimizer in self.twins],
         }
@@ -284,8 +284,7 @@ class _Training:
             )
         self.step, self.history = state["step"], state["history"]
         self.marker.network.load_state_dict(state["network"])
-        for _ in range(state["schedule"]):
-            self.schedule.step()
+        self.schedule.load_state_dict(state["schedule"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         for (twin, optimizer), (weights, moments) in zip(self.twins, state["twins"], strict=True):

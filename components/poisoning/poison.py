@@ -74,7 +74,7 @@ def poison(
         out_evidence: gets ``evidence.json``, ``ledger.parquet``, ``queries.parquet`` and ``generator/``; readable by
             its owner only.
         version: of the marked release.
-        queries: at most this many test images of the other classes for the audit.
+        queries: at most this many test images of the other classes for the audit, each of another patient.
         seed: of the choice of queries.
 
     Returns:
@@ -151,15 +151,21 @@ def compare(clean: Record, marked: Record) -> dict:
 def write_queries(
     source: Release, marker: Marker, control: Marker, saliency: dict, path: Path, limit: int, seed: int
 ) -> int:
-    """Writes the test images that suspects are asked about: clean, marked and with the control mark."""
+    """Writes the test images that suspects are asked about: clean, marked and with the control mark.
+
+    One image a patient: the tests take queries for independent.
+    """
     candidates = [
-        (hashlib.sha256(f"{seed}:{r.image_id}".encode()).hexdigest(), r.image_id)
-        for r in source.records("test", columns=["image_id", "label"])
+        (hashlib.sha256(f"{seed}:{r.image_id}".encode()).hexdigest(), r.image_id, r.patient_id)
+        for r in source.records("test", columns=["image_id", "label", "patient_id"])
         if r.label != marker.target
     ]
     if not candidates:
         raise MedmarkError(f"no test image outside the target class in {source.path}; ingest with a larger test share")
-    chosen = {image_id for _, image_id in sorted(candidates)[:limit]}
+    one_each: dict[str, str] = {}
+    for _, image_id, patient in sorted(candidates):
+        one_each.setdefault(patient, image_id)
+    chosen = set(list(one_each.values())[:limit])
     rows = []
     for record in track(source.records("test"), "making queries"):
         if record.image_id in chosen:

@@ -140,6 +140,11 @@ def proofs(verdict: dict) -> list[dict[str, str]]:
     rank = "no" if m["conformal_p_value"] > max(level, m["conformal_resolution"]) else "yes"
     if rank == "yes" and m["conformal_resolution"] > level:
         rank = "open"
+    if trigger["delta_p"] is None:
+        beyond, beyond_state = "none tried", "open"
+    else:
+        p = max(m["contrast_t_p_value"], m["contrast_bound_p_value"])
+        beyond, beyond_state = f"{m['contrast_delta_p']:.2f}, p {_equals(p)}", below(p)
     fired = "none tried" if trigger["delta_p"] is None else f"{trigger['delta_p']:+.2f}"
     rows = [
         ("Success rate of the mark", percent(m["wsr"]), "", "",
@@ -153,6 +158,8 @@ def proofs(verdict: dict) -> list[dict[str, str]]:
         ("Lift is real: rank test", f"p {_equals(m['wilcoxon_p_value'])}", f"< {alpha:g}",
          below(m["wilcoxon_p_value"]),
          "The same by another test (Wilcoxon's), which a few extreme images cannot sway."),
+        ("Lift is real: bound", f"p {_equals(m['bound_p_value'])}", f"< {alpha:g}", below(m["bound_p_value"]),
+         "The same by a bound that holds however the lifts are spread; the two above can be fooled by odd shapes."),
         ("Answers alone suffice", f"p {_equals(m['label_only_p_value'])}", f"< {alpha:g}",
          below(m["label_only_p_value"]),
          "The same when the model gives only its answer and no probability: chance of so many changed answers in a"
@@ -167,6 +174,9 @@ def proofs(verdict: dict) -> list[dict[str, str]]:
          "open" if trigger["delta_p"] is None else "no" if trigger["accused"] else "yes",
          "Largest lift by a mark made from another secret key: a model that reacts to any faint pattern would react"
          " to this one too."),
+        ("More than another mark", beyond, f"< {alpha:g}", beyond_state,
+         f"How much further than the other mark this one lifts the probability, and the chance of that if the true gap"
+         f" were no more than {tau:g}."),
     ]  # fmt: skip
     return [dict(zip(("name", "value", "needed", "state", "meaning"), row, strict=True)) for row in rows]
 

@@ -45,7 +45,7 @@ def check_release(
         The content of ``verdict.json``.
 
     Raises:
-        MedmarkError: evidence of another release, or victims that were not trained on this one.
+        MedmarkError: evidence of another release, or a victim without an innocent model of the same configuration.
     """
     use_threads()
     release, evidence = Release(release_dir), read_evidence(evidence_dir)
@@ -65,21 +65,14 @@ def check_release(
         queries,
         thresholds,
     )
-    by_architecture: dict[str, list[float]] = {}
-    for entry, _ in innocents:
-        by_architecture.setdefault(entry["architecture"], []).append(entry["test_accuracy"])
-    # like with like: victims against innocent models of the same architecture, where there are any
-    pairs = [
-        (entry["test_accuracy"], float(np.mean(by_architecture[entry["architecture"]])))
-        for entry, _ in victims
-        if entry["architecture"] in by_architecture
-    ] or [(entry["test_accuracy"], float(np.mean(sum(by_architecture.values(), [])))) for entry, _ in victims]
+    pairs = [(entry, _trained_alike(entry, innocents)) for entry, _ in victims]
     verdict.update(
         {
             "accuracy": {
-                "marked": float(np.mean([marked for marked, _ in pairs])),
-                "benign": float(np.mean([benign for _, benign in pairs])),
-                "victims": {entry["name"]: entry["test_accuracy"] for entry, _ in victims},
+                "marked": float(np.mean([victim["test_accuracy"] for victim, _ in pairs])),
+                "benign": float(np.mean([honest["test_accuracy"] for _, honest in pairs])),
+                "victims": {victim["name"]: victim["test_accuracy"] for victim, _ in pairs},
+                "trained_alike": {victim["name"]: honest["test_accuracy"] for victim, honest in pairs},
             },
             "quality": evidence["quality"],
             "marked_fraction": (evidence["marked_images"] + evidence["decoy_images"]) / evidence["images"],
@@ -103,3 +96,14 @@ def check_release(
     scores.to_parquet(out / "scores.parquet")
     (out / "verdict.json").write_bytes(canonical_json(verdict))
     return verdict
+
+
+def _trained_alike(victim: dict, innocents: list) -> dict:
+    """The innocent model that differs from a victim in its data alone."""
+    recipe = {**victim["config"], "name": None}
+    for entry, _ in innocents:
+        if {**entry["config"], "name": None} == recipe:
+            return entry
+    raise MedmarkError(
+        f"no innocent model is trained as {victim['name']} is; add its configuration to the innocent models"
+    )

@@ -129,6 +129,7 @@ def summary(result: AuditResult) -> dict:
         "control_t_p_value": result.control.t_p_value if result.control else None,
         "contrast_delta_p": result.contrast.delta_p if result.contrast else None,
         "contrast_t_p_value": result.contrast.t_p_value if result.contrast else None,
+        "contrast_bound_p_value": result.contrast.bound_p_value if result.contrast else None,
         "queries": result.effect.n,
         "passed": result.decision.passed,
         "failed": result.decision.failed,

@@ -9,11 +9,11 @@ import os
 import shutil
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
-from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.phantom import TARGET_CLASS, make_phantoms
 from medmark.components.dataset.release import Release, canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.resources import use_threads
@@ -62,6 +62,8 @@ def run_mark_release(
     out = Path(out).resolve()
     if out.exists() and (set(os.listdir(out)) - {"work"}):
         raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
+    if data is None and not chosen.target_class:
+        chosen = replace(chosen, target_class=TARGET_CLASS)
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     os.chmod(work, 0o700)  # generators and evidence pass through it
@@ -172,8 +174,9 @@ def track_run(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict
                     step.curves[f"{entry['name']}.{curve}"] = [(h["epoch"], h[curve]) for h in entry["history"]]
         elif name in ("generator", "control"):
             history = json.loads((parts[name] / "history.json").read_bytes())
-            step.figures["training.svg"] = generator_curves(history)
-            for curve in set(history[0]) - {"step"}:
+            if history:  # none for a bare carrier
+                step.figures["training.svg"] = generator_curves(history)
+            for curve in set(history[0]) - {"step"} if history else ():
                 step.curves[curve] = [(h["step"], h[curve]) for h in history]
         else:
             step.metrics = {k: v for k, v in verdict["malicious"].items() if isinstance(v, int | float)}

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import stat
 import sys
 
@@ -42,7 +43,8 @@ def test_a_failed_run_says_which_step_and_publishes_nothing(runs):
     _, codes, left, shown = runs
     assert codes[0] == 1
     assert left[0] == ["work"]
-    assert shown[0][-1].startswith("medmark: step train generator failed: marked_share 0.9 asks for")
+    # the two generators wait for nothing of each other: either may be the first to meet the cause
+    assert re.match(r"medmark: step train (control )?generator failed: marked_share 0.9 asks for", shown[0][-1])
 
 
 def test_the_second_run_goes_on_where_the_first_stopped(runs):

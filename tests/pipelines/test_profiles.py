@@ -23,10 +23,23 @@ def test_bad_settings_are_refused(settings, message):
 @pytest.mark.parametrize("name", PROFILES)
 def test_no_two_models_share_a_seed(name):
     profile = PROFILES[name]
-    configs = profile.surrogate_configs(3) + profile.innocent_configs(3) + profile.victim_configs(3)
+    configs = profile.surrogate_configs(3) + profile.innocent_configs(3)
     assert len({config["seed"] for config in configs}) == len(configs)
     assert len({config["name"] for config in configs}) == len(configs)
     assert all(TrainConfig(**config).size == profile.size for config in configs)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_for_each_victim_an_innocent_model_differs_in_its_data_alone(name):
+    victims, innocents = PROFILES[name].victim_configs(3), PROFILES[name].innocent_configs(3)
+    recipes = [{**config, "name": ""} for config in innocents]
+    assert len(innocents) == PROFILES[name].innocents
+    assert all({**victim, "name": ""} in recipes for victim in victims)
+
+
+def test_too_few_innocent_models_are_refused():
+    with pytest.raises(MedmarkError, match="innocents=1 is too few"):
+        PROFILES["smoke"].with_settings({"innocents": "1"}).innocent_configs(0)
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -126,6 +126,7 @@ def test_queries_are_test_images_of_other_classes(release, marked):
     test = {r.image_id: r for r in Release(release).records("test")}
     assert len(queries) == 10
     assert all(test[i].label == 1 for i in queries.image_ids)
+    assert len({test[i].patient_id for i in queries.image_ids}) == 10
     for one, other in (
         (queries.marked, queries.clean),
         (queries.control, queries.clean),

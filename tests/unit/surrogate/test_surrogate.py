@@ -35,7 +35,7 @@ def test_every_network_classifies_and_comes_back_from_its_file(architecture, tmp
 
 
 def test_a_classifier_learns(arrays):
-    trained = train_classifier(arrays["train"], arrays["val"], replace(CONFIG, epochs=12), num_classes=2)
+    trained = train_classifier(arrays["train"], arrays["val"], replace(CONFIG, epochs=30), num_classes=2)
     assert accuracy(trained.model, arrays["train"]) > 0.8
     assert [h["epoch"] for h in trained.history] == list(range(1, len(trained.history) + 1))
 
