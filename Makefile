@@ -21,7 +21,13 @@ run: install ## mark a release of chest phantoms into out/ and print the verdict
 	if [ -e out/verdict.json ]; then rm -rf out; fi
 	$(BIN)/medmark run mark-release --profile smoke --out out
 
-test: install ## run all tests
+# a real model server for the tests; it needs an older FastAPI than MLflow's, so it gets an environment of its own
+$(VENV)/mlserver/.installed: $(VENV)/.installed
+	$(PYTHON) -m venv $(VENV)/mlserver
+	$(VENV)/mlserver/bin/python -m pip install --quiet 'mlserver >=1.7,<2' 'onnxruntime >=1.20'
+	touch $@
+
+test: install $(VENV)/mlserver/.installed ## run all tests
 	$(BIN)/python -m pytest
 
 lint: install ## check style with ruff

@@ -27,7 +27,11 @@ STEPS = 150
 def rows() -> dict[str, GeneratorConfig]:
     """What is trained, by name."""
     base = GeneratorConfig(shape=Shape(grid=64), steps=STEPS, ssim_floor=0.955)
-    plan = {"bare carrier": replace(base, steps=0), "all terms": base}
+    plan = {
+        "bare carrier": replace(base, steps=0),
+        "bare carrier, as alike as with all terms": replace(base, steps=0, shape=replace(base.shape, epsilon=0.048)),
+        "all terms": base,
+    }
     for field in fields(Weights):
         plan[f"without {field.name}"] = replace(base, weights=replace(base.weights, **{field.name: 0.0}))
     plan["free"] = replace(base, shape=replace(base.shape, freedom=1.5))

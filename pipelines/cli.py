@@ -128,6 +128,84 @@ def print_verdict(verdict: dict, out: Path) -> None:
 
 
 @app.command()
+def audit(
+    evidence: Annotated[Path, typer.Argument(help="Private evidence of a release.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; answers in it are not asked for again.")],
+    suspect: Annotated[
+        list[str],
+        typer.Option("--suspect", help="http(s)://host/v2/models/NAME, FILE.onnx or models:/NAME/VERSION; repeatable."),
+    ],
+    size: Annotated[
+        int | None, typer.Option("--size", help="Side of the suspect's images, if it does not say.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="1 or 3, if it does not say.")] = None,
+    scale: Annotated[float, typer.Option("--scale", help="Value of white before normalisation, 1 or 255.")] = 1.0,
+    mean: Annotated[float, typer.Option("--mean", help="Taken off after scaling.")] = 0.0,
+    std: Annotated[float, typer.Option("--std", help="Divided by afterwards.")] = 1.0,
+    answers: Annotated[str, typer.Option("--answers", help="probabilities, logits or labels.")] = "probabilities",
+    input: Annotated[
+        str | None, typer.Option("--input", help="Name of the input tensor, if there are several.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("--output", help="Name of the output tensor, likewise.")] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Class names in the order of the suspect's outputs.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images a request.")] = 8,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one request.")] = 30.0,
+    retries: Annotated[int, typer.Option("--retries", help="Further tries of a request that failed.")] = 4,
+    rate: Annotated[float | None, typer.Option("--rate", help="Requests a second, at most.")] = None,
+    ca_bundle: Annotated[str | None, typer.Option("--ca-bundle", help="PEM file of authorities to trust.")] = None,
+    registry: Annotated[str | None, typer.Option("--registry", help="URI of the MLflow registry.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Question suspect models: were they trained on the release?
+
+    A bearer token for endpoints is read from the environment variable MEDMARK_SUSPECT_TOKEN. The exit code is 0 if every
+    suspect has a verdict, 3 if one is inconclusive, 1 after an error.
+    """
+    from medmark.pipelines.audit_suspect.run import run_audit
+
+    contract = {"size": size, "channels": channels, "scale": scale, "mean": mean, "std": std, "answers": answers}
+    contract |= {"input": input, "output": output, "classes": classes.split(",") if classes else None}
+    connection = {"batch_size": batch_size, "timeout": timeout, "retries": retries, "rate": rate}
+    result = run_audit(
+        evidence,
+        suspect,
+        out,
+        contract=contract,
+        connection={**connection, "ca_bundle": ca_bundle},
+        registry=registry,
+    )
+    print_audit(result, out)
+    if any(entry["verdict"] == "inconclusive" for entry in result["suspects"]):
+        raise typer.Exit(3)
+
+
+def print_audit(result: dict, out: Path) -> None:
+    """A verdict a suspect, and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="medmark: audit", title_justify="left", show_edge=False)
+    for column in ("suspect", "verdict", "marked taken for the target (clean)", "lift", "images", "rank p"):
+        table.add_column(column, overflow="fold")
+    for s in result["suspects"]:
+        style = {"owned": "red", "not_owned": "green"}.get(s["verdict"], "yellow")
+        numbers = ["-", "-"]
+        if s["lift"] is not None:
+            numbers = [f"{100 * s['wsr']:.0f} % ({100 * s['clean_rate']:.0f} %)", f"{s['lift']:+.3f}"]
+        rank = f"{s['rank_p_value_holm']:.3f}"
+        table.add_row(Text(s["name"]), s["verdict"], *numbers, str(s["queries"]), rank, style=style)
+    console = Console()
+    console.print(table)
+    for s in result["suspects"]:
+        for reason in s["failed"] + s["missing"]:
+            console.print(f"- {s['name']}: {reason}", style="yellow", markup=False, highlight=False)
+    console.print(f"report: {Path(out).resolve() / 'audit.html'}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def phantom(
     out: Out,
     count: Annotated[int, typer.Option("--count", help="Images, half of each class.")] = 800,

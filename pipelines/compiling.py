@@ -15,12 +15,13 @@ def compile_all(out: str | Path) -> list[Path]:
         The files.
     """
     from kfp import compiler
+    from medmark.pipelines.audit_suspect.pipeline import audit_suspect
     from medmark.pipelines.mark_release.pipeline import mark_release
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for pipeline in (mark_release,):
+    for pipeline in (audit_suspect, mark_release):
         path = out / f"{pipeline.name}.yaml"
         compiler.Compiler().compile(pipeline, str(path))
         paths.append(path)

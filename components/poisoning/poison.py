@@ -125,6 +125,7 @@ def poison(
         "schema_version": EVIDENCE_SCHEMA_VERSION,
         "release_digest": release.digest,
         "parent_digest": source.digest,
+        "class_names": list(source.class_names),
         "target_class": source.class_names[marker.target],
         "marked_images": sum(row["role"] == "mark" for row in ledger),
         "decoy_images": sum(row["role"] == "decoy" for row in ledger),
@@ -153,7 +154,7 @@ def write_queries(
 ) -> int:
     """Writes the test images that suspects are asked about: clean, marked and with the control mark.
 
-    One image a patient: the tests take queries for independent.
+    One image a patient, in random order: the tests take queries for independent, and an audit may stop after a few.
     """
     candidates = [
         (hashlib.sha256(f"{seed}:{r.image_id}".encode()).hexdigest(), r.image_id, r.patient_id)
@@ -165,10 +166,10 @@ def write_queries(
     one_each: dict[str, str] = {}
     for _, image_id, patient in sorted(candidates):
         one_each.setdefault(patient, image_id)
-    chosen = set(list(one_each.values())[:limit])
+    order = {image_id: place for place, image_id in enumerate(list(one_each.values())[:limit])}
     rows = []
     for record in track(source.records("test"), "making queries"):
-        if record.image_id in chosen:
+        if record.image_id in order:
             rows.append(
                 {
                     "image_id": record.image_id,
@@ -180,6 +181,7 @@ def write_queries(
                     "control": control.mark(record, saliency, "query").image,
                 }
             )
+    rows.sort(key=lambda row: order[row["image_id"]])
     pq.write_table(pa.Table.from_pylist(rows, schema=QUERIES), path, compression="zstd")
     return len(rows)
 

@@ -104,23 +104,18 @@ def _svg(figure: Figure) -> bytes:
 
 def histograms(scores: pd.DataFrame, target: str) -> bytes:
     """How probable each scenario's models hold the target class, for clean and for marked images, as SVG."""
-    scenarios = {
-        "malicious": ("Trained on the release,\nshown its mark", "marked", RED, "with the mark"),
-        "independent_model": ("Innocent models,\nshown the mark", "marked", RED, "with the mark"),
-        "independent_trigger": (
-            "Trained on the release,\nshown another generator's mark",
-            "control",
-            BLUE,
-            "with the other mark",
-        ),
-    }
+    scenarios = [
+        ("victim", "Trained on the release,\nshown its mark", "p_marked", RED, "with the mark"),
+        ("innocent", "Innocent models,\nshown the mark", "p_marked", RED, "with the mark"),
+        ("victim", "Trained on the release,\nshown another generator's mark", "p_control", BLUE, "with the other mark"),
+    ]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 3.0))
         axes = figure.subplots(1, 3, sharey=True)
-        for axis, (scenario, (title, variant, color, name)) in zip(axes, scenarios.items(), strict=True):
-            part = scores[scores.scenario == scenario]
-            for wanted, fill, label in (("clean", GRAY, "as they are"), (variant, color, name)):
-                values = part[part.variant == wanted].p_target
+        for axis, (role, title, column, color, name) in zip(axes, scenarios, strict=True):
+            part = scores[scores.role == role].dropna(subset=column)
+            for wanted, fill, label in (("p_clean", GRAY, "as they are"), (column, color, name)):
+                values = part[wanted]
                 if len(values):
                     weights = np.full(len(values), 100 / len(values))
                     axis.hist(values, np.linspace(0, 1, 21), weights=weights, color=fill, alpha=0.65, label=label)
@@ -174,6 +169,53 @@ def classifier_curves(histories: dict[str, list[dict]]) -> bytes:
                     label = None
         axis.set(xlabel="epoch (pass over the training images)", ylabel="accuracy, %")
         axis.legend(loc="lower right")
+        return _svg(figure)
+
+
+def e_value_paths(paths: dict[str, list[float]], needed: float) -> bytes:
+    """How the evidence about one suspect grew with each image, as SVG.
+
+    Args:
+        paths: log10 of the e-values after each image, by hypothesis.
+        needed: log10 of the e-value that decides.
+    """
+    names = {
+        "effect": ("lift", RED, "-"),
+        "contrast": ("lift beyond the control mark", RED, "--"),
+        "labels": ("changed answers", RED, ":"),
+        "against": ("no such lift", BLUE, "-"),
+    }
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 2.8))
+        axis = figure.subplots()
+        for name, path in paths.items():
+            label, color, style = names[name]
+            axis.plot(range(1, len(path) + 1), path, color=color, ls=style, lw=1.6, label=label)
+        axis.axhline(needed, color=INK, lw=0.8)
+        axis.annotate(f"decides: {10**needed:,.0f}", (0.0, needed), (2, 2), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
+        low = min(min(path) for path in paths.values())
+        ticks = range(int(np.floor(low)), int(np.ceil(needed)) + 2)
+        axis.set_yticks(list(ticks), [f"{10.0**t:,.0f}" if t >= 0 else f"1/{10**-t:,}" for t in ticks])
+        axis.set(xlabel="images asked", ylabel="e-value", xlim=(0, None), ylim=(low - 0.3, needed + 1))
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _svg(figure)
+
+
+def lifts(innocent: dict[str, float], suspects: dict[str, float]) -> bytes:
+    """Mean lift of every innocent model and of each suspect on one line, as SVG."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 0.9 + 0.35 * len(suspects)))
+        axis = figure.subplots()
+        rows = [("innocent models", list(innocent.values()), BLUE)]
+        rows += [(name, [value], RED) for name, value in suspects.items()]
+        for y, (_, values, color) in enumerate(rows):
+            axis.plot(values, [y] * len(values), "o", color=color, alpha=0.7, ms=6)
+        axis.axvline(0, color=GRAY, lw=0.8)
+        axis.set_yticks(range(len(rows)), [name[-60:] for name, _, _ in rows])
+        axis.set(
+            xlabel="mean lift of the target's probability by the mark", xlim=(-0.55, 1.05), ylim=(len(rows) - 0.5, -0.5)
+        )
         return _svg(figure)
 
 

@@ -51,9 +51,6 @@ def write_report(
     """
     tone, headline = HEADLINES[verdict["verdict"]]
     target = verdict["dataset"]["target_class"]
-    environment = Environment(
-        loader=PackageLoader("medmark.components.report", "."), autoescape=True, undefined=StrictUndefined
-    )
     figures = {
         "histograms": histograms(scores, target),
         "robustness": robustness_curves(verdict["robustness"], target),
@@ -62,39 +59,50 @@ def write_report(
     if histories.get("generator"):
         figures["generator"] = generator_curves(histories["generator"])
     seeds = {f"seed of {name}": seed for name, seed in verdict["seeds"].items()}
-    html = environment.get_template("report.html.j2").render(
-        v=verdict,
-        target=target,
-        tone=tone,
-        headline=headline,
-        sentences=sentences(verdict),
-        proofs=proofs(verdict),
-        models=models(verdict),
-        panels=[
-            {
-                "image_id": p.image_id,
-                "label": p.label,
-                "note": p.note,
-                "clean": gray_png(p.clean),
-                "marked": gray_png(p.marked),
-                "difference": difference_png(p),
-                "saliency": saliency_png(p),
-            }
-            for p in panels
-        ],
-        gain=DIFFERENCE_GAIN,
-        side=PANEL_SIDE,
-        half=at_half_side(verdict["robustness"]),
-        figures={"generator": None} | {name: data_uri(svg, "image/svg+xml") for name, svg in figures.items()},
-        digests=[
-            ("Digest of the release", verdict["release_digest"]),
-            ("Digest of the release it was made from", verdict["parent_digest"]),
-        ],
-        parameters=sorted((parameters | seeds).items()),
-        percent=percent,
-        p_value=p_value,
+    html = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            v=verdict,
+            target=target,
+            tone=tone,
+            headline=headline,
+            sentences=sentences(verdict),
+            proofs=proofs(verdict),
+            models=models(verdict),
+            panels=[
+                {
+                    "image_id": p.image_id,
+                    "label": p.label,
+                    "note": p.note,
+                    "clean": gray_png(p.clean),
+                    "marked": gray_png(p.marked),
+                    "difference": difference_png(p),
+                    "saliency": saliency_png(p),
+                }
+                for p in panels
+            ],
+            gain=DIFFERENCE_GAIN,
+            side=PANEL_SIDE,
+            half=at_half_side(verdict["robustness"]),
+            figures={"generator": None} | {name: data_uri(svg, "image/svg+xml") for name, svg in figures.items()},
+            digests=[
+                ("Digest of the release", verdict["release_digest"]),
+                ("Digest of the release it was made from", verdict["parent_digest"]),
+            ],
+            parameters=sorted((parameters | seeds).items()),
+            percent=percent,
+            p_value=p_value,
+        )
     )
     Path(out_html).write_text(html, encoding="utf-8")
+
+
+def environment() -> Environment:
+    """Templates of this room; whatever is filled in is escaped."""
+    return Environment(
+        loader=PackageLoader("medmark.components.report", "."), autoescape=True, undefined=StrictUndefined
+    )
 
 
 def percent(share: float) -> str:

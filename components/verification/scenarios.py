@@ -40,7 +40,8 @@ def verify(
         The statistical part of ``verdict.json``: ``verdict`` (``owned`` only if every victim is, no innocent model is
         accused and no control mark fires; ``not_owned`` if a victim gets away; else ``inconclusive``), ``reasons``
         against it, ``malicious`` (the weakest victim), ``victims``, ``independent_models``, ``independent_trigger``,
-        ``robustness``, ``thresholds``; and a table of every score: scenario, model, image_id, variant, p_target.
+        ``robustness``, ``thresholds``; and a table of every answer: role (``victim`` or ``innocent``), model, image_id
+        and the columns of :class:`medmark.components.verification.audit.Answers`.
 
     Raises:
         MedmarkError: no victim, or fewer than two innocent models.
@@ -86,11 +87,8 @@ def verify(
         "robustness": robustness(victims, innocents, queries, thresholds),
         "thresholds": vars(thresholds).copy(),
     }
-    rows = [table("malicious", n, queries, a, "marked") for n, a in caught.items()]
-    rows += [table("independent_model", n, queries, a, "marked") for n, a in asked.items()]
-    rows += [
-        table("independent_trigger", n, queries, a, "control") for n, a in caught.items() if a.p_control is not None
-    ]
+    rows = [table("victim", name, queries, answers) for name, answers in caught.items()]
+    rows += [table("innocent", name, queries, answers) for name, answers in asked.items()]
     return report, pd.concat(rows, ignore_index=True)
 
 
@@ -178,15 +176,6 @@ def robustness(
     return rows
 
 
-def table(scenario: str, model: str, queries: QuerySet, answers: Answers, variant: str) -> pd.DataFrame:
-    """Scores of one model, two rows an image: clean, and marked or control."""
-    scores = {"clean": answers.p_clean, variant: answers.p_marked if variant == "marked" else answers.p_control}
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {"scenario": scenario, "model": model, "image_id": queries.image_ids, "variant": v, "p_target": p}
-            )
-            for v, p in scores.items()
-        ],
-        ignore_index=True,
-    )
+def table(role: str, model: str, queries: QuerySet, answers: Answers) -> pd.DataFrame:
+    """Answers of one model, a row an image."""
+    return pd.DataFrame({"role": role, "model": model, "image_id": queries.image_ids, **vars(answers)})

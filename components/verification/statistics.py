@@ -67,7 +67,7 @@ class LabelOnly:
     p_value: float
 
 
-def _probabilities(values: np.ndarray, what: str) -> np.ndarray:
+def probabilities(values: np.ndarray, what: str) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any() or (values > 1).any():
         raise MedmarkError(
@@ -93,7 +93,7 @@ def paired_effect(
     """
     if not 0 <= tau < 1:
         raise MedmarkError(f"tau {tau} outside [0, 1); give the lift of probability that an innocent model may show")
-    p_clean, p_marked = _probabilities(p_clean, "clean scores"), _probabilities(p_marked, "marked scores")
+    p_clean, p_marked = probabilities(p_clean, "clean scores"), probabilities(p_marked, "marked scores")
     if len(p_clean) != len(p_marked) or len(p_clean) < MIN_PAIRS:
         raise MedmarkError(
             f"{len(p_clean)} clean and {len(p_marked)} marked scores; at least {MIN_PAIRS} pairs are needed"

@@ -128,7 +128,7 @@ def mark_release(
         generator=generator.outputs["generator"],
         control=control.outputs["generator"],
         release=marked.outputs["marked"],
-        evidence=marked.outputs["evidence"],
+        evidence=check.outputs["complete"],
         victims=victims.outputs["models"],
         check=check.outputs["check"],
         report=report.outputs["report"],

@@ -49,6 +49,7 @@ def steps(source, tmp_path_factory):
         evidence=artifact("evidence"),
         victims=artifact("victims", dsl.Model),
         check=artifact("check"),
+        complete=artifact("complete"),
         report=artifact("report", dsl.HTML),
     )
     made.digest = ingest_component.python_func(
@@ -90,6 +91,7 @@ def steps(source, tmp_path_factory):
         thresholds=given["thresholds"],
         seeds=given["seeds"],
         check=made.check,
+        complete=made.complete,
     )
     report_component.python_func(
         clean=made.clean,

@@ -1,0 +1,62 @@
+"""The report of an audit: one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from medmark.components.report.figures import data_uri, e_value_paths, lifts
+from medmark.components.report.report import environment, percent
+
+HEADLINES = {
+    "owned": ("bad", "Trained on the release: every proof holds"),
+    "not_owned": ("good", "Not shown to be trained on the release"),
+    "inconclusive": ("open", "Open: the evidence does not suffice either way"),
+}
+SENTENCES = {
+    "owned": "The model reacts to the secret mark as only models trained on the release are known to. Before anyone"
+    " is accused, show that this evidence was committed to before the release went out.",
+    "not_owned": "The model does not react to the mark as a model trained on the release would. Do not accuse.",
+    "inconclusive": "At least one proof could not be had. That is not enough to accuse anybody.",
+}
+THRESHOLDS = {
+    "alpha": "chance of accusing a model whose reaction is no more than tau, at most",
+    "tau": "lift of the probability that an innocent model may show",
+    "guilty": "lift below which a suspect is cleared",
+    "conformal_alpha": "level of the rank among innocent models",
+    "min_queries": "of the tests with a fixed number of images; not used here",
+}
+
+
+def write_audit_report(out_html: str | Path, audit: dict) -> None:
+    """Writes the report of an audit.
+
+    Names come from outside: all text is escaped, and the page forbids the browser to load anything.
+
+    Args:
+        out_html: file to write.
+        audit: content of ``audit.json``, see :func:`medmark.components.verification.suspect_audit.audit_suspects`.
+    """
+    needed = math.log10(len(audit["suspects"]) / audit["thresholds"]["alpha"])
+    shown = []
+    for suspect in audit["suspects"]:
+        tone, headline = HEADLINES[suspect["verdict"]]
+        paths = suspect["path_log10"]
+        figure = data_uri(e_value_paths(paths, needed), "image/svg+xml") if paths else None
+        extra = {"tone": tone, "headline": headline, "sentence": SENTENCES[suspect["verdict"]], "figure": figure}
+        shown.append(suspect | extra)
+    moved = {suspect["name"]: suspect["lift"] for suspect in shown if suspect["lift"] is not None}
+    html = (
+        environment()
+        .get_template("audit.html.j2")
+        .render(
+            audit=audit,
+            suspects=shown,
+            target=audit["target_class"],
+            figure_lifts=data_uri(lifts(audit["innocent_models"]["lifts"], moved), "image/svg+xml") if moved else None,
+            thresholds=sorted(audit["thresholds"].items()),
+            threshold_meanings=THRESHOLDS,
+            percent=percent,
+        )
+    )
+    Path(out_html).write_text(html, encoding="utf-8")

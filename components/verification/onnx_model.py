@@ -1,0 +1,182 @@
+"""Suspects as ONNX files, from a folder or from an MLflow registry."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import yaml
+from google.protobuf.message import DecodeError, Message
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.resources import choose_threads
+from medmark.components.platform.tracking import QUIET
+
+MAX_BYTES = 1 << 30  # of a model with its external data; arbitrary
+MAX_MLMODEL = 1 << 20  # of MLflow's description of a model, bytes; arbitrary
+BATCH = 32  # arbitrary
+TYPES = {
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(string)": "str",
+}
+
+
+class OnnxModel:
+    """An ONNX file on the CPU; a ``Backend`` of :mod:`medmark.components.verification.suspects`.
+
+    The file is hostile: at most 1 GiB with its external data, which must lie in the model's folder, and only the operators
+    that onnxruntime brings along. What a graph computes is not bounded.
+
+    Args:
+        path: of the file.
+        where: what to call it in messages; None: the path.
+
+    Raises:
+        MedmarkError: missing, damaged, too large, or refused by onnx or onnxruntime.
+    """
+
+    batch_size = BATCH
+
+    def __init__(self, path: str | Path, where: str | None = None):
+        self.where = where or str(path)
+        path = Path(path)
+        try:
+            self.digest = self._checked_digest(path)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = choose_threads()
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 4  # it would print what the exception says too
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except MedmarkError:
+            raise
+        except Exception as error:  # onnx's and onnxruntime's exceptions have no common base
+            raise MedmarkError(
+                f"no usable ONNX model: {self.where} ({_line(error)}); export the model again"
+            ) from error
+        self.inputs = {tensor.name: _declared(tensor) for tensor in self._session.get_inputs()}
+        self.outputs = {tensor.name: _declared(tensor) for tensor in self._session.get_outputs()}
+
+    def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
+        """Answers to one batch."""
+        try:
+            return np.asarray(self._session.run([output], {input: images})[0])
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise MedmarkError(
+                f"ONNX model {self.where} fails on images of shape {images.shape} ({_line(error)}); export it again, with"
+                " a free batch size"
+            ) from error
+
+    def _checked_digest(self, path: Path) -> str:
+        """SHA-256 over the file and its external data, after onnx has checked them."""
+        if not path.is_file():
+            raise MedmarkError(f"no ONNX file: {self.where}; give the path of one")
+        self._bound([path])
+        try:
+            model = onnx.load(str(path), load_external_data=False)
+        except DecodeError as error:
+            raise MedmarkError(f"not an ONNX file: {self.where} ({_line(error)}); export the model again") from error
+        folder = path.parent.resolve()
+        files = [path]
+        for location in sorted(external_locations(model)):
+            file = folder / location
+            if not file.resolve().is_relative_to(folder) or not file.is_file():
+                raise MedmarkError(
+                    f"ONNX model {self.where} keeps weights in {location!r:.80}, which is no file in its own folder; put"
+                    " the model and its external data together in one folder"
+                )
+            files.append(file)
+        self._bound(files)
+        onnx.checker.check_model(str(path))
+        digest = hashlib.sha256()
+        for file in files:
+            with open(file, "rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+    def _bound(self, files: list[Path]) -> None:
+        size = sum(file.stat().st_size for file in files)
+        if size > MAX_BYTES:
+            raise MedmarkError(
+                f"ONNX model {self.where} has {size} bytes, more than {MAX_BYTES}; export a smaller model"
+            )
+
+
+def from_registry(uri: str, registry: str | None = None) -> OnnxModel:
+    """Downloads a model from an MLflow registry, opens its ONNX file and deletes the download.
+
+    Args:
+        uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+        registry: URI of the registry; None: what MLflow is configured for.
+
+    Raises:
+        MedmarkError: it cannot be had, or it is not of the onnx flavour. Other flavours are pickles or run code of the
+            model's author when they are loaded.
+    """
+    for name, value in (QUIET | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}).items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = mlflow.artifacts.download_artifacts(
+                artifact_uri=uri, dst_path=folder, tracking_uri=registry, registry_uri=registry
+            )
+        except Exception as error:  # whatever MLflow, its server or its stores raise
+            raise MedmarkError(
+                f"MLflow does not give {uri} ({_line(error)}); check its name and version, and MLFLOW_TRACKING_URI"
+            ) from error
+        # weights that onnxruntime maps stay readable after their file is deleted
+        return OnnxModel(_onnx_file(Path(path), uri), where=uri)
+
+
+def _onnx_file(folder: Path, uri: str) -> Path:
+    """The ONNX file of a downloaded MLflow model."""
+    description = folder / "MLmodel"
+    try:
+        if description.stat().st_size > MAX_MLMODEL:
+            raise ValueError("too long")
+        flavours = yaml.safe_load(description.read_text(encoding="utf-8"))["flavors"]
+        names = ", ".join(str(name)[:40] for name in list(flavours)[:8])
+        data = flavours["onnx"]["data"] if "onnx" in flavours else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise MedmarkError(
+            f"no MLmodel file that can be read in {uri} ({_line(error)}); log the model again"
+        ) from error
+    if data is None:
+        raise MedmarkError(
+            f"{uri} has the flavours {names}; only onnx is opened, others can run code: export the model to ONNX and log"
+            " it with mlflow.onnx.log_model"
+        )
+    path = folder / str(data)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise MedmarkError(f"the ONNX file of {uri} lies outside the model ({str(data)!r:.80}); log the model again")
+    return path
+
+
+def external_locations(message: Message) -> set[str]:
+    """Files that tensors anywhere in a model keep their numbers in."""
+    if isinstance(message, onnx.TensorProto) and message.data_location == onnx.TensorProto.EXTERNAL:
+        return {entry.value for entry in message.external_data if entry.key == "location"}
+    found: set[str] = set()
+    for field, value in message.ListFields():
+        if field.message_type:
+            for child in [value] if isinstance(value, Message) else value:
+                found |= external_locations(child)
+    return found
+
+
+def _declared(tensor: onnxruntime.NodeArg) -> tuple[tuple[int | None, ...], str]:
+    shape = tuple(side if isinstance(side, int) and side > 0 else None for side in tensor.shape or ())
+    return shape, TYPES.get(tensor.type, tensor.type)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,82 @@
+"""Completing the evidence before a release goes out: what innocent models answered, and the thresholds.
+
+An audit years later must not depend on anything that could be chosen then. So the answers of the innocent models to every
+query, and the thresholds of the verdict, become part of the evidence, and of its digests, while there is no suspect yet.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from medmark.components.dataset.release import canonical_json, file_sha256
+from medmark.components.errors import MedmarkError
+from medmark.components.poisoning.poison import read_evidence
+from medmark.components.verification.audit import Answers
+from medmark.components.verification.verdict import Thresholds
+
+INNOCENTS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("image_id", pa.string()),
+        ("p_clean", pa.float64()),
+        ("p_marked", pa.float64()),
+        ("p_control", pa.float64()),
+        ("is_clean", pa.bool_()),
+        ("is_marked", pa.bool_()),
+    ]
+)
+
+
+def seal_evidence(evidence_dir: str | Path, out_dir: str | Path, scores: pd.DataFrame, thresholds: Thresholds) -> dict:
+    """Copies the evidence and adds ``innocents.parquet`` and the thresholds.
+
+    Args:
+        evidence_dir: as the poisoning step wrote it.
+        out_dir: gets the complete evidence; readable by its owner only.
+        scores: see :func:`medmark.components.verification.scenarios.verify`; only innocent models' answers are kept.
+        thresholds: of every later audit.
+
+    Returns:
+        The content of the new ``evidence.json``.
+    """
+    evidence, out = read_evidence(evidence_dir), Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    os.chmod(out, 0o700)
+    shutil.copytree(evidence_dir, out, dirs_exist_ok=True)
+    table = pa.Table.from_pandas(scores[scores.role == "innocent"], schema=INNOCENTS, preserve_index=False)
+    pq.write_table(table, out / "innocents.parquet", compression="zstd")
+    evidence["files"]["innocents.parquet"] = file_sha256(out / "innocents.parquet")
+    evidence["thresholds"] = asdict(thresholds)
+    (out / "evidence.json").write_bytes(canonical_json(evidence))
+    return evidence
+
+
+def read_innocents(evidence_dir: str | Path, image_ids: list[str]) -> dict[str, Answers]:
+    """Answers of the innocent models to the query images, by model.
+
+    Args:
+        evidence_dir: complete evidence.
+        image_ids: of the queries, in their order.
+
+    Raises:
+        MedmarkError: the evidence is not complete, or damaged.
+    """
+    path = Path(evidence_dir) / "innocents.parquet"
+    if "innocents.parquet" not in read_evidence(evidence_dir)["files"]:
+        raise MedmarkError(
+            f"incomplete evidence: {evidence_dir} has no innocents.parquet; use what a finished mark-release wrote"
+        )
+    try:
+        rows = pq.read_table(path, schema=INNOCENTS).to_pandas()
+        models = {name: part.set_index("image_id").loc[image_ids] for name, part in rows.groupby("model")}
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise MedmarkError(f"damaged evidence: {path} ({reason}); restore it from a backup") from error
+    columns = [field.name for field in fields(Answers)]
+    return {name: Answers(**{column: part[column].to_numpy() for column in columns}) for name, part in models.items()}

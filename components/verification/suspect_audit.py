@@ -1,0 +1,369 @@
+"""Auditing suspects with complete evidence: what ``medmark audit`` does.
+
+A suspect is asked a few images at a time, in the evidence's random order, and no more than it takes. The verdict is
+``owned`` only if all of this holds, ``not_owned`` as soon as something speaks against it, else ``inconclusive``:
+
+1. e-values against "the lift is at most tau", "the lift beyond the control mark is at most tau" and "flips to the target
+   are no more than innocent models show" all reach 1 / alpha (:mod:`medmark.components.verification.sequential`);
+2. the suspect ranks above the innocent models that underwent the same procedure;
+3. no innocent model goes beyond tau, and the control mark does not set the suspect off.
+
+Several suspects are corrected by Holm's method, both in 1 and in 2. The prior commitment to the evidence is not checked
+here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from medmark.components.dataset.release import canonical_json, file_sha256
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.progress import track
+from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.queries import read_queries
+from medmark.components.verification.answer_store import StoredSuspect
+from medmark.components.verification.audit import Answers, QuerySet, interrogate
+from medmark.components.verification.open_inference import Connection
+from medmark.components.verification.sealing import read_innocents
+from medmark.components.verification.sequential import (
+    GUILTY,
+    SequentialResult,
+    first,
+    join,
+    log_wealth,
+    rank_stopped,
+    sequential_test,
+)
+from medmark.components.verification.statistics import upper_rate
+from medmark.components.verification.suspects import Contract, SuspectModel, open_suspect
+from medmark.components.verification.verdict import Thresholds
+from statsmodels.stats.multitest import multipletests
+
+AUDIT_SCHEMA_VERSION = 1
+CHUNK = 4  # images between two looks, each asked clean, with the mark and with the control mark; arbitrary
+STORE = "answers.sqlite"
+EVIDENCE_FOR = ("effect", "contrast", "labels")
+CLAIMS = {
+    "effect": "the mark lifts the target's probability by more than {tau:g}",
+    "contrast": "it does so by more than {tau:g} beyond the control mark",
+    "labels": "it flips answers to the target more often than in innocent models",
+}
+MEANINGS = {
+    "verdict": "owned: every proof holds; not_owned: something speaks against it; inconclusive: a proof is missing",
+    "queries": "images that decided; each is asked as it is, with the mark and with the control mark",
+    "asked": "images that were sent to the suspect this time; an answer that was kept is not paid for again",
+    "wsr": "share of marked images that the suspect takes for the target class",
+    "clean_rate": "share of the same images without the mark that it takes for the target class",
+    "lift": "mean rise of the target's probability by the mark, -1 to 1",
+    "control_lift": "the same by another generator's mark",
+    "e_values": "how many times a fortune grew that was bet against a hypothesis; 1 / alpha or more refutes it",
+    "p_value": "1 / the smallest e-value that is needed: chance of so much evidence against a model that does not react",
+    "p_value_holm": "the same, corrected for the number of suspects",
+    "rank_p_value": "chance that a model like the innocent ones would rank as high under the same procedure",
+    "rank_p_value_holm": "the same, corrected for the number of suspects",
+    "rank_resolution": "the smallest rank p-value that so many innocent models allow",
+}
+
+
+@dataclass
+class Questioned:
+    """One suspect after its questions.
+
+    Attributes:
+        suspect: who.
+        answers: to the queries that decided, or to all; None if there were none.
+        result: where questioning stands; None without answers.
+        asked: images that it was asked about now.
+        error: why it did not answer to the end, or None.
+    """
+
+    suspect: SuspectModel
+    answers: Answers | None
+    result: SequentialResult | None
+    asked: int
+    error: str | None
+
+    @property
+    def e_values(self) -> dict[str, float]:
+        """log10 of the e-values at the decision."""
+        return {name: float(path[-1]) for name, path in self.result.path.items()} if self.result else {}
+
+    @property
+    def p_value(self) -> float:
+        """Of "no mark": the weakest of the three."""
+        if not self.result:
+            return 1.0
+        return float(min(1.0, 10.0 ** -min(self.e_values[name] for name in EVIDENCE_FOR if name in self.e_values)))
+
+
+def audit_targets(
+    evidence_dir: str | Path,
+    targets: list[str],
+    out_dir: str | Path,
+    *,
+    contract: dict,
+    connection: dict | None = None,
+    registry: str | None = None,
+    store: str | Path | None = None,
+) -> dict:
+    """Opens suspects and audits them; see :func:`audit_suspects`.
+
+    Args:
+        evidence_dir: complete evidence.
+        targets: as :func:`medmark.components.verification.suspects.open_suspect` takes them.
+        out_dir: gets ``audit.json``.
+        contract: keyword arguments of :class:`Contract`, the same for all suspects.
+        connection: keyword arguments of :class:`Connection`.
+        registry: URI of an MLflow registry; None: what MLflow is configured for.
+        store: see :func:`audit_suspects`.
+    """
+    class_names = read_evidence(evidence_dir).get("class_names", [])
+    agreed = Contract(**contract | ({"classes": tuple(contract["classes"])} if contract.get("classes") else {}))
+    suspects = [
+        open_suspect(
+            target,
+            agreed,
+            class_names=class_names,
+            connection=Connection(**connection or {}),
+            registry=registry,
+        )
+        for target in targets
+    ]
+    return audit_suspects(evidence_dir, suspects, out_dir, store=store)
+
+
+def audit_suspects(
+    evidence_dir: str | Path, suspects: list[SuspectModel], out_dir: str | Path, *, store: str | Path | None = None
+) -> dict:
+    """Questions suspects and writes ``audit.json``.
+
+    Args:
+        evidence_dir: complete evidence, as a finished mark-release leaves it.
+        suspects: see :func:`medmark.components.verification.suspects.open_suspect`.
+        out_dir: gets ``audit.json``.
+        store: file that keeps the suspects' answers; ``answers.sqlite`` in ``out_dir`` when None. Another run with it
+            does not ask again what was answered.
+
+    Returns:
+        The content of ``audit.json``.
+
+    Raises:
+        MedmarkError: incomplete or damaged evidence, or a suspect that is named twice.
+    """
+    started = time.monotonic()
+    evidence = read_evidence(evidence_dir)
+    if "thresholds" not in evidence:
+        raise MedmarkError(f"incomplete evidence: {evidence_dir}; use what a finished mark-release wrote")
+    if not suspects or len({suspect.identity for suspect in suspects}) != len(suspects):
+        raise MedmarkError(f"{len(suspects)} suspects, not all different; name each suspect once")
+    thresholds = Thresholds(**evidence["thresholds"])
+    target = evidence["class_names"].index(evidence["target_class"])
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    questioned, innocents = [], {}
+    for suspect in suspects:
+        queries = read_queries(evidence_dir, size=suspect.size, target=target)
+        innocents = innocents or read_innocents(evidence_dir, queries.image_ids)
+        with StoredSuspect(suspect, store or out / STORE) as asked:
+            questioned.append(question(asked, queries, list(innocents.values()), thresholds, among=len(suspects)))
+    audit = {
+        "schema_version": AUDIT_SCHEMA_VERSION,
+        "release_digest": evidence["release_digest"],
+        "evidence_sha256": file_sha256(Path(evidence_dir) / "evidence.json"),
+        "target_class": evidence["target_class"],
+        "thresholds": evidence["thresholds"] | {"guilty": GUILTY},
+        "innocent_models": {
+            "count": len(innocents),
+            "max_lift": max(lift(answers) for answers in innocents.values()),
+            "lifts": {name: lift(answers) for name, answers in innocents.items()},
+        },
+        "suspects": weigh(questioned, list(innocents.values()), thresholds),
+        "cautions": [
+            "whether this evidence was committed to before the release went out is not checked here",
+            "the verdict is about models: it does not say who trained them",
+        ],
+        "meanings": MEANINGS,
+        "code_version": version("medmark"),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (out / "audit.json").write_bytes(canonical_json(audit))
+    return audit
+
+
+def question(
+    suspect: StoredSuspect, queries: QuerySet, innocents: list[Answers], thresholds: Thresholds, *, among: int
+) -> Questioned:
+    """Asks until the answers decide, the queries are used up, or the suspect fails.
+
+    Args:
+        suspect: whose answers are kept.
+        queries: at its input size.
+        innocents: innocent models' answers to the same queries.
+        thresholds: of the evidence.
+        among: suspects in this audit; questioning goes on until the evidence suffices for all of them together.
+    """
+    worst = max(int((other.is_marked & ~other.is_clean).sum()) for other in innocents)
+    null_rate = upper_rate(worst, len(queries))
+    stricter = replace(thresholds, alpha=thresholds.alpha / among)
+    chunks, result, error = [], None, None
+    for start in track(range(0, len(queries), CHUNK), f"asking {suspect.name}"):
+        try:
+            chunks.append(interrogate(suspect, part_of(queries, start, start + CHUNK)))
+        except MedmarkError as failure:
+            error = str(failure)
+            break
+        result = sequential_test(join(chunks), null_rate=null_rate, thresholds=stricter)
+        if result.state != "running":
+            break
+    answers = first(join(chunks), result.queries) if result else None
+    return Questioned(suspect, answers, result, suspect.asked, error)
+
+
+def part_of(queries: QuerySet, start: int, stop: int) -> QuerySet:
+    """Some of the queries."""
+    part = slice(start, stop)
+    return QuerySet(
+        queries.clean[part],
+        queries.marked[part],
+        None if queries.control is None else queries.control[part],
+        queries.image_ids[part],
+        queries.target,
+    )
+
+
+def lift(answers: Answers) -> float:
+    """Mean rise of the target's probability by the mark."""
+    return float((answers.p_marked - answers.p_clean).mean())
+
+
+def weigh(questioned: list[Questioned], innocents: list[Answers], thresholds: Thresholds) -> list[dict]:
+    """A verdict for each suspect, corrected for their number."""
+    decided = [q.error is None and q.answers is not None for q in questioned]
+    stricter = replace(thresholds, alpha=thresholds.alpha / len(questioned))
+    ranks = [
+        rank_stopped(q.answers, alike(innocents, q), thresholds=stricter) if whole else (1.0, 1 / (len(innocents) + 1))
+        for q, whole in zip(questioned, decided, strict=True)
+    ]
+    p_values = multipletests([q.p_value for q in questioned], method="holm")[1]
+    rank_p_values = multipletests([p for p, _ in ranks], method="holm")[1]
+    return [
+        verdict_of(q, rank, float(p), float(rank_p), innocents, thresholds, among=len(questioned))
+        for q, rank, p, rank_p in zip(questioned, ranks, p_values, rank_p_values, strict=True)
+    ]
+
+
+def alike(innocents: list[Answers], q: Questioned) -> list[Answers]:
+    """Innocent models' answers of the suspect's kind: labels alone where it gives no more."""
+    if not q.suspect.label_only:
+        return innocents
+    return [
+        replace(a, p_clean=a.is_clean.astype(float), p_marked=a.is_marked.astype(float), p_control=None)
+        for a in innocents
+    ]
+
+
+def verdict_of(
+    q: Questioned,
+    rank: tuple[float, float],
+    p_value: float,
+    rank_p_value: float,
+    innocents: list[Answers],
+    thresholds: Thresholds,
+    *,
+    among: int,
+) -> dict:
+    """Weighs the proofs about one suspect; its entry in ``audit.json``."""
+    proofs = {"passed": [], "failed": [], "missing": []}
+    tau, alpha, level = thresholds.tau, thresholds.alpha, thresholds.conformal_alpha
+    logs, needed = q.e_values, np.log10(among / alpha)
+    control = None
+    if q.error or not q.result:
+        proofs["missing"].append(q.error or "no answers")
+    elif q.result.state == "against":
+        proofs["failed"].append(
+            f"the mark lifts the target's probability by less than {GUILTY:g}: e-value {e(logs['against'])}"
+            f" (reached {e(needed)})"
+        )
+    else:
+        for name in EVIDENCE_FOR:
+            if name not in logs:
+                proofs["missing"].append("no control mark in the evidence")
+                continue
+            holds = logs[name] >= needed or p_value <= alpha
+            proofs["passed" if holds else "missing"].append(
+                f"{CLAIMS[name].format(tau=tau)}: e-value {e(logs[name])} after {q.result.queries} images"
+                f" (needs {e(needed)})"
+            )
+        if rank[0] > max(level, rank[1]):
+            proofs["failed"].append(f"rank among innocent models: p = {rank[0]:.2g} (needs <= {level:g})")
+        elif rank_p_value > level:
+            proofs["missing"].append(
+                f"{len(innocents)} innocent models, {round(among / level) - 1} are needed to tell {among} suspects from"
+                f" innocent models at level {level:g}"
+            )
+        else:
+            proofs["passed"].append(f"rank among innocent models: p = {rank_p_value:.2g} (needs <= {level:g})")
+        worst = max(lift(answers) for answers in alike(innocents, q))
+        if worst > tau:
+            proofs["missing"].append(f"an innocent model shows a lift of {worst:.2f}, beyond {tau:g}")
+        if q.answers.p_control is not None:
+            control = log_wealth(q.answers.p_control - q.answers.p_clean, tau)[-1] / np.log(10)
+            proofs["failed" if control >= -np.log10(alpha) else "passed"].append(
+                f"control mark: a lift beyond {tau:g} has the e-value {e(control)} (needs < {e(-np.log10(alpha))})"
+            )
+    verdict = "not_owned" if proofs["failed"] else "inconclusive" if proofs["missing"] else "owned"
+    a = q.answers
+    return {
+        "name": q.suspect.name,
+        "identity": q.suspect.identity,
+        "size": q.suspect.size,
+        "label_only": q.suspect.label_only,
+        "verdict": verdict,
+        "queries": q.result.queries if q.result else 0,
+        "asked": q.asked,
+        "wsr": None if a is None else float(a.is_marked.mean()),
+        "clean_rate": None if a is None else float(a.is_clean.mean()),
+        "lift": None if a is None else lift(a),
+        "control_lift": None if a is None or a.p_control is None else float((a.p_control - a.p_clean).mean()),
+        "e_values_log10": logs | ({} if control is None else {"control": float(control)}),
+        "p_value": q.p_value,
+        "p_value_holm": p_value,
+        "rank_p_value": rank[0],
+        "rank_p_value_holm": rank_p_value,
+        "rank_resolution": rank[1],
+        **proofs,
+        "would_change": would_change(verdict, proofs, q, len(innocents), needed),
+        "path_log10": {name: path.tolist() for name, path in q.result.path.items()} if q.result else {},
+    }
+
+
+def would_change(verdict: str, proofs: dict[str, list[str]], q: Questioned, innocents: int, needed: float) -> list[str]:
+    """What would have led to another verdict, in sentences; ``needed`` is the log10 of the e-value that decides."""
+    if verdict == "inconclusive":
+        return [f"owned or not_owned once this is had: {missing}" for missing in proofs["missing"]]
+    if verdict == "not_owned":
+        if q.result.state == "against":
+            return [
+                f"further questions, if the mean lift over the images asked, {lift(q.answers):+.2f}, had not been clearly"
+                f" below {GUILTY:g}; then every proof would have been needed"
+            ]
+        return [f"another verdict needs the opposite of this: {failed}" for failed in proofs["failed"]]
+    weakest = min((name for name in EVIDENCE_FOR if name in q.e_values), key=lambda name: q.e_values[name])
+    return [
+        f"inconclusive, if the e-value of its weakest proof ({weakest}) had stayed below {e(needed)};"
+        f" it reached {e(q.e_values[weakest])}",
+        f"not_owned, if one of the {innocents} innocent models had reacted as strongly under the same procedure",
+        "not_owned, if another generator's mark had set it off too",
+    ]
+
+
+def e(log10: float) -> str:
+    """An e-value from its logarithm, short: 0.03, 12, 1,500, 10^23."""
+    if log10 > 6:
+        return f"10^{log10:.0f}"
+    value = 10.0**log10
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

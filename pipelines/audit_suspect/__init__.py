@@ -1,0 +1,1 @@
+"""Mark a release, from raw images to the report."""

@@ -1,0 +1,84 @@
+"""One audit on this machine: no pipeline around it, since it is one step."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.resources import use_threads
+from medmark.components.platform.tracking import Tracked, log_pipeline
+from medmark.components.report.audit_report import write_audit_report
+from medmark.components.verification.suspect_audit import STORE, audit_targets
+
+
+def run_audit(
+    evidence: str | Path,
+    targets: list[str],
+    out: str | Path,
+    *,
+    contract: dict,
+    connection: dict | None = None,
+    registry: str | None = None,
+) -> dict:
+    """Audits suspects, writes the report, and tracks the run in MLflow.
+
+    Args:
+        evidence: complete evidence; only read.
+        targets: suspects.
+        out: folder for ``audit.json``, ``audit.html``, the suspects' answers and the MLflow run. It may hold the answers
+            of an audit that was interrupted or inconclusive.
+        contract, connection, registry: see :func:`medmark.components.verification.suspect_audit.audit_targets`.
+
+    Returns:
+        The content of ``audit.json``.
+
+    Raises:
+        MedmarkError: the folder holds something else or a finished audit, or what the audit raises.
+    """
+    out = Path(out)
+    refuse_finished(out)
+    out.mkdir(parents=True, exist_ok=True)
+    os.chmod(out, 0o700)  # answers and verdicts are the owner's
+    use_threads()
+    audit = audit_targets(evidence, targets, out, contract=contract, connection=connection, registry=registry)
+    write_audit_report(out / "audit.html", audit)
+    track_audit(out, audit, {**contract, **(connection or {})})
+    return audit
+
+
+def refuse_finished(out: Path) -> None:
+    """Nothing that is not an unfinished audit's may be overwritten."""
+    own = {STORE, f"{STORE}-journal", "audit.json", "audit.html", "mlflow.db", "mlartifacts", "unlogged.jsonl"}
+    if not out.exists():
+        return
+    if not out.is_dir() or set(os.listdir(out)) - own:
+        raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
+    before = out / "audit.json"
+    if before.exists():
+        try:
+            verdicts = [suspect["verdict"] for suspect in json.loads(before.read_bytes())["suspects"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise MedmarkError(f"unreadable audit: {before} ({error}); choose a new folder with --out") from error
+        if "inconclusive" not in verdicts:
+            raise MedmarkError(f"finished audit in {out}; choose a new folder with --out")
+
+
+def track_audit(out: Path, audit: dict, parameters: dict) -> None:
+    """One MLflow run with a nested run a suspect."""
+    steps = []
+    for suspect in audit["suspects"]:
+        step = Tracked(
+            name=suspect["name"], parameters={"verdict": suspect["verdict"], "identity": suspect["identity"]}
+        )
+        numbers = ("queries", "wsr", "clean_rate", "lift", "control_lift", "p_value_holm", "rank_p_value_holm")
+        step.metrics = {name: suspect[name] for name in numbers}
+        step.curves = {
+            f"e_value_log10.{name}": list(enumerate(path, 1)) for name, path in suspect["path_log10"].items()
+        }
+        steps.append(step)
+    stated = {"release_digest": audit["release_digest"], "evidence_sha256": audit["evidence_sha256"]}
+    run = Tracked(name="audit-suspect", parameters={**parameters, **stated})
+    run.files = [out / "audit.json", out / "audit.html"]
+    log_pipeline(out, run, steps)

@@ -1,0 +1,80 @@
+"""Complete evidence with made-up images, and suspects that react to its mark as much as a test wants."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from medmark.components.dataset.codecs import encode_png
+from medmark.components.dataset.release import canonical_json, file_sha256
+from medmark.components.errors import MedmarkError
+from medmark.components.poisoning.poison import QUERIES
+from medmark.components.poisoning.queries import read_queries
+from medmark.components.verification.audit import interrogate
+from medmark.components.verification.scenarios import table
+from medmark.components.verification.sealing import seal_evidence
+from medmark.components.verification.verdict import Thresholds
+
+SIDE, COUNT, CLASSES = 16, 60, ["normal", "pneumonia"]
+STRIPES = np.where(np.arange(SIDE) % 4 < 2, 1.0, -1.0)[:, None] * np.ones(SIDE)
+
+
+@dataclass
+class Model:
+    """A two-class suspect whose P(normal) grows with the stripes it sees, along (the mark) and across (the control)."""
+
+    name: str
+    reaction: float = 0.0
+    to_control: float = 0.0
+    label_only: bool = False
+    fails_after: int = 10**9
+    size: int = SIDE
+    batch_size: int = 8
+    answered: int = 0
+
+    @property
+    def identity(self) -> str:
+        """Without what changes while it is asked."""
+        return hashlib.sha256(f"{self.name} {self.label_only}".encode()).hexdigest()
+
+    def __call__(self, images: torch.Tensor) -> np.ndarray:
+        if self.answered + len(images) > self.fails_after:
+            raise MedmarkError(f"{self.name} went away; try again later")
+        self.answered += len(images)
+        shown = images[:, 0].double().numpy() - 0.5
+        along, across = ((shown * pattern).mean(axis=(1, 2)) / 0.1 for pattern in (STRIPES, STRIPES.T))
+        logit = -3 + self.reaction * along + self.to_control * across + 8 * shown.mean(axis=(1, 2))
+        p = 1 / (1 + np.exp(-logit))
+        rows = np.stack([p, 1 - p], axis=1)
+        return np.eye(2)[rows.argmax(axis=1)] if self.label_only else rows
+
+
+def write_evidence(folder: Path, *, innocents: list[Model] | None = None) -> Path:
+    """Complete evidence; 20 innocent models that hardly react, unless others are given."""
+    rng = np.random.default_rng(0)
+    bare = folder / "bare"
+    (bare / "generator").mkdir(parents=True)
+    rows = []
+    for number in range(COUNT):
+        clean = 0.5 + 0.05 * rng.normal(size=(SIDE, SIDE)) + 0.05 * rng.normal()
+        shown = {"clean": clean, "marked": clean + 0.1 * STRIPES, "control": clean + 0.1 * STRIPES.T}
+        images = {name: encode_png((x.clip(0, 1) * 255).round().astype(np.uint8)) for name, x in shown.items()}
+        rows.append({"image_id": f"image-{number:02d}", "label": 1, "bits": 8, "dicom": None, **images})
+    pq.write_table(pa.Table.from_pylist(rows, schema=QUERIES), bare / "queries.parquet")
+    evidence = {
+        "schema_version": 1,
+        "release_digest": "ab" * 32,
+        "class_names": CLASSES,
+        "target_class": "normal",
+        "files": {"queries.parquet": file_sha256(bare / "queries.parquet")},
+    }
+    (bare / "evidence.json").write_bytes(canonical_json(evidence))
+    queries = read_queries(bare, size=SIDE, target=0)
+    models = innocents or [Model(f"innocent-{i:02d}", reaction=0.02 * i - 0.1) for i in range(20)]
+    scores = pd.concat([table("innocent", m.name, queries, interrogate(m, queries)) for m in models])
+    seal_evidence(bare, folder / "evidence", scores, Thresholds())
+    return folder / "evidence"

@@ -1,0 +1,128 @@
+import json
+import shutil
+
+import pytest
+from made_up_evidence import COUNT, Model, write_evidence
+from medmark.components.errors import MedmarkError
+from medmark.components.poisoning.poison import read_evidence
+from medmark.components.verification.sealing import read_innocents
+from medmark.components.verification.suspect_audit import MEANINGS, audit_suspects
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    return write_evidence(tmp_path_factory.mktemp("evidence"))
+
+
+def verdicts(audit):
+    return [suspect["verdict"] for suspect in audit["suspects"]]
+
+
+@pytest.mark.parametrize("label_only", [False, True])
+def test_a_thief_is_recognised_after_a_few_images(evidence, tmp_path, label_only):
+    audit = audit_suspects(evidence, [Model("thief", reaction=7, label_only=label_only)], tmp_path)
+    (suspect,) = audit["suspects"]
+    assert suspect["verdict"] == "owned", suspect
+    assert suspect["queries"] < COUNT / 2
+    assert suspect["wsr"] > 0.9 and suspect["lift"] > 0.7
+    assert not suspect["failed"] and not suspect["missing"] and len(suspect["passed"]) == 5
+    assert suspect["rank_p_value"] == pytest.approx(1 / 21)
+    assert suspect["p_value"] <= 0.01
+    assert len(suspect["path_log10"]["effect"]) == suspect["queries"]
+    assert json.loads((tmp_path / "audit.json").read_bytes()) == audit
+    assert set(MEANINGS) - {"e_values"} <= set(suspect)
+
+
+@pytest.mark.parametrize("label_only", [False, True])
+@pytest.mark.parametrize("reaction", [0.0, 0.3, -2.0])
+def test_innocent_suspects_are_cleared(evidence, tmp_path, reaction, label_only):
+    audit = audit_suspects(evidence, [Model("innocent", reaction=reaction, label_only=label_only)], tmp_path)
+    (suspect,) = audit["suspects"]
+    assert suspect["verdict"] == "not_owned"
+    assert suspect["queries"] < COUNT
+    assert "less than 0.4" in suspect["failed"][0] and "below 0.4" in suspect["would_change"][0]
+
+
+def test_a_model_that_any_mark_sets_off_is_not_accused(evidence, tmp_path):
+    audit = audit_suspects(evidence, [Model("jumpy", reaction=7, to_control=7)], tmp_path)
+    assert verdicts(audit) == ["not_owned"]
+    assert any("control mark" in sentence for sentence in audit["suspects"][0]["failed"])
+
+
+def test_a_weak_reaction_stays_open(evidence, tmp_path):
+    audit = audit_suspects(evidence, [Model("weak", reaction=2.5)], tmp_path)
+    (suspect,) = audit["suspects"]
+    assert 0.2 < suspect["lift"] < 0.5
+    assert suspect["verdict"] == "inconclusive" and suspect["queries"] == COUNT
+    assert any("e-value" in sentence for sentence in suspect["missing"])
+
+
+def test_a_mark_that_moves_innocent_models_proves_nothing(tmp_path):
+    models = [Model(f"innocent-{i:02d}") for i in range(19)] + [Model("moved", reaction=5)]
+    audit = audit_suspects(write_evidence(tmp_path, innocents=models), [Model("thief", reaction=9)], tmp_path / "out")
+    assert verdicts(audit) == ["inconclusive"]
+    assert any("an innocent model shows a lift" in sentence for sentence in audit["suspects"][0]["missing"])
+
+
+def test_too_few_innocent_models_leave_it_open(tmp_path):
+    models = [Model(f"innocent-{i:02d}") for i in range(5)]
+    audit = audit_suspects(write_evidence(tmp_path, innocents=models), [Model("thief", reaction=7)], tmp_path / "out")
+    assert verdicts(audit) == ["inconclusive"]
+    assert "5 innocent models, 19 are needed" in audit["suspects"][0]["missing"][0]
+
+
+def test_several_suspects_need_more_evidence(tmp_path):
+    models = [Model(f"innocent-{i:02d}", reaction=0.01 * i) for i in range(40)]
+    evidence = write_evidence(tmp_path, innocents=models)
+    suspects = [Model("thief", reaction=7), Model("innocent")]
+    alone = audit_suspects(evidence, suspects[:1], tmp_path / "alone")["suspects"][0]
+    both = audit_suspects(evidence, suspects, tmp_path / "both")["suspects"]
+    assert [s["verdict"] for s in both] == ["owned", "not_owned"]
+    assert both[0]["p_value"] <= 0.01 / 2 < 0.01 and both[0]["queries"] >= alone["queries"]
+    assert both[0]["p_value_holm"] == pytest.approx(2 * both[0]["p_value"])
+    assert both[0]["rank_p_value_holm"] == pytest.approx(2 * both[0]["rank_p_value"])
+
+
+def test_with_twenty_innocent_models_two_suspects_cannot_be_told_apart(evidence, tmp_path):
+    audit = audit_suspects(evidence, [Model("thief", reaction=7), Model("other thief", reaction=8)], tmp_path)
+    assert verdicts(audit) == ["inconclusive"] * 2
+    assert "20 innocent models, 39 are needed" in audit["suspects"][0]["missing"][0]
+
+
+def test_a_suspect_that_goes_away_is_asked_no_answer_twice(evidence, tmp_path):
+    audit = audit_suspects(evidence, [Model("thief", reaction=7, fails_after=24)], tmp_path)
+    (suspect,) = audit["suspects"]
+    assert suspect["verdict"] == "inconclusive"
+    assert suspect["missing"] == ["thief went away; try again later"]
+    assert suspect["asked"] == 24
+    again = audit_suspects(evidence, [Model("thief", reaction=7)], tmp_path)["suspects"][0]
+    assert again["verdict"] == "owned"
+    whole = audit_suspects(evidence, [Model("thief", reaction=7)], tmp_path / "new")["suspects"][0]
+    assert again["asked"] == whole["asked"] - 24
+    assert {**again, "asked": 0} == {**whole, "asked": 0}
+
+
+def test_one_suspect_that_fails_does_not_stop_the_other(evidence, tmp_path):
+    audit = audit_suspects(evidence, [Model("gone", fails_after=0), Model("innocent")], tmp_path)
+    assert verdicts(audit) == ["inconclusive", "not_owned"]
+    assert audit["suspects"][0]["lift"] is None
+
+
+def test_evidence_must_be_complete_and_unchanged(evidence, tmp_path):
+    bare = evidence.parent / "bare"
+    with pytest.raises(MedmarkError, match="incomplete evidence"):
+        audit_suspects(bare, [Model("x")], tmp_path)
+    with pytest.raises(MedmarkError, match="incomplete evidence"):
+        read_innocents(bare, [])
+    changed = tmp_path / "changed"
+    shutil.copytree(evidence, changed)
+    (changed / "innocents.parquet").write_bytes(b"PAR1")
+    with pytest.raises(MedmarkError, match="evidence changed"):
+        audit_suspects(changed, [Model("x")], tmp_path / "out")
+    assert "innocents.parquet" in read_evidence(evidence)["files"]
+
+
+def test_each_suspect_once(evidence, tmp_path):
+    for suspects in ([], [Model("x"), Model("x")]):
+        with pytest.raises(MedmarkError, match="name each suspect once"):
+            audit_suspects(evidence, suspects, tmp_path)
