@@ -205,6 +205,34 @@ def print_audit(result: dict, out: Path) -> None:
     console.print(f"report: {Path(out).resolve() / 'audit.html'}", soft_wrap=True, highlight=False)
 
 
+@app.command("stress")
+def stress_command(
+    evidence: Annotated[Path, typer.Argument(help="Private evidence of a marked release.")],
+    release: Annotated[Path, typer.Option("--release", help="The marked release.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; a run that stopped goes on there.")],
+    profile: Annotated[str, typer.Option("--profile", help="How thieves train: smoke, standard or full.")] = "standard",
+    clean: Annotated[
+        Path | None, typer.Option("--clean", help="Release of clean images that thieves have too.")
+    ] = None,
+    attack: Annotated[list[str] | None, typer.Option("--attack", help="Only this attack; repeatable.")] = None,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Attack models trained on a marked release: what is left of the mark, and what that costs the thief."""
+    from medmark.components.robustness.stress import choose, stress
+    from medmark.components.surrogate.training import TrainConfig
+    from medmark.pipelines.mark_release.profiles import PROFILES
+
+    if profile not in PROFILES:
+        raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(PROFILES)}")
+    victims = [TrainConfig(**config) for config in PROFILES[profile].victim_configs(seed)]
+    attacks = choose(attack or [])
+    table = stress(release, evidence, out, victims=victims, attacks=attacks, other_release_dir=clean, seed=seed)
+    numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before"]
+    print(table.groupby(["kind", "attack", "strength"], sort=False)[numbers].mean().round(3).to_string())
+    print(f"curves: {out.resolve() / 'stress.svg'}")
+
+
 @app.command()
 def phantom(
     out: Out,

@@ -1,0 +1,1 @@
+"""Methods of marking a data set, side by side: same images, budget, thieves and tests."""
