@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,10 +20,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from marking import machine
+from marking import machine, release_of
 from medmark.components.baselines.methods import METHODS
-from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.phantom import TARGET_CLASS, make_phantoms
+from medmark.components.dataset.phantom import TARGET_CLASS
 from medmark.components.dataset.release import Release
 from medmark.components.errors import MedmarkError
 from medmark.pipelines.compare_methods.compare import compare, prepare
@@ -35,35 +33,13 @@ PROFILE = replace(PROFILES["standard"], marked_share=0.1, other_architecture="re
 ATTACKS = {"half": "half resolution", "jpeg_75": "JPEG 75", "fine_tuned": "fine-tuned", "pruned_50": "pruned 50 %"}
 
 
-def release_of(data: str, work: Path) -> Path:
-    """The release in ``work``, made if it is not there yet."""
-    release = work / "release"
-    if (release / "release.json").exists():
-        return release
-    if data == "phantoms":
-        ingest(make_phantoms(work / "source", count=PROFILE.phantoms), release, name="phantoms")
-    else:
-        root = Path(os.environ.get("MEDMARK_DATA", "../shared/data")) / "cxr"
-        ingest(
-            root / "dev" / "manifest.csv",
-            release,
-            name=data,
-            root=root,
-            label_column="binary",
-            patient_column="group_id",
-            where={"subset": data},
-            class_names=["normal", "pneumonia"],
-        )
-    return release
-
-
 def run(data: str, work: Path, path: Path, profile: Profile) -> dict:
     """Fills in the rows that ``path`` lacks and returns all.
 
     Raises:
         MedmarkError: ``path`` holds rows of other images or parameters.
     """
-    release = release_of(data, work)
+    release = release_of(data, work, PROFILE.phantoms)
     made_from = {
         "data": data,
         "seed": 0,

@@ -47,6 +47,28 @@ def machine() -> dict:
     }
 
 
+def release_of(data: str, work: Path, phantoms: int = 800) -> Path:
+    """The release of ``phantoms``, ``kermany`` or ``nih`` in ``work``, made if it is not there yet."""
+    release = work / "release"
+    if (release / "release.json").exists():
+        return release
+    if data == "phantoms":
+        ingest(make_phantoms(work / "source", count=phantoms), release, name="phantoms")
+    else:
+        root = Path(os.environ.get("MEDMARK_DATA", "../shared/data")) / "cxr"
+        ingest(
+            root / "dev" / "manifest.csv",
+            release,
+            name=data,
+            root=root,
+            label_column="binary",
+            patient_column="group_id",
+            where={"subset": data},
+            class_names=["normal", "pneumonia"],
+        )
+    return release
+
+
 class Bench:
     """A data set with its panel and its innocent models, made once and kept in ``work``.
 
@@ -59,22 +81,7 @@ class Bench:
 
     def __init__(self, data: str, work: Path, size: int, innocents: int = 6):
         self.data, self.size = data, size
-        release = work / "release"
-        if not (release / "release.json").exists():
-            if data == "phantoms":
-                ingest(make_phantoms(work / "source", count=800), release, name="phantoms")
-            else:
-                root = Path(os.environ.get("MEDMARK_DATA", "../shared/data")) / "cxr"
-                ingest(
-                    root / "dev" / "manifest.csv",
-                    release,
-                    name=data,
-                    root=root,
-                    label_column="binary",
-                    patient_column="group_id",
-                    where={"subset": data},
-                    class_names=["normal", "pneumonia"],
-                )
+        release = release_of(data, work)
         self.release = Release(release)
         base = TrainConfig(name="", size=size, epochs=12)
         panel = [replace(base, name=f"surrogate-{i}", seed=100 + i, subset=0.85) for i in range(3)]

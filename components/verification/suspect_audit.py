@@ -248,12 +248,18 @@ def weigh(questioned: list[Questioned], innocents: list[Answers], thresholds: Th
         rank_stopped(q.answers, alike(innocents, q), thresholds=stricter) if whole else (1.0, 1 / (len(innocents) + 1))
         for q, whole in zip(questioned, decided, strict=True)
     ]
-    p_values = multipletests([q.p_value for q in questioned], method="holm")[1]
-    rank_p_values = multipletests([p for p, _ in ranks], method="holm")[1]
+    p_values, rank_p_values = holm([q.p_value for q in questioned]), holm([p for p, _ in ranks])
     return [
-        verdict_of(q, rank, float(p), float(rank_p), innocents, thresholds, among=len(questioned))
+        verdict_of(q, rank, p, rank_p, innocents, thresholds, among=len(questioned))
         for q, rank, p, rank_p in zip(questioned, ranks, p_values, rank_p_values, strict=True)
     ]
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Corrected for their number."""
+    if len(p_values) == 1:
+        return p_values  # multipletests collects garbage each time, which takes a quarter of a second
+    return multipletests(p_values, method="holm")[1].tolist()
 
 
 def alike(innocents: list[Answers], q: Questioned) -> list[Answers]:
