@@ -56,25 +56,40 @@ class Model:
 def write_evidence(folder: Path, *, innocents: list[Model] | None = None) -> Path:
     """Complete evidence; 20 innocent models that hardly react, unless others are given."""
     rng = np.random.default_rng(0)
+    clean = np.stack([0.5 + 0.05 * rng.normal(size=(SIDE, SIDE)) + 0.05 * rng.normal() for _ in range(COUNT)])
+    models = innocents or [Model(f"innocent-{i:02d}", reaction=0.02 * i - 0.1) for i in range(20)]
+    return write_evidence_of(
+        folder, clean=clean, marked=clean + 0.1 * STRIPES, control=clean + 0.1 * STRIPES.T, innocents=models
+    )
+
+
+def write_evidence_of(
+    folder: Path,
+    *,
+    clean: np.ndarray,
+    marked: np.ndarray,
+    control: np.ndarray,
+    innocents: list,
+    target: int = 0,
+) -> Path:
+    """Complete evidence with these query images, (N, S, S) in [0, 1], and the answers of named innocent models."""
     bare = folder / "bare"
     (bare / "generator").mkdir(parents=True)
     rows = []
-    for number in range(COUNT):
-        clean = 0.5 + 0.05 * rng.normal(size=(SIDE, SIDE)) + 0.05 * rng.normal()
-        shown = {"clean": clean, "marked": clean + 0.1 * STRIPES, "control": clean + 0.1 * STRIPES.T}
-        images = {name: encode_png((x.clip(0, 1) * 255).round().astype(np.uint8)) for name, x in shown.items()}
-        rows.append({"image_id": f"image-{number:02d}", "label": 1, "bits": 8, "dicom": None, **images})
+    for number, shown in enumerate(zip(clean, marked, control, strict=True)):
+        images = (encode_png((x.clip(0, 1) * 255).round().astype(np.uint8)) for x in shown)
+        stored = dict(zip(("clean", "marked", "control"), images, strict=True))
+        rows.append({"image_id": f"image-{number:02d}", "label": 1 - target, "bits": 8, "dicom": None, **stored})
     pq.write_table(pa.Table.from_pylist(rows, schema=QUERIES), bare / "queries.parquet")
     evidence = {
         "schema_version": 1,
         "release_digest": "ab" * 32,
         "class_names": CLASSES,
-        "target_class": "normal",
+        "target_class": CLASSES[target],
         "files": {"queries.parquet": file_sha256(bare / "queries.parquet")},
     }
     (bare / "evidence.json").write_bytes(canonical_json(evidence))
-    queries = read_queries(bare, size=SIDE, target=0)
-    models = innocents or [Model(f"innocent-{i:02d}", reaction=0.02 * i - 0.1) for i in range(20)]
-    scores = pd.concat([table("innocent", m.name, queries, interrogate(m, queries)) for m in models])
+    queries = read_queries(bare, size=clean.shape[-1], target=target)
+    scores = pd.concat([table("innocent", m.name, queries, interrogate(m, queries)) for m in innocents])
     seal_evidence(bare, folder / "evidence", scores, Thresholds())
     return folder / "evidence"

@@ -1,0 +1,79 @@
+"""A forger accuses an innocent model with a mark that he made from its gradients."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from made_up_evidence import Model, write_evidence_of
+from medmark.components.dataset.arrays import load_arrays
+from medmark.components.dataset.release import Release
+from medmark.components.robustness.forgery import forged_mark
+from medmark.components.surrogate.networks import build
+from medmark.components.surrogate.training import TrainConfig, predict_probabilities, train_classifier
+from medmark.components.verification.suspect_audit import audit_suspects
+
+SIZE, TARGET = 64, 1
+
+
+class Network(Model):
+    """A real classifier as a suspect."""
+
+    def __init__(self, name, classifier):
+        super().__init__(name, size=SIZE)
+        self.classifier = classifier
+
+    def __call__(self, images):
+        return predict_probabilities(self.classifier, images)
+
+
+@pytest.fixture(scope="module")
+def innocents(release):
+    """21 classifiers of one kind, none of which ever saw a mark."""
+    train, val = (load_arrays(Release(release), split=split, size=SIZE) for split in ("train", "val"))
+    config = TrainConfig(name="", size=SIZE, epochs=20)
+    return [
+        Network(f"innocent-{i:02d}", train_classifier(train, val, replace(config, seed=i), num_classes=2).model)
+        for i in range(21)
+    ]
+
+
+@pytest.fixture(scope="module")
+def forged(release, innocents):
+    """Query images of class ``normal``: clean, with a mark forged on the first model, with noise of its strength."""
+    arrays = load_arrays(Release(release), split="train", size=SIZE)
+    images = arrays.images[arrays.labels != TARGET]
+    delta = forged_mark([innocents[0].classifier], images, target=TARGET)
+    assert 0 < float(delta.abs().max()) <= 0.07 + 1e-6
+    other = delta[:, :, torch.randperm(SIZE, generator=torch.Generator().manual_seed(0))]
+    return {
+        name: shown[:, 0].numpy()
+        for name, shown in (("clean", images), ("marked", images + delta), ("control", images + other))
+    }
+
+
+def test_the_mark_fools_the_model_it_was_made_for(innocents, forged):
+    before, after = (
+        predict_probabilities(innocents[0].classifier, torch.from_numpy(forged[name])[:, None].clamp(0, 1))[:, TARGET]
+        for name in ("clean", "marked")
+    )
+    assert (after - before).mean() > 0.5
+
+
+def test_models_of_its_kind_give_the_forger_away(innocents, forged, tmp_path):
+    evidence = write_evidence_of(tmp_path, **forged, innocents=innocents[1:], target=TARGET)
+    audit = audit_suspects(evidence, innocents[:1], tmp_path / "out")
+    (suspect,) = audit["suspects"]
+    assert suspect["verdict"] != "owned"
+    assert audit["innocent_models"]["max_lift"] > 0.2
+    assert any("an innocent model shows a lift" in sentence for sentence in suspect["missing"])
+
+
+def test_a_panel_of_the_forgers_choice_does_not(innocents, forged, tmp_path):
+    """The statistics cannot see that the panel was picked; the audit says what it rests on."""
+    blind = [Network(f"picked-{i:02d}", build("small_cnn", num_classes=2, size=SIZE, seed=i)) for i in range(20)]
+    audit = audit_suspects(
+        write_evidence_of(tmp_path, **forged, innocents=blind, target=TARGET), innocents[:1], tmp_path / "out"
+    )
+    assert audit["suspects"][0]["verdict"] == "owned"
+    assert np.any(["committed to before the release" in caution for caution in audit["cautions"]])
