@@ -19,7 +19,7 @@ install: $(VENV)/.installed ## make a virtual environment in .venv and install m
 run: install ## mark a release of chest phantoms into out/ and print the verdict
 	@# an unfinished run has no verdict yet and goes on where it stopped
 	if [ -e out/verdict.json ]; then rm -rf out; fi
-	$(BIN)/medmark run mark-release --profile smoke --out out
+	$(BIN)/medmark run mark-release --profile smoke --seed 0 --out out
 
 # a real model server for the tests; it needs an older FastAPI than MLflow's, so it gets an environment of its own
 $(VENV)/mlserver/.installed: $(VENV)/.installed

@@ -12,9 +12,12 @@ from medmark.components.errors import MedmarkError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 run_app = typer.Typer(no_args_is_help=True, help="Run a pipeline on this machine.")
 app.add_typer(run_app, name="run")
+keys_app = typer.Typer(no_args_is_help=True, help="Keys that sign commitments.")
+app.add_typer(keys_app, name="keys")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; must be empty or absent.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn at random.")]
+PublicKey = Annotated[Path, typer.Option("--public-key", help="The signer's medmark.pub.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the steps' own output.")]
 Label = Annotated[str | None, typer.Option("--label-column", help="Of a CSV: column with the label or finding.")]
 PathColumn = Annotated[str | None, typer.Option("--path-column", help="Of a CSV: column with the paths.")]
@@ -59,7 +62,12 @@ def run_mark_release_command(
         str | None, typer.Option("--name", help="Name of the data set; 'release', or 'phantoms' for those.")
     ] = None,
     version: Annotated[str, typer.Option("--version", help="Of the marked release.")] = "1",
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", help="Of all that is drawn, the mark's key too; keep it secret. Absent: a new secret one."
+        ),
+    ] = None,
     label_column: Label = None,
     path_column: PathColumn = None,
     patient_column: PatientColumn = None,
@@ -156,6 +164,15 @@ def audit(
     rate: Annotated[float | None, typer.Option("--rate", help="Requests a second, at most.")] = None,
     ca_bundle: Annotated[str | None, typer.Option("--ca-bundle", help="PEM file of authorities to trust.")] = None,
     registry: Annotated[str | None, typer.Option("--registry", help="URI of the MLflow registry.")] = None,
+    commitment: Annotated[
+        Path | None, typer.Option("--commitment", help="That the evidence was committed to with; checked first.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", help="PEM file of the commitment's signer.")
+    ] = None,
+    timestamp_roots: Annotated[
+        Path | None, typer.Option("--timestamp-roots", help="PEM file of the time stamping authority's roots.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Question suspect models: were they trained on the release?
@@ -175,6 +192,9 @@ def audit(
         contract=contract,
         connection={**connection, "ca_bundle": ca_bundle},
         registry=registry,
+        commitment=commitment,
+        public_key=public_key,
+        timestamp_roots=timestamp_roots,
     )
     print_audit(result, out)
     if any(entry["verdict"] == "inconclusive" for entry in result["suspects"]):
@@ -203,6 +223,94 @@ def print_audit(result: dict, out: Path) -> None:
         for reason in s["failed"] + s["missing"]:
             console.print(f"- {s['name']}: {reason}", style="yellow", markup=False, highlight=False)
     console.print(f"report: {Path(out).resolve() / 'audit.html'}", soft_wrap=True, highlight=False)
+
+
+@keys_app.command("new")
+def keys_new(
+    out: Annotated[Path, typer.Option("--out", help="Folder for medmark.key and medmark.pub.")],
+    debug: Debug = False,
+) -> None:
+    """Make a signing key.
+
+    Its passphrase is read from the environment variable MEDMARK_KEY_PASSPHRASE, or asked for.
+    """
+    from medmark.components.lineage.keys import ask_passphrase, new_key
+
+    print(f"key id: {new_key(out, ask_passphrase(twice=True))}")
+    print(f"private: {out / 'medmark.key'}\npublic: {out / 'medmark.pub'}")
+
+
+@app.command("commit")
+def commit_command(
+    release: Annotated[Path, typer.Argument(help="The marked release, before it goes out.")],
+    evidence: Annotated[Path, typer.Argument(help="Its private evidence; gets opening.json.")],
+    key: Annotated[Path, typer.Option("--key", help="medmark.key of 'medmark keys new'.")],
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write, to be published.")] = Path("commitment.json"),
+    timestamp_url: Annotated[
+        str | None, typer.Option("--timestamp-url", help="Of an RFC 3161 time stamp authority.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Commit to the evidence of a release, signed and dated.
+
+    The key's passphrase is read from the environment variable MEDMARK_KEY_PASSPHRASE, or asked for.
+    """
+    from medmark.components.lineage.commitment import commit
+    from medmark.components.lineage.keys import ask_passphrase, load_private
+
+    result = commit(release, evidence, load_private(key, ask_passphrase()), out, timestamp_url=timestamp_url)
+    print_commitment(result)
+    print(f"publish: {out}" + (f" and {out.with_suffix('.tsr')}" if timestamp_url else ""))
+    print(f"keep, and back up: {evidence / 'opening.json'}")
+
+
+@app.command("reveal")
+def reveal_command(
+    commitment: Annotated[Path, typer.Argument(help="The published commitment.json.")],
+    evidence: Annotated[Path, typer.Argument(help="The private evidence, with its opening.json.")],
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write, for the judge.")] = Path("reveal.json"),
+    debug: Debug = False,
+) -> None:
+    """Write what a judge needs to check a commitment without the images of the evidence."""
+    from medmark.components.lineage.commitment import reveal
+
+    reveal(commitment, evidence, out)
+    print(f"for the judge only: {out}")
+
+
+@app.command("verify-commitment")
+def verify_commitment_command(
+    commitment: Annotated[Path, typer.Argument(help="The published commitment.json.")],
+    public_key: PublicKey,
+    release: Annotated[Path | None, typer.Option("--release", help="The release it must be about.")] = None,
+    evidence: Annotated[Path | None, typer.Option("--evidence", help="Evidence with its opening.json.")] = None,
+    reveal: Annotated[Path | None, typer.Option("--reveal", help="What 'medmark reveal' wrote.")] = None,
+    timestamp_roots: Annotated[
+        Path | None, typer.Option("--timestamp-roots", help="PEM file of the time stamp authority's root.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Check a commitment; the exit code is 0 if all that was given holds, else 1."""
+    from medmark.components.dataset.release import Release
+    from medmark.components.lineage.commitment import verify_commitment, verify_reveal
+    from medmark.components.lineage.keys import load_public
+
+    key = load_public(public_key)
+    digest = Release(release).digest if release else None
+    result = verify_commitment(
+        commitment, key, release_digest=digest, evidence_dir=evidence, timestamp_roots=timestamp_roots
+    )
+    if reveal:
+        result["evidence_checked"] = verify_reveal(reveal, commitment, key)["evidence_checked"]
+    print_commitment(result)
+
+
+def print_commitment(result: dict) -> None:
+    """What a commitment says, and what of it was checked."""
+    print(f"release: {result['release_name']}, {result['release_digest']}")
+    print(f"signed with the key: {result['key_id']}")
+    print(f"evidence: {'what was committed to' if result['evidence_checked'] else 'not compared'}")
+    print(f"time: {result['time_says']}")
 
 
 @app.command("stress")

@@ -14,11 +14,12 @@ HEADLINES = {
     "inconclusive": ("open", "Open: the evidence does not suffice either way"),
 }
 SENTENCES = {
-    "owned": "The model reacts to the secret mark as only models trained on the release are known to. Before anyone"
-    " is accused, show that this evidence was committed to before the release went out.",
+    "owned": "The model reacts to the secret mark as only models trained on the release are known to.",
     "not_owned": "The model does not react to the mark as a model trained on the release would. Do not accuse.",
     "inconclusive": "At least one proof could not be had. That is not enough to accuse anybody.",
 }
+COMMITTED = " The evidence is the one that was committed to; what the date of that is worth is said below."
+UNCOMMITTED = " That this evidence was committed to before the release went out has not been shown: before anyone is accused, show it."
 THRESHOLDS = {
     "alpha": "chance of accusing a model whose reaction is no more than tau, at most",
     "tau": "lift of the probability that an innocent model may show",
@@ -43,7 +44,10 @@ def write_audit_report(out_html: str | Path, audit: dict) -> None:
         tone, headline = HEADLINES[suspect["verdict"]]
         paths = suspect["path_log10"]
         figure = data_uri(e_value_paths(paths, needed), "image/svg+xml") if paths else None
-        extra = {"tone": tone, "headline": headline, "sentence": SENTENCES[suspect["verdict"]], "figure": figure}
+        sentence = SENTENCES[suspect["verdict"]]
+        if suspect["verdict"] == "owned":
+            sentence += COMMITTED if audit["commitment"] else UNCOMMITTED
+        extra = {"tone": tone, "headline": headline, "sentence": sentence, "figure": figure}
         shown.append(suspect | extra)
     moved = {suspect["name"]: suspect["lift"] for suspect in shown if suspect["lift"] is not None}
     html = (

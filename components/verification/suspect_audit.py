@@ -8,8 +8,9 @@ A suspect is asked a few images at a time, in the evidence's random order, and n
 2. the suspect ranks above the innocent models that underwent the same procedure;
 3. no innocent model goes beyond tau, and the control mark does not set the suspect off.
 
-Several suspects are corrected by Holm's method, both in 1 and in 2. The prior commitment to the evidence is not checked
-here.
+Several suspects are corrected by Holm's method, both in 1 and in 2. Whether the evidence was committed to before the
+release went out is checked if the commitment is given; the verdict is about the model's answers alone, and without the
+commitment it accuses nobody.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from medmark.components.dataset.release import canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
+from medmark.components.lineage.commitment import verify_commitment
+from medmark.components.lineage.keys import load_public
 from medmark.components.platform.progress import track
 from medmark.components.poisoning.poison import read_evidence
 from medmark.components.poisoning.queries import read_queries
@@ -46,6 +49,9 @@ from statsmodels.stats.multitest import multipletests
 AUDIT_SCHEMA_VERSION = 1
 CHUNK = 4  # images between two looks, each asked clean, with the mark and with the control mark; arbitrary
 STORE = "answers.sqlite"
+UNCOMMITTED = (
+    "that this evidence was committed to before the release went out was not shown; without that it accuses nobody"
+)
 EVIDENCE_FOR = ("effect", "contrast", "labels")
 CLAIMS = {
     "effect": "the mark lifts the target's probability by more than {tau:g}",
@@ -109,6 +115,9 @@ def audit_targets(
     connection: dict | None = None,
     registry: str | None = None,
     store: str | Path | None = None,
+    commitment: str | Path | None = None,
+    public_key: str | Path | None = None,
+    timestamp_roots: str | Path | None = None,
 ) -> dict:
     """Opens suspects and audits them; see :func:`audit_suspects`.
 
@@ -120,8 +129,28 @@ def audit_targets(
         connection: keyword arguments of :class:`Connection`.
         registry: URI of an MLflow registry; None: what MLflow is configured for.
         store: see :func:`audit_suspects`.
+        commitment: file of :func:`medmark.components.lineage.commitment.commit`; checked before anything is asked.
+        public_key: PEM file of its signer.
+        timestamp_roots: PEM file with the root certificates of the authority that stamped its time.
+
+    Raises:
+        MedmarkError: one of commitment and key without the other, or what the check, the suspects or the audit raise.
     """
-    class_names = read_evidence(evidence_dir).get("class_names", [])
+    evidence = read_evidence(evidence_dir)
+    if (commitment is None) != (public_key is None):
+        raise MedmarkError("a commitment and its signer's public key go together; give both or none")
+    if timestamp_roots is not None and commitment is None:
+        raise MedmarkError("roots of a time stamp without a commitment; give the commitment that was stamped")
+    committed = None
+    if commitment is not None:
+        committed = verify_commitment(
+            commitment,
+            load_public(public_key),
+            release_digest=evidence["release_digest"],
+            evidence_dir=evidence_dir,
+            timestamp_roots=timestamp_roots,
+        )
+    class_names = evidence.get("class_names", [])
     agreed = Contract(**contract | ({"classes": tuple(contract["classes"])} if contract.get("classes") else {}))
     suspects = [
         open_suspect(
@@ -133,11 +162,16 @@ def audit_targets(
         )
         for target in targets
     ]
-    return audit_suspects(evidence_dir, suspects, out_dir, store=store)
+    return audit_suspects(evidence_dir, suspects, out_dir, store=store, committed=committed)
 
 
 def audit_suspects(
-    evidence_dir: str | Path, suspects: list[SuspectModel], out_dir: str | Path, *, store: str | Path | None = None
+    evidence_dir: str | Path,
+    suspects: list[SuspectModel],
+    out_dir: str | Path,
+    *,
+    store: str | Path | None = None,
+    committed: dict | None = None,
 ) -> dict:
     """Questions suspects and writes ``audit.json``.
 
@@ -147,6 +181,7 @@ def audit_suspects(
         out_dir: gets ``audit.json``.
         store: file that keeps the suspects' answers; ``answers.sqlite`` in ``out_dir`` when None. Another run with it
             does not ask again what was answered.
+        committed: what :func:`medmark.components.lineage.commitment.verify_commitment` found, or None.
 
     Returns:
         The content of ``audit.json``.
@@ -182,8 +217,9 @@ def audit_suspects(
             "lifts": {name: lift(answers) for name, answers in innocents.items()},
         },
         "suspects": weigh(questioned, list(innocents.values()), thresholds),
+        "commitment": committed,
         "cautions": [
-            "whether this evidence was committed to before the release went out is not checked here",
+            committed["time_says"] if committed else UNCOMMITTED,
             "the verdict is about models: it does not say who trained them",
         ],
         "meanings": MEANINGS,

@@ -21,6 +21,9 @@ def run_audit(
     contract: dict,
     connection: dict | None = None,
     registry: str | None = None,
+    commitment: str | Path | None = None,
+    public_key: str | Path | None = None,
+    timestamp_roots: str | Path | None = None,
 ) -> dict:
     """Audits suspects, writes the report, and tracks the run in MLflow.
 
@@ -29,7 +32,8 @@ def run_audit(
         targets: suspects.
         out: folder for ``audit.json``, ``audit.html``, the suspects' answers and the MLflow run. It may hold the answers
             of an audit that was interrupted or inconclusive.
-        contract, connection, registry: see :func:`medmark.components.verification.suspect_audit.audit_targets`.
+        contract, connection, registry, commitment, public_key, timestamp_roots: see
+            :func:`medmark.components.verification.suspect_audit.audit_targets`.
 
     Returns:
         The content of ``audit.json``.
@@ -42,7 +46,17 @@ def run_audit(
     out.mkdir(parents=True, exist_ok=True)
     os.chmod(out, 0o700)  # answers and verdicts are the owner's
     use_threads()
-    audit = audit_targets(evidence, targets, out, contract=contract, connection=connection, registry=registry)
+    audit = audit_targets(
+        evidence,
+        targets,
+        out,
+        contract=contract,
+        connection=connection,
+        registry=registry,
+        commitment=commitment,
+        public_key=public_key,
+        timestamp_roots=timestamp_roots,
+    )
     write_audit_report(out / "audit.html", audit)
     track_audit(out, audit, {**contract, **(connection or {})})
     return audit

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 import warnings
@@ -22,6 +23,8 @@ from medmark.components.report.figures import classifier_curves, generator_curve
 from medmark.pipelines.local_output import StepOutput
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS, Profile
 
+SEED_BITS = 48  # KFP carries numbers as doubles, exact to 53 bits
+
 
 def run_mark_release(
     out: str | Path,
@@ -31,7 +34,7 @@ def run_mark_release(
     settings: dict[str, str] | None = None,
     ingest_options: dict | None = None,
     version: str = "1",
-    seed: int = 0,
+    seed: int | None = None,
     debug: bool = False,
 ) -> dict:
     """Marks a release, from raw images to the report.
@@ -44,7 +47,8 @@ def run_mark_release(
         settings: parameters of the profile to replace, as text.
         ingest_options: keyword arguments of ingest.
         version: of the marked release.
-        seed: of everything.
+        seed: of everything, the secret key of the mark too: who guesses it has the key. None draws one of 48 bits and
+            keeps it in ``work/``, so that an interrupted run goes on with it, and in the evidence.
         debug: show all that the steps print.
 
     Returns:
@@ -67,6 +71,8 @@ def run_mark_release(
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     os.chmod(work, 0o700)  # generators and evidence pass through it
+    if seed is None:
+        seed = secret_seed(work / "seed")
     use_threads()
     if data is None:
         source = work / f"phantoms-{chosen.phantoms}-{seed}"
@@ -105,6 +111,15 @@ def run_mark_release(
     track_run(out, parts, verdict, arguments["parameters"])
     shutil.rmtree(work)
     return verdict
+
+
+def secret_seed(path: Path) -> int:
+    """The seed in a file, which is made with a new one if it is not there."""
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(str(secrets.randbits(SEED_BITS)))
+        partial.replace(path)
+    return int(path.read_text())
 
 
 def pipeline_arguments(profile: Profile, source: Path, ingest_options: dict, version: str, seed: int) -> dict:
@@ -153,13 +168,16 @@ def source_state(source: Path, root: str | None) -> str:
 
 
 def track_run(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict) -> None:
-    """Logs the run to MLflow, a nested run a step."""
+    """Logs the run to MLflow, a nested run a step.
+
+    The server may be shared: neither seeds, from which the key of the mark follows, nor marked images go there.
+    """
     steps = []
     for name in ("clean", "surrogates", "innocents", "generator", "control", "release", "victims", "check"):
         title = {"clean": "ingest", "release": "poison", "control": "control_generator", "check": "verify"}.get(
             name, name
         )
-        step = Tracked(title, {"seed": verdict["seeds"]["run"]})
+        step = Tracked(title)
         if name in ("clean", "release"):
             release = Release(parts[name])
             source = parameters["data"] if name == "clean" else out / "release"
@@ -196,7 +214,6 @@ def track_run(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict
     }
     release = Release(out / "release")
     dataset = {"name": release.name, "digest": release.digest, "source": out / "release", "counts": release.counts}
-    files = [out / "verdict.json", out / "report.html"]
     parameters = {**parameters, "verdict": verdict["verdict"]}
-    pipeline = Tracked("mark-release", parameters, metrics, dataset=dataset, files=files)
+    pipeline = Tracked("mark-release", parameters, metrics, dataset=dataset)
     log_pipeline(out, pipeline, steps)

@@ -3,6 +3,7 @@ from medmark.components.errors import MedmarkError
 from medmark.components.generator.train import GeneratorConfig
 from medmark.components.surrogate.training import TrainConfig
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS
+from medmark.pipelines.mark_release.run import secret_seed
 
 
 def test_settings_replace_values_and_keep_their_type():
@@ -58,3 +59,9 @@ def test_control_generator_differs_in_its_key():
     mark, control = (GeneratorConfig.from_dict(PROFILES["smoke"].generator_config(i)) for i in (0, 1))
     assert mark.key_index != control.key_index
     assert mark.shape == control.shape
+
+
+def test_a_secret_seed_is_drawn_once_and_is_hard_to_guess(tmp_path):
+    seeds = [secret_seed(tmp_path / name) for name in "aabcdefgh"]
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 8 and max(seeds) > 2**40

@@ -1,0 +1,1 @@
+"""Signed commitments to private evidence, made before a release goes out."""

@@ -1,0 +1,134 @@
+"""The owner's signing key: Ed25519, encrypted at rest with a passphrase."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from medmark.components.errors import MedmarkError
+from medmark.components.lineage.files import read_small, refuse_existing, write_new
+
+PASSPHRASE = "MEDMARK_KEY_PASSPHRASE"  # environment variable
+MIN_PASSPHRASE = 12  # characters, ours
+MAX_PASSPHRASE = 1000  # bytes; OpenSSL takes 1023
+
+
+def new_key(directory: str | Path, passphrase: str) -> str:
+    """Makes a key pair.
+
+    Args:
+        directory: gets ``medmark.key`` (private: PKCS8 PEM, encrypted, readable by its owner only) and ``medmark.pub``
+            (SubjectPublicKeyInfo PEM, to publish); made if missing.
+        passphrase: 12 characters or more.
+
+    Returns:
+        The key id: hex SHA-256 of the DER public key.
+
+    Raises:
+        MedmarkError: a passphrase that is too short, one of the files exists, or cannot be written.
+    """
+    secret, folder = _checked(passphrase), Path(directory)
+    private, public = folder / "medmark.key", folder / "medmark.pub"
+    for path in (private, public):
+        if os.path.lexists(path):
+            raise refuse_existing(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MedmarkError(f"cannot make the folder {folder} ({error.strerror}); choose another") from error
+    key = Ed25519PrivateKey.generate()
+    write_new(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(secret)), 0o600)
+    write_new(public, _pem(key.public_key()), 0o644)
+    return key_id(key.public_key())
+
+
+def load_private(path: str | Path, passphrase: str) -> Ed25519PrivateKey:
+    """Reads ``medmark.key``.
+
+    Raises:
+        MedmarkError: no such file, wrong passphrase, not encrypted, or not an Ed25519 key.
+    """
+    data = read_small(path, "private key", "give the medmark.key that 'medmark keys new' wrote")
+    try:
+        key = load_pem_private_key(data, _checked(passphrase))
+    except TypeError as error:
+        raise MedmarkError(
+            f"private key is not encrypted: {path}; make a new one with 'medmark keys new', for this one may be known"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MedmarkError(
+            f"private key does not open: {path}; the passphrase is wrong, or the file is damaged: take a backup"
+        ) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise MedmarkError(f"private key is not Ed25519: {path}; make one with 'medmark keys new'")
+    return key
+
+
+def load_public(path: str | Path) -> Ed25519PublicKey:
+    """Reads ``medmark.pub``; a file of which any byte changed is refused, even where the key would be the same.
+
+    Raises:
+        MedmarkError: no such file, damaged, or not an Ed25519 key.
+    """
+    data = read_small(path, "public key", "give the signer's medmark.pub")
+    try:
+        key = load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MedmarkError(f"no public key: {path}; get the signer's medmark.pub again") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise MedmarkError(f"public key is not Ed25519: {path}; get the signer's medmark.pub")
+    if _pem(key) != data:
+        raise MedmarkError(f"public key is changed or damaged: {path}; get the signer's medmark.pub again")
+    return key
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Hex SHA-256 of the DER SubjectPublicKeyInfo."""
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def ask_passphrase(*, twice: bool = False) -> str:
+    """The passphrase, from the environment variable ``MEDMARK_KEY_PASSPHRASE`` or typed without echo.
+
+    Args:
+        twice: let it be typed again, for a new key.
+
+    Raises:
+        MedmarkError: neither variable nor terminal, a passphrase that is too short, or two that differ.
+    """
+    passphrase = os.environ.get(PASSPHRASE)
+    if passphrase is None:
+        if not sys.stdin or not sys.stdin.isatty():
+            raise MedmarkError(f"no passphrase and no terminal to ask at; set {PASSPHRASE}")
+        passphrase = getpass.getpass("passphrase of the key: ")
+        if twice and getpass.getpass("again: ") != passphrase:
+            raise MedmarkError("the two passphrases differ; start again")
+    _checked(passphrase)
+    return passphrase
+
+
+def _checked(passphrase: str) -> bytes:
+    """As bytes; messages say nothing about it."""
+    if len(passphrase) < MIN_PASSPHRASE:
+        raise MedmarkError(f"the passphrase is empty or shorter than {MIN_PASSPHRASE} characters; choose a longer one")
+    secret = passphrase.encode(errors="replace")
+    if len(secret) > MAX_PASSPHRASE or secret.decode() != passphrase:
+        raise MedmarkError(f"the passphrase is not UTF-8 or longer than {MAX_PASSPHRASE} bytes; choose another")
+    return secret
+
+
+def _pem(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

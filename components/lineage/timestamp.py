@@ -1,0 +1,147 @@
+"""Time stamps of an authority (RFC 3161) over the bytes of a commitment.
+
+The authority sees only a SHA-256. Its answer is kept whole, as ``openssl ts -verify`` takes it too. It must be DER to the
+letter, as RFC 3161 wants it: some authorities send their certificates in another order and are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import requests
+from cryptography import x509
+from medmark.components.errors import MedmarkError
+from medmark.components.lineage.files import read_small
+from rfc3161_client import (
+    HashAlgorithm,
+    TimestampRequestBuilder,
+    TimeStampResponse,
+    VerificationError,
+    VerifierBuilder,
+    decode_timestamp_response,
+)
+from urllib3.exceptions import HTTPError
+
+TIMEOUT = 30.0  # seconds for the whole answer, arbitrary
+MAX_ANSWER = 1 << 18  # bytes, arbitrary; an answer with its certificates has some kB
+GRANTED = 0  # RFC 3161, 2.4.2
+
+
+def request_timestamp(url: str, data: bytes) -> bytes:
+    """Asks an authority for a time stamp.
+
+    Whether the authority is one to trust is not checked here: :func:`verify_timestamp` does, with its root certificate.
+
+    Args:
+        url: http(s); the answer is signed, so http will do.
+        data: to stamp; only its SHA-256 is sent.
+
+    Returns:
+        The DER answer, over ``data`` and with the nonce of this request.
+
+    Raises:
+        MedmarkError: a malformed URL, no answer, or one that is no time stamp of ``data``.
+    """
+    url = _checked(url)
+    request = TimestampRequestBuilder().data(data).hash_algorithm(HashAlgorithm.SHA256).build()
+    answer = _post(url, request.as_bytes())
+    try:
+        response = decode_timestamp_response(answer)
+        if response.status != GRANTED:
+            said = "; ".join(response.status_string)
+            _fail(url, f"refuses with status {response.status} ({said})", "try again later, or another authority")
+        info = response.tst_info
+        fits = info.message_imprint.message == hashlib.sha256(data).digest() and info.nonce == request.nonce
+    except ValueError as error:
+        _fail(url, f"gives no RFC 3161 answer in DER ({error})", "check the URL, or take another authority", error)
+    if not fits:
+        _fail(url, "stamps something else than it was asked to", "try another authority")
+    return answer
+
+
+def verify_timestamp(token: bytes, data: bytes, roots: str | Path, where: str | Path) -> datetime:
+    """The time that an authority states, UTC.
+
+    Its certificates must have been valid at that time; that they have expired since does no harm.
+
+    Args:
+        token: the authority's DER answer.
+        data: what it must be over.
+        roots: PEM file of the root certificates to trust.
+        where: the token's file, for messages.
+
+    Raises:
+        MedmarkError: no such root certificates, or a token that is damaged, over other data, or not of a trusted authority.
+    """
+    pem = read_small(roots, "file of root certificates", "give the time stamp authority's root as PEM")
+    try:
+        trusted = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise MedmarkError(
+            f"no root certificates: {roots}; give the time stamp authority's root certificate as PEM"
+        ) from error
+    try:
+        response: TimeStampResponse = decode_timestamp_response(token)
+        VerifierBuilder(roots=trusted).build().verify_message(response, data)
+        return response.tst_info.gen_time.astimezone(UTC)
+    except (ValueError, VerificationError, x509.ExtensionNotFound) as error:
+        reason = _line(str(error))
+        raise MedmarkError(
+            f"time stamp does not hold: {where} ({reason}); take the file that was written with the commitment, and the"
+            f" authority's own root certificate, not {roots}, if that is another's"
+        ) from error
+
+
+def _post(url: str, question: bytes) -> bytes:
+    """The authority's answer, in bounded size and time."""
+    deadline = time.monotonic() + TIMEOUT
+    headers = {"Content-Type": "application/timestamp-query", "Accept-Encoding": "identity"}
+    try:
+        with requests.post(
+            url,
+            data=question,
+            headers=headers,
+            auth=lambda request: request,  # keeps requests from looking for a password in ~/.netrc
+            timeout=TIMEOUT,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            if response.status_code != 200:
+                _fail(url, f"answers with status {response.status_code}", "give the authority's final URL")
+            answer = bytearray()
+            while chunk := response.raw.read1(1 << 14):  # what has arrived; read() would wait for all of it
+                answer += chunk
+                if len(answer) > MAX_ANSWER:
+                    _fail(url, f"answers with more than {MAX_ANSWER} bytes", "check the URL")
+                if time.monotonic() > deadline:
+                    raise requests.exceptions.Timeout()
+    except requests.exceptions.SSLError as error:
+        _fail(url, "is not trusted: its TLS certificate does not hold", "check the URL, or name its CA", error)
+    except (requests.RequestException, HTTPError, OSError) as error:
+        _fail(url, f"gives no answer within {TIMEOUT:g} s ({error})", "try again later, or another authority", error)
+    return bytes(answer)
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        fine = False
+    if not fine or not url.isprintable() or parts.username or parts.password or "?" in url or "#" in url:
+        raise MedmarkError("the time stamp authority's URL is malformed; give http(s)://host[:port]/path and no more")
+    return url
+
+
+def _fail(url: str, wrong: str, remedy: str, cause: Exception | None = None) -> NoReturn:
+    raise MedmarkError(f"time stamp authority {url:.200} {_line(wrong)}; {remedy}") from cause
+
+
+def _line(text: str) -> str:
+    """What came from outside, as one short line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]

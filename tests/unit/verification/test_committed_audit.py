@@ -1,0 +1,68 @@
+"""An audit with evidence that was committed to before."""
+
+import shutil
+
+import pytest
+from made_up_evidence import Model, write_evidence
+from medmark.components.errors import MedmarkError
+from medmark.components.lineage.commitment import commit
+from medmark.components.lineage.keys import load_private, new_key
+from medmark.components.report.audit_report import write_audit_report
+from medmark.components.verification import suspect_audit
+from medmark.components.verification.suspect_audit import UNCOMMITTED, audit_suspects, audit_targets
+
+PASSPHRASE = "correct horse battery"
+
+
+class Published:
+    """What a commitment asks of a release."""
+
+    def __init__(self, path):
+        self.path, self.name, self.digest = path, "chest", "ab" * 32
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    monkeypatch.setattr("medmark.components.lineage.commitment.Release", Published)
+    monkeypatch.setattr(suspect_audit, "open_suspect", lambda target, *_, **__: Model(target, reaction=7))
+    evidence = write_evidence(tmp_path)
+    new_key(tmp_path / "keys", PASSPHRASE)
+    key = load_private(tmp_path / "keys" / "medmark.key", PASSPHRASE)
+    commit(tmp_path, evidence, key, tmp_path / "commitment.json")
+    return evidence, {"commitment": tmp_path / "commitment.json", "public_key": tmp_path / "keys" / "medmark.pub"}
+
+
+def test_the_report_says_what_the_evidence_rests_on(committed, tmp_path):
+    evidence, proof = committed
+    audit = audit_targets(evidence, ["thief"], tmp_path / "out", contract={}, **proof)
+    assert audit["suspects"][0]["verdict"] == "owned"
+    assert audit["commitment"]["release_digest"] == "ab" * 32 and audit["commitment"]["timestamp"] is None
+    assert audit["commitment"]["time_says"] in audit["cautions"] and UNCOMMITTED not in audit["cautions"]
+    write_audit_report(tmp_path / "audit.html", audit)
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert audit["commitment"]["commitment_sha256"] in page and "has not been shown" not in page
+
+
+def test_without_a_commitment_the_report_warns(tmp_path):
+    audit = audit_suspects(write_evidence(tmp_path), [Model("thief", reaction=7)], tmp_path / "out")
+    assert audit["commitment"] is None and UNCOMMITTED in audit["cautions"]
+    write_audit_report(tmp_path / "audit.html", audit)
+    assert "has not been shown" in (tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+def test_forged_evidence_is_not_what_was_committed_to(committed, tmp_path):
+    evidence, proof = committed
+    forged = write_evidence(tmp_path / "forged", innocents=[Model(f"picked-{i:02d}") for i in range(20)])
+    shutil.copy(evidence / "opening.json", forged)
+    with pytest.raises(MedmarkError, match="evidence"):
+        audit_targets(forged, ["innocent"], tmp_path / "out", contract={}, **proof)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kept", ["commitment", "public_key"])
+def test_half_a_proof_is_refused(committed, tmp_path, kept):
+    evidence, proof = committed
+    with pytest.raises(MedmarkError, match="go together"):
+        audit_targets(evidence, ["x"], tmp_path / "out", contract={}, **{kept: proof[kept]})
+    with pytest.raises(MedmarkError, match="without a commitment"):
+        audit_targets(evidence, ["x"], tmp_path / "out", contract={}, timestamp_roots=tmp_path)
