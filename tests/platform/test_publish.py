@@ -1,0 +1,211 @@
+"""Publishing into a real SeaweedFS: a reader sees a whole release or none."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from medmark.components.dataset.release import Release
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.publish import fetch_evidence, fetch_release, publish, publish_evidence
+from medmark.components.platform.services import EVIDENCE, RELEASES
+from medmark.components.platform.store import parse
+from minio.error import S3Error
+from object_store import content, make_release, processes_of, store_for
+
+KILLS = 50
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch):
+    """Ten shards."""
+    return make_release(tmp_path / "release", images=20, seed=1, patch=monkeypatch)
+
+
+def test_publish_and_fetch(services, release, tmp_path):
+    store, uri = store_for(services, "release"), f"s3://{RELEASES}/noise"
+    (release / "private notes.txt").write_text("not in release.json")
+    done = publish(release, uri, store)
+    assert done.uri == f"{uri}/{Release(release).digest}"
+    assert done.sent == 11 and done.locked_until
+    assert publish(release, uri, store).sent == 0
+    assert set(store.list(done.uri)) == {"release.json", *(f"shards/part-{i:05d}.parquet" for i in range(10))}
+    fetched = fetch_release(done.uri, tmp_path / "back", store)
+    assert fetched.digest == done.digest
+    (release / "private notes.txt").unlink()
+    assert content(tmp_path / "back") == content(release)
+    assert fetch_release(done.uri, tmp_path / "back", store).digest == done.digest
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_every_object_is_locked(services, release):
+    store = store_for(services, "release")
+    prefix = parse(publish(release, f"s3://{RELEASES}/lock", store).uri).prefix
+    objects = list(store._client.list_objects(RELEASES, prefix=prefix, recursive=True, include_version=True))
+    assert len(objects) == 11
+    for found in objects:
+        with pytest.raises(S3Error, match="AccessDenied"):
+            store._client.remove_object(RELEASES, found.object_name, found.version_id)
+
+
+def test_the_rejected_images_go_along(services, tmp_path, monkeypatch):
+    from medmark.components.dataset import release as release_format
+
+    folder, uri, store = tmp_path / "with", f"s3://{RELEASES}/rejected", store_for(services, "release")
+    record = next(Release(make_release(tmp_path / "from", images=2, seed=3, patch=monkeypatch)).records())
+    with release_format.ReleaseWriter(folder, name="n", version="1", class_names=["a", "b"]) as writer:
+        writer.add(record)
+        writer.reject("broken.png", "no image")
+    fetch_release(publish(folder, uri, store).uri, tmp_path / "back", store)
+    assert content(tmp_path / "back") == content(folder)
+    assert "rejected.parquet" in content(folder)
+
+
+def test_other_content_at_the_place_is_not_overwritten(services, release, tmp_path):
+    store, uri = store_for(services, "release"), f"s3://{RELEASES}/other"
+    place = parse(uri) / Release(release).digest
+    (tmp_path / "file").write_text("something else")
+    store.put(tmp_path / "file", place / "shards/part-00003.parquet")
+    with pytest.raises(MedmarkError, match="other content lies at .*part-00003.parquet; nothing is overwritten"):
+        publish(release, uri, store)
+    assert list(store.list(place)) == ["shards/part-00003.parquet"]
+    with pytest.raises(MedmarkError, match="give its parent"):
+        publish(release, str(place), store)
+
+
+def test_a_damaged_release_is_not_published(services, release):
+    shard = release / "shards" / "part-00004.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(MedmarkError, match="shard changed or missing"):
+        publish(release, f"s3://{RELEASES}/damaged", store_for(services, "release"))
+    assert store_for(services, "release").list(f"s3://{RELEASES}/damaged") == {}
+
+
+def test_a_reader_refuses_what_was_changed(services, release, tmp_path):
+    store = store_for(services, "release")
+    done = publish(release, f"s3://{RELEASES}/changed", store)
+    (tmp_path / "file").write_text("another shard")
+    store.put(tmp_path / "file", f"{done.uri}/shards/part-00001.parquet")
+    with pytest.raises(MedmarkError, match="does not match its SHA-256"):
+        fetch_release(done.uri, tmp_path / "back", store)
+    store.put(tmp_path / "file", f"{done.uri}/release.json")
+    with pytest.raises(MedmarkError, match="does not match its digest"):
+        fetch_release(done.uri, tmp_path / "back", store)
+    assert not (tmp_path / "back").exists()
+
+
+def test_what_cannot_be_fetched(services, release, tmp_path):
+    store = store_for(services, "release")
+    with pytest.raises(MedmarkError, match="no digest at the end"):
+        fetch_release(f"s3://{RELEASES}/noise", tmp_path / "back", store)
+    with pytest.raises(MedmarkError, match="has no release.json"):
+        fetch_release(f"s3://{RELEASES}/noise/{'0' * 64}", tmp_path / "back", store)
+    done = publish(release, f"s3://{RELEASES}/full", store)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(MedmarkError, match="not empty"):
+        fetch_release(done.uri, tmp_path, store)
+    with pytest.raises(MedmarkError, match="access denied"):
+        fetch_release(done.uri, tmp_path / "back", store_for(services, "evidence"))
+
+
+def test_evidence_goes_elsewhere(services, tmp_path):
+    evidence, store = tmp_path / "evidence", store_for(services, "evidence")
+    shutil.copytree(FIXTURES / "evidence-v1", evidence)
+    done = publish_evidence(evidence, f"s3://{EVIDENCE}/noise", store)
+    assert done.sent == len(content(evidence)) and publish_evidence(evidence, f"s3://{EVIDENCE}/noise", store).sent == 0
+    assert fetch_evidence(done.uri, tmp_path / "back", store) == json.loads((evidence / "evidence.json").read_bytes())
+    assert content(tmp_path / "back") == content(evidence)
+    assert (tmp_path / "back").stat().st_mode & 0o777 == 0o700
+    stranger = store_for(services, "release")
+    for call in (
+        lambda: publish_evidence(evidence, f"s3://{EVIDENCE}/noise", stranger),
+        lambda: fetch_evidence(done.uri, tmp_path / "stolen", stranger),
+        lambda: publish_evidence(evidence, f"s3://{RELEASES}/noise", store),
+    ):
+        with pytest.raises(MedmarkError, match="access denied"):
+            call()
+
+
+def test_the_opening_of_a_commitment_goes_along(services, tmp_path):
+    evidence, store, uri = tmp_path / "evidence", store_for(services, "evidence"), f"s3://{EVIDENCE}/committed"
+    shutil.copytree(FIXTURES / "evidence-v1", evidence)
+    publish_evidence(evidence, uri, store)
+    (evidence / "opening.json").write_text("{}")
+    done = publish_evidence(evidence, uri, store)
+    assert done.sent == 1
+    fetch_evidence(done.uri, tmp_path / "back", store)
+    assert content(tmp_path / "back") == content(evidence)
+
+
+def test_evidence_is_never_stored_among_releases(services, release, tmp_path):
+    store, uri = store_for(services, "release"), f"s3://{RELEASES}/mixed-up"
+    publish(release, uri, store)
+    with pytest.raises(MedmarkError, match="evidence would be public there"):
+        publish_evidence(FIXTURES / "evidence-v1", uri, store)
+    with pytest.raises(MedmarkError, match="private evidence"):
+        publish(FIXTURES / "evidence-v1", uri, store)
+
+
+@pytest.fixture
+def publisher(services):
+    """A process that publishes in children; see publisher.py."""
+    environment = os.environ | {"MEDMARK_S3_CREDENTIALS": str(services.credentials["release"]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("publisher.py")],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.stdin.close()
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+def publish_in_child(publisher, release, uri, kill_after=None) -> tuple[int, float]:
+    """Exit status of the child and the seconds it had."""
+    publisher.stdin.write(f"{release}\t{uri}\n")
+    publisher.stdin.flush()
+    pid, started = int(publisher.stdout.readline()), time.monotonic()
+    if kill_after is not None:
+        time.sleep(kill_after)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return int(publisher.stdout.readline()), time.monotonic() - started
+
+
+@pytest.mark.timeout(180)
+def test_a_publisher_that_is_killed_leaves_nothing_or_everything(services, publisher, release, tmp_path):
+    store, draw = store_for(services, "release"), random.Random(7)
+    publish_in_child(publisher, release, f"s3://{RELEASES}/warm")
+    status, whole = publish_in_child(publisher, release, f"s3://{RELEASES}/timed")
+    assert status == 0
+    digest, expected, seen = Release(release).digest, content(release), []
+    for i in range(KILLS):
+        uri, back = f"s3://{RELEASES}/kill-{i}", tmp_path / f"back-{i}"
+        status, _ = publish_in_child(publisher, release, uri, kill_after=draw.uniform(0, whole))
+        there = store.list(f"{uri}/{digest}")
+        try:
+            fetch_release(f"{uri}/{digest}", back, store)
+            seen.append("whole")
+            assert content(back) == expected
+        except MedmarkError as error:
+            assert "nothing complete there" in str(error) and not back.exists()
+            assert status == -signal.SIGKILL and "release.json" not in there
+            seen.append("partial" if there else "nothing")
+        assert publish(release, uri, store).sent == len(expected) - len(there)
+        fetch_release(f"{uri}/{digest}", back, store)
+        assert content(back) == expected
+    print({what: seen.count(what) for what in set(seen)}, f"of {KILLS}, a publish takes {whole:.2f} s")
+    assert seen.count("partial") >= 5  # else this has tested nothing
+    assert len(processes_of(tmp_path)) == 0
