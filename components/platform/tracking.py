@@ -14,6 +14,8 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -65,7 +67,8 @@ def log_pipeline(folder: str | Path, pipeline: Tracked, steps: list[Tracked]) ->
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        _log(folder, pipeline, steps)
+        with _environment_kept():
+            _log(folder, pipeline, steps)
         return True
     except Exception as error:  # whatever MLflow or its server raises must not end the pipeline
         reason = " ".join(str(error).split())[:160]
@@ -88,20 +91,29 @@ def _log(folder: Path, pipeline: Tracked, steps: list[Tracked]) -> None:
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
             mlflow.create_experiment(EXPERIMENT, artifact_location=(folder / "mlartifacts").resolve().as_uri())
     given = os.environ.pop("MLFLOW_RUN_ID", None)  # start_run would take it for every nested run too
+    if given:
+        parent = mlflow.start_run(run_id=given)
+    else:
+        mlflow.set_experiment(EXPERIMENT)
+        parent = mlflow.start_run(run_name=pipeline.name)
+    with parent:
+        _log_one(pipeline)
+        for step in steps:
+            with mlflow.start_run(run_name=step.name, nested=True, experiment_id=parent.info.experiment_id):
+                _log_one(step)
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """MLflow writes server and experiment into the environment, where the next run would take them for the user's."""
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")}
     try:
-        if given:
-            parent = mlflow.start_run(run_id=given)
-        else:
-            mlflow.set_experiment(EXPERIMENT)
-            parent = mlflow.start_run(run_name=pipeline.name)
-        with parent:
-            _log_one(pipeline)
-            for step in steps:
-                with mlflow.start_run(run_name=step.name, nested=True, experiment_id=parent.info.experiment_id):
-                    _log_one(step)
+        yield
     finally:
-        if given:
-            os.environ["MLFLOW_RUN_ID"] = given
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _log_one(run: Tracked) -> None:

@@ -105,7 +105,7 @@ def test_questions_are_one_a_patient_and_never_of_the_target(field):
 
 def test_the_benchmark_resumes_and_writes_its_table(release, field, work, benchmark, tmp_path, monkeypatch):
     quick = {"badnets": METHODS["badnets"], "blended": METHODS["blended"]}
-    monkeypatch.setattr(benchmark, "release_of", lambda data, folder: release)
+    monkeypatch.setattr(benchmark, "release_of", lambda data, folder, phantoms: release)
     monkeypatch.setattr(benchmark, "METHODS", {"badnets": quick["badnets"]})
     path = tmp_path / "rows.json"
     benchmark.run("phantoms", work, path, PROFILE)

@@ -168,3 +168,12 @@ def test_telemetry_is_off_and_retries_are_few_unless_the_user_says_otherwise(fol
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "30"
+
+
+def test_a_run_leaves_no_trace_in_the_environment(folder, tmp_path_factory, empty_database):
+    other = tmp_path_factory.mktemp("other")
+    shutil.copyfile(empty_database, other / "mlflow.db")
+    for place in (folder, other):
+        assert log_pipeline(place, Tracked("pipeline"), [])
+        assert not {"MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"} & set(os.environ)
+        assert len(mlflow.MlflowClient(f"sqlite:///{place / 'mlflow.db'}").search_runs(["1"])) == 1
