@@ -132,7 +132,8 @@ def run_and_kill(services, call, begun) -> str:
     return errors[0]
 
 
-def test_resumes_after_the_server_was_killed(services, tmp_path, quick):
+def test_resumes_after_the_server_was_killed(services, tmp_path, quick, monkeypatch):
+    patient = 0.5  # seconds of backoff: a server that has just come back may still fail to read what it has
     folder, back, place = tmp_path / "files", tmp_path / "back", f"s3://{RELEASES}/killed"
     folder.mkdir()
     for i in range(60):
@@ -142,10 +143,13 @@ def test_resumes_after_the_server_was_killed(services, tmp_path, quick):
     assert "no answer" in text and "run again" in text
     assert processes_of(services.folder) == []
     assert up(services.folder, mlflow_port=None).s3 == services.s3
-    assert 0 < store.upload(folder, place) <= 55
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "BACKOFF", patient)
+        assert 0 < store.upload(folder, place) <= 55
     text = run_and_kill(services, lambda: store.download(place, back), lambda: len(list(back.glob("file-*"))) >= 5)
     assert "no answer" in text
     up(services.folder, mlflow_port=None)
+    monkeypatch.setattr(store_module, "BACKOFF", patient)
     assert 0 < store.download(place, back) <= 55
     assert content(back) == content(folder)
 
