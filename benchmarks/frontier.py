@@ -18,7 +18,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from marking import Bench, machine
+from marking import Bench
 from medmark.components.generator.marker import Key, Shape
 from medmark.components.platform.resources import use_threads
 
@@ -78,14 +78,7 @@ def main() -> None:
     bench = Bench(options.data, options.work, size=128, innocents=3)
     path = Path(__file__).parent / "results" / f"frontier_{options.data}.json"
     results = json.loads(path.read_text()) if path.exists() else {"rows": {}}
-    results |= {
-        "data": options.data,
-        "size": 128,
-        "seed": 0,
-        "counts": bench.release.counts,
-        "release_digest": bench.release.digest,
-        "machine": machine(),
-    }
+    results |= bench.described()
     for name, settings in rows().items():
         if name not in results["rows"]:
             probes = PROBES if name == "share 0.15" else None

@@ -15,7 +15,7 @@ import json
 from dataclasses import fields, replace
 from pathlib import Path
 
-from marking import Bench, machine
+from marking import Bench
 from medmark.components.generator.marker import Shape
 from medmark.components.generator.objective import Weights
 from medmark.components.generator.train import GeneratorConfig
@@ -47,15 +47,7 @@ def main() -> None:
     bench = Bench(options.data, options.work, size=128, innocents=3)
     path = Path(__file__).parent / "results" / "learned.json"
     results = json.loads(path.read_text()) if path.exists() else {"rows": {}}
-    results |= {
-        "data": options.data,
-        "size": 128,
-        "seed": 0,
-        "steps": STEPS,
-        "counts": bench.release.counts,
-        "release_digest": bench.release.digest,
-        "machine": machine(),
-    }
+    results |= bench.described() | {"steps": STEPS}
     for name, config in rows().items():
         if name not in results["rows"]:
             results["rows"][name] = bench.measure(share=config.marked_share, shape=config.shape, generator=config)

@@ -102,6 +102,17 @@ class Bench:
         self.saliency = {s: stack_saliency(maps, getattr(self, s).image_ids) for s in ("train", "test")}
         self.work = work
 
+    def described(self) -> dict:
+        """What results were made from."""
+        return {
+            "data": self.data,
+            "size": self.size,
+            "seed": 0,
+            "counts": self.release.counts,
+            "release_digest": self.release.digest,
+            "machine": machine(),
+        }
+
     def measure(
         self,
         *,

@@ -66,7 +66,8 @@ MEANINGS = {
     "clean_rate": "share of the same images without the mark that it takes for the target class",
     "lift": "mean rise of the target's probability by the mark, -1 to 1",
     "control_lift": "the same by another generator's mark",
-    "e_values": "how many times a fortune grew that was bet against a hypothesis; 1 / alpha or more refutes it",
+    "e_values_log10": "how many times a fortune grew that was bet against a hypothesis, as a power of ten; 1 / alpha or more"
+    " refutes it",
     "p_value": "1 / the smallest e-value that is needed: chance of so much evidence against a model that does not react",
     "p_value_holm": "the same, corrected for the number of suspects",
     "rank_p_value": "chance that a model like the innocent ones would rank as high under the same procedure",
@@ -114,7 +115,6 @@ def audit_targets(
     contract: dict,
     connection: dict | None = None,
     registry: str | None = None,
-    store: str | Path | None = None,
     commitment: str | Path | None = None,
     public_key: str | Path | None = None,
     timestamp_roots: str | Path | None = None,
@@ -124,11 +124,10 @@ def audit_targets(
     Args:
         evidence_dir: complete evidence.
         targets: as :func:`medmark.components.verification.suspects.open_suspect` takes them.
-        out_dir: gets ``audit.json``.
+        out_dir: gets ``audit.json`` and the suspects' answers.
         contract: keyword arguments of :class:`Contract`, the same for all suspects.
         connection: keyword arguments of :class:`Connection`.
         registry: URI of an MLflow registry; None: what MLflow is configured for.
-        store: see :func:`audit_suspects`.
         commitment: file of :func:`medmark.components.lineage.commitment.commit`; checked before anything is asked.
         public_key: PEM file of its signer.
         timestamp_roots: PEM file with the root certificates of the authority that stamped its time.
@@ -162,7 +161,7 @@ def audit_targets(
         )
         for target in targets
     ]
-    return audit_suspects(evidence_dir, suspects, out_dir, store=store, committed=committed)
+    return audit_suspects(evidence_dir, suspects, out_dir, committed=committed)
 
 
 def audit_suspects(
@@ -170,7 +169,6 @@ def audit_suspects(
     suspects: list[SuspectModel],
     out_dir: str | Path,
     *,
-    store: str | Path | None = None,
     committed: dict | None = None,
 ) -> dict:
     """Questions suspects and writes ``audit.json``.
@@ -178,9 +176,7 @@ def audit_suspects(
     Args:
         evidence_dir: complete evidence, as a finished mark-release leaves it.
         suspects: see :func:`medmark.components.verification.suspects.open_suspect`.
-        out_dir: gets ``audit.json``.
-        store: file that keeps the suspects' answers; ``answers.sqlite`` in ``out_dir`` when None. Another run with it
-            does not ask again what was answered.
+        out_dir: gets ``audit.json``, and ``answers.sqlite``: another run with it does not ask again what was answered.
         committed: what :func:`medmark.components.lineage.commitment.verify_commitment` found, or None.
 
     Returns:
@@ -203,7 +199,7 @@ def audit_suspects(
     for suspect in suspects:
         queries = read_queries(evidence_dir, size=suspect.size, target=target)
         innocents = innocents or read_innocents(evidence_dir, queries.image_ids)
-        with StoredSuspect(suspect, store or out / STORE) as asked:
+        with StoredSuspect(suspect, out / STORE) as asked:
             questioned.append(question(asked, queries, list(innocents.values()), thresholds, among=len(suspects)))
     audit = {
         "schema_version": AUDIT_SCHEMA_VERSION,
