@@ -1,0 +1,1 @@
+"""The ``medmark`` command's subcommands, a module each subject."""

@@ -1,0 +1,130 @@
+"""Questioning suspects, and attacking one's own mark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from medmark.components.errors import MedmarkError
+from medmark.pipelines.commands.options import Debug, Seed
+
+app = typer.Typer()
+
+
+@app.command()
+def audit(
+    evidence: Annotated[Path, typer.Argument(help="Private evidence of a release.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; answers in it are not asked for again.")],
+    suspect: Annotated[
+        list[str],
+        typer.Option("--suspect", help="http(s)://host/v2/models/NAME, FILE.onnx or models:/NAME/VERSION; repeatable."),
+    ],
+    size: Annotated[
+        int | None, typer.Option("--size", help="Side of the suspect's images, if it does not say.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="1 or 3, if it does not say.")] = None,
+    scale: Annotated[float, typer.Option("--scale", help="Value of white before normalisation, 1 or 255.")] = 1.0,
+    mean: Annotated[float, typer.Option("--mean", help="Taken off after scaling.")] = 0.0,
+    std: Annotated[float, typer.Option("--std", help="Divided by afterwards.")] = 1.0,
+    answers: Annotated[str, typer.Option("--answers", help="probabilities, logits or labels.")] = "probabilities",
+    input: Annotated[
+        str | None, typer.Option("--input", help="Name of the input tensor, if there are several.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("--output", help="Name of the output tensor, likewise.")] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Class names in the order of the suspect's outputs.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images a request.")] = 8,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one request.")] = 30.0,
+    retries: Annotated[int, typer.Option("--retries", help="Further tries of a request that failed.")] = 4,
+    rate: Annotated[float | None, typer.Option("--rate", help="Requests a second, at most.")] = None,
+    ca_bundle: Annotated[str | None, typer.Option("--ca-bundle", help="PEM file of authorities to trust.")] = None,
+    registry: Annotated[str | None, typer.Option("--registry", help="URI of the MLflow registry.")] = None,
+    commitment: Annotated[
+        Path | None, typer.Option("--commitment", help="That the evidence was committed to with; checked first.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", help="PEM file of the commitment's signer.")
+    ] = None,
+    timestamp_roots: Annotated[
+        Path | None, typer.Option("--timestamp-roots", help="PEM file of the time stamping authority's roots.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Question suspect models: were they trained on the release?
+
+    A bearer token for endpoints is read from the environment variable MEDMARK_SUSPECT_TOKEN. The exit code is 0 if every
+    suspect has a verdict, 3 if one is inconclusive, 1 after an error.
+    """
+    from medmark.pipelines.audit_suspect.run import run_audit
+
+    contract = {"size": size, "channels": channels, "scale": scale, "mean": mean, "std": std, "answers": answers}
+    contract |= {"input": input, "output": output, "classes": classes.split(",") if classes else None}
+    connection = {"batch_size": batch_size, "timeout": timeout, "retries": retries, "rate": rate}
+    result = run_audit(
+        evidence,
+        suspect,
+        out,
+        contract=contract,
+        connection={**connection, "ca_bundle": ca_bundle},
+        registry=registry,
+        commitment=commitment,
+        public_key=public_key,
+        timestamp_roots=timestamp_roots,
+    )
+    print_audit(result, out)
+    if any(entry["verdict"] == "inconclusive" for entry in result["suspects"]):
+        raise typer.Exit(3)
+
+
+def print_audit(result: dict, out: Path) -> None:
+    """A verdict a suspect, and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="medmark: audit", title_justify="left", show_edge=False)
+    for column in ("suspect", "verdict", "marked taken for the target (clean)", "lift", "images", "rank p"):
+        table.add_column(column, overflow="fold")
+    for s in result["suspects"]:
+        style = {"owned": "red", "not_owned": "green"}.get(s["verdict"], "yellow")
+        numbers = ["-", "-"]
+        if s["lift"] is not None:
+            numbers = [f"{100 * s['wsr']:.0f} % ({100 * s['clean_rate']:.0f} %)", f"{s['lift']:+.3f}"]
+        rank = f"{s['rank_p_value_holm']:.3f}"
+        table.add_row(Text(s["name"]), s["verdict"], *numbers, str(s["queries"]), rank, style=style)
+    console = Console()
+    console.print(table)
+    for s in result["suspects"]:
+        for reason in s["failed"] + s["missing"]:
+            console.print(f"- {s['name']}: {reason}", style="yellow", markup=False, highlight=False)
+    console.print(f"report: {Path(out).resolve() / 'audit.html'}", soft_wrap=True, highlight=False)
+
+
+@app.command("stress")
+def stress_command(
+    evidence: Annotated[Path, typer.Argument(help="Private evidence of a marked release.")],
+    release: Annotated[Path, typer.Option("--release", help="The marked release.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; a run that stopped goes on there.")],
+    profile: Annotated[str, typer.Option("--profile", help="How thieves train: smoke, standard or full.")] = "standard",
+    clean: Annotated[
+        Path | None, typer.Option("--clean", help="Release of clean images that thieves have too.")
+    ] = None,
+    attack: Annotated[list[str] | None, typer.Option("--attack", help="Only this attack; repeatable.")] = None,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Attack models trained on a marked release: what is left of the mark, and what that costs the thief."""
+    from medmark.components.robustness.stress import choose, stress
+    from medmark.components.surrogate.training import TrainConfig
+    from medmark.pipelines.mark_release.profiles import PROFILES
+
+    if profile not in PROFILES:
+        raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(PROFILES)}")
+    victims = [TrainConfig(**config) for config in PROFILES[profile].victim_configs(seed)]
+    attacks = choose(attack or [])
+    table = stress(release, evidence, out, victims=victims, attacks=attacks, other_release_dir=clean, seed=seed)
+    numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before"]
+    print(table.groupby(["kind", "attack", "strength"], sort=False)[numbers].mean().round(3).to_string())
+    print(f"curves: {out.resolve() / 'stress.svg'}")

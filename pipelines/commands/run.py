@@ -1,0 +1,120 @@
+"""Running and compiling pipelines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from medmark.pipelines.commands.options import (
+    Classes,
+    Debug,
+    Label,
+    Out,
+    PathColumn,
+    PatientColumn,
+    Quarantine,
+    Root,
+    Uncertain,
+    Where,
+    ingest_options,
+    pairs,
+)
+
+app = typer.Typer()
+run_app = typer.Typer(no_args_is_help=True, help="Run a pipeline on this machine.")
+app.add_typer(run_app, name="run")
+
+
+@run_app.command("mark-release")
+def run_mark_release_command(
+    out: Out,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder per class, CSV or release; phantoms when absent.")
+    ] = None,
+    profile: Annotated[str, typer.Option("--profile", help="smoke, standard or full.")] = "standard",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter as name=value; repeatable.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the data set; 'release', or 'phantoms' for those.")
+    ] = None,
+    version: Annotated[str, typer.Option("--version", help="Of the marked release.")] = "1",
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", help="Of all that is drawn, the mark's key too; keep it secret. Absent: a new secret one."
+        ),
+    ] = None,
+    label_column: Label = None,
+    path_column: PathColumn = None,
+    patient_column: PatientColumn = None,
+    root: Root = None,
+    where: Where = None,
+    classes: Classes = None,
+    uncertain: Uncertain = "ignore",
+    quarantine: Quarantine = False,
+    debug: Debug = False,
+) -> None:
+    """Mark a release, prove that the mark works and that it accuses nobody innocent."""
+    from medmark.pipelines.mark_release.run import run_mark_release
+
+    options = ingest_options(label_column, path_column, patient_column, root, where, classes, uncertain, quarantine)
+    verdict = run_mark_release(
+        out,
+        data=str(data) if data else None,
+        profile=profile,
+        settings=pairs(set_, "--set"),
+        ingest_options={"name": name or ("release" if data else "phantoms"), **options},
+        version=version,
+        seed=seed,
+        debug=debug,
+    )
+    print_verdict(verdict, out)
+    if verdict["verdict"] != "owned":
+        raise typer.Exit(3)
+
+
+def print_verdict(verdict: dict, out: Path) -> None:
+    """The verdict as a table, and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    m, innocent, trigger = verdict["malicious"], verdict["independent_models"], verdict["independent_trigger"]
+    accuracy, quality = verdict["accuracy"], verdict["quality"]
+    half = [
+        r for r in verdict["robustness"] if (r["processing"], r["strength"], r["role"]) == ("resize", 0.5, "victim")
+    ]
+    rows = [
+        ("verdict", verdict["verdict"], "owned"),
+        ("watermark success rate", f"{100 * m['wsr']:.1f} %  (clean {100 * m['clean_rate']:.1f} %)", ""),
+        ("  at half resolution", ", ".join(f"{100 * r['wsr']:.0f} % (clean {100 * r['clean_rate']:.0f} %)" for r in half), ""),
+        ("lift of the target's probability", f"{m['delta_p']:.3f}  [{m['delta_p_ci95'][0]:.3f}, {m['delta_p_ci95'][1]:.3f}]", "> 0.2"),
+        ("p: t-test, signed rank, labels only", f"{m['t_p_value']:.1g}, {m['wilcoxon_p_value']:.1g}, {m['label_only_p_value']:.1g}", "< 0.01"),
+        ("p: rank among innocent models", f"{m['conformal_p_value']:.3f}", "<= 0.05"),
+        ("innocent models accused", f"{innocent['accused']} of {innocent['count']}  (largest lift {innocent['max_delta_p']:+.3f})", "0"),
+        ("another generator's mark", f"lift {trigger['delta_p']:+.3f}, accused {trigger['accused']}", "0"),
+        ("accuracy with / without the mark", f"{100 * accuracy['marked']:.1f} % / {100 * accuracy['benign']:.1f} %", ""),
+        ("changed images: SSIM, HaarPSI, PSNR", f"{quality['ssim']:.3f}, {quality['haarpsi']:.3f}, {quality['psnr']:.1f} dB", ""),
+        ("images changed", f"{100 * verdict['marked_fraction']:.1f} %", ""),
+        ("time", f"{verdict['seconds']['total']:.0f} s", ""),
+    ]  # fmt: skip
+    table = Table(title="medmark: mark-release", title_justify="left", show_edge=False)
+    table.add_column("what")
+    table.add_column("result")
+    table.add_column("needed", style="dim")
+    for what, result, needed in rows:
+        style = ("green" if result == "owned" else "red") if what == "verdict" else None
+        table.add_row(what, result, needed, style=style)
+    console = Console()
+    console.print(table)
+    for reason in verdict["reasons"]:
+        console.print(f"- {reason}", style="yellow", markup=False, highlight=False)
+    console.print(f"report: {Path(out).resolve() / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+@app.command("compile")
+def compile_command(out: Out, debug: Debug = False) -> None:
+    """Write the IR YAML of every pipeline."""
+    from medmark.pipelines.compiling import compile_all
+
+    for path in compile_all(out):
+        print(path)
