@@ -5,7 +5,13 @@ from medmark.components.platform.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def ingest_component(source: str, source_state: str, options: dict, release: dsl.Output[dsl.Dataset]) -> str:
+def ingest_component(
+    source: str,
+    source_state: str,
+    options: dict,
+    release: dsl.Output[dsl.Dataset],
+    origins: dsl.Output[dsl.Artifact],
+) -> str:
     """Makes a release of a source.
 
     Args:
@@ -13,16 +19,57 @@ def ingest_component(source: str, source_state: str, options: dict, release: dsl
         source_state: another text whenever the source's files are others; part of the cache key, which ignores content.
         options: keyword arguments of ``medmark.components.dataset.ingest.ingest``.
         release: the release.
+        origins: where its images came from; private.
 
     Returns:
         Its digest.
     """
-    import time
-
     from medmark.components.dataset.ingest import ingest
+    from medmark.components.dataset.origin import drop_digest, read_origins
+    from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
 
-    started = time.monotonic()
-    digest = ingest(source, release.path, **whole(options)).digest
-    release.metadata.update(seconds=time.monotonic() - started, digest=digest, source_state=source_state)
+    with step(
+        "ingest", inputs={}, outputs={"clean": release, "origins": origins}, parameters=whole(options)
+    ) as running:
+        digest = ingest(source, release.path, private=origins.path, **whole(options)).digest
+        read = read_origins(origins.path)
+        running.inputs["source"], running.source_files = drop_digest(read), len(read)
+    release.metadata.update(digest=digest, source_state=source_state)
     return digest
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def read_drop_component(
+    source: str,
+    source_state: str,
+    options: dict,
+    previous: dsl.Input[dsl.Dataset],
+    keep: dsl.Input[dsl.Artifact],
+    previous_digest: str,
+    drop: dsl.Output[dsl.Artifact],
+) -> int:
+    """Finds out what a raw drop changes.
+
+    Args:
+        source: the drop: folder per class, CSV or release.
+        source_state: another text whenever the drop's files are others; part of the cache key.
+        options: keyword arguments of ``medmark.components.dataset.drop.read_drop``.
+        previous: the previous marked release.
+        keep: what was kept with it.
+        previous_digest: its digest; part of the cache key.
+        drop: the added and changed images without marks, and the list; private.
+
+    Returns:
+        Images added, changed or withdrawn.
+    """
+    from medmark.components.dataset.drop import read_drop
+    from medmark.components.lineage.step import step
+    from medmark.components.platform.parameters import whole
+
+    inputs = {"previous": previous, "keep": keep}
+    with step("read drop", inputs=inputs, outputs={"drop": drop}, parameters=whole(options)) as running:
+        found = read_drop(source, previous.path, keep.path, drop.path, **whole(options))
+        running.inputs["source"], running.source_files = found["drop"], found["files"]
+    drop.metadata.update(drop=found["drop"], previous_digest=previous_digest)
+    return sum(len(found[kind]) for kind in ("added", "changed", "withdrawn"))

@@ -11,13 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from medmark.components.dataset.codecs import decode_file, encode_png
-from medmark.components.dataset.release import IMAGE_ID, Record, Release, ReleaseWriter
-from medmark.components.dataset.sources import UNCERTAIN, Item, pseudonym, read_csv, read_folders
+from medmark.components.dataset.codecs import DecodedImage, decode_file, encode_png
+from medmark.components.dataset.origin import Origin, write_origins
+from medmark.components.dataset.release import IMAGE_ID, Record, Release, ReleaseWriter, file_sha256
+from medmark.components.dataset.sources import UNCERTAIN, WITHDRAWN, Item, pseudonym, read_csv, read_folders
 from medmark.components.dataset.splits import split_patients
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.progress import track
 
+COPIED = ["image_id", "sha256"]
 MIN_TARGET_IMAGES = 20  # ours: fewer training images of the target class cannot carry a mark
 
 
@@ -38,6 +40,8 @@ def ingest(
     shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
     quarantine: bool = False,
     seed: int = 0,
+    patient_key: str | None = None,
+    private: str | Path | None = None,
 ) -> Release:
     """Makes a release of a source, streaming: one image is in memory at a time.
 
@@ -58,7 +62,9 @@ def ingest(
         target_class: if given, its training images are counted (at least 20).
         shares: of train, val and test, where the source has no column ``split`` of train, val and test.
         quarantine: put what cannot be used into ``rejected.parquet`` with the reason, instead of refusing.
-        seed: of splits, order and pseudonyms.
+        seed: of splits and order; both can be seen in the release.
+        patient_key: secret of the pseudonyms, at most 64 characters; made from the seed when None.
+        private: folder to make for what an update needs later, see :mod:`medmark.components.dataset.origin`.
 
     Returns:
         The release. Its images keep their depth and resolution, are all encoded anew by one encoder, and come in an
@@ -73,9 +79,16 @@ def ingest(
     if uncertain not in UNCERTAIN:
         raise MedmarkError(f"unknown policy for uncertain labels: {uncertain!r}; use one of {', '.join(UNCERTAIN)}")
     if (source / "release.json").is_file():
-        return _copy(source, out, target_class)
-    items = _list(source, label_column, path_column, patient_column, where or {}, root, uncertain, class_names)
-    usable, rejected = _sift(items, quarantine, seed)
+        release = _copy(source, out, target_class)
+        if private is not None:
+            origins = [Origin(r.image_id, r.image_id, r.sha256, r.sha256) for r in release.records(columns=COPIED)]
+            write_origins(private, origins, patient_key=None)
+        return release
+    key = patient_key or f"medmark-patient-{seed}"
+    items = list_items(source, label_column, path_column, patient_column, where or {}, root, uncertain, class_names)
+    usable, rejected = sift(items, quarantine)
+    table = source_table(source, label_column, where)
+    origins = [Origin.of_table(table)] if table else []
     classes = class_names or sorted({item.label for item in usable})
     if len(classes) < 2:
         raise MedmarkError(f"fewer than 2 classes: {source} has {classes or 'no usable image'}; add the other class")
@@ -95,25 +108,33 @@ def ingest(
                     raise MedmarkError(f"{error} (or ingest with --quarantine)") from error
                 writer.reject(item.name, str(error))
                 continue
-            data = encode_png(image.pixels)
-            writer.add(
-                Record(
-                    image_id=image_id(item.name),
-                    image=data,
-                    encoding="png",
-                    label=classes.index(item.label),
-                    patient_id=pseudonym(item.patient, seed),
-                    split=split_of[item.name],
-                    width=image.pixels.shape[1],
-                    height=image.pixels.shape[0],
-                    bits=image.bits,
-                    sha256=hashlib.sha256(data).hexdigest(),
-                    dicom=json.dumps(image.dicom, sort_keys=True) if image.dicom else None,
-                )
-            )
+            record = make_record(item, image, classes, split_of[item.name], pseudonym(item.patient, key))
+            writer.add(record)
+            if private is not None:
+                origins.append(Origin(record.image_id, item.name, file_sha256(item.path), record.sha256))
     release = Release(out)
     _check_counts(release, target_class)
+    if private is not None:
+        write_origins(private, origins, patient_key=key)
     return release
+
+
+def make_record(item: Item, image: DecodedImage, classes: list[str], split: str, patient_id: str) -> Record:
+    """The record of a decoded image, encoded as every image of a release is."""
+    data = encode_png(image.pixels)
+    return Record(
+        image_id=image_id(item.name),
+        image=data,
+        encoding="png",
+        label=classes.index(item.label),
+        patient_id=patient_id,
+        split=split,
+        width=image.pixels.shape[1],
+        height=image.pixels.shape[0],
+        bits=image.bits,
+        sha256=hashlib.sha256(data).hexdigest(),
+        dicom=json.dumps(image.dicom, sort_keys=True) if image.dicom else None,
+    )
 
 
 def image_id(name: str) -> str:
@@ -124,15 +145,14 @@ def image_id(name: str) -> str:
     return identity
 
 
-def _list(source, label_column, path_column, patient_column, where, root, uncertain, class_names) -> Iterable[Item]:
-    if source.is_dir():
-        if label_column or where:
-            tables = sorted(source.glob("*.csv"))
-            if len(tables) != 1:
-                raise MedmarkError(f"{len(tables)} CSV files in {source}; give the CSV itself as the source")
-            source = tables[0]
-        else:
-            return read_folders(source)
+def list_items(
+    source, label_column, path_column, patient_column, where, root, uncertain, class_names
+) -> Iterable[Item]:
+    """What a source lists; see :func:`ingest` for the arguments."""
+    table = source_table(source, label_column, where)
+    if table is None:
+        return read_folders(source)
+    source = table
     if not source.is_file():
         raise MedmarkError(f"no such folder or file: {source}; give a folder per class, a CSV or a release")
     if not label_column:
@@ -149,7 +169,19 @@ def _list(source, label_column, path_column, patient_column, where, root, uncert
     )
 
 
-def _sift(items: Iterable[Item], quarantine: bool, seed: int) -> tuple[list[Item], list[tuple[Item, str]]]:
+def source_table(source: Path, label_column: str | None, where: dict | None) -> Path | None:
+    """The CSV of a source: itself, or the only one in the folder but for ``withdrawn.csv``; None for a folder per class."""
+    if not source.is_dir():
+        return source
+    if not label_column and not where:
+        return None
+    tables = sorted(path for path in source.glob("*.csv") if path.name != WITHDRAWN)
+    if len(tables) != 1:
+        raise MedmarkError(f"{len(tables)} CSV files in {source}; give the CSV itself as the source")
+    return tables[0]
+
+
+def sift(items: Iterable[Item], quarantine: bool) -> tuple[list[Item], list[tuple[Item, str]]]:
     """Usable items, with a patient each, and those for quarantine. Reads DICOM headers where they alone name patients."""
     usable: list[Item] = []
     rejected: list[tuple[Item, str]] = []

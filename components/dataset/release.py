@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -104,6 +105,7 @@ class ReleaseWriter:
         image_mode: ``"L"``, the only mode of schema version 1.
         task: ``"classification"``.
         parent: digest of the release this one was made from, or None.
+        changes: what an update changed, written to ``changes.json``; see :mod:`medmark.components.poisoning.update`.
 
     Raises:
         MedmarkError: the directory is not empty; on :meth:`add`, a duplicate id, a label out of range, an unknown
@@ -120,8 +122,10 @@ class ReleaseWriter:
         image_mode: str = "L",
         task: str = "classification",
         parent: str | None = None,
+        changes: dict | None = None,
     ):
         self.path = Path(path)
+        self._changes = changes
         if self.path.exists() and any(self.path.iterdir()):
             raise MedmarkError(f"not empty: {self.path}; choose a new folder for the release or empty this one")
         if len(class_names) < 2:
@@ -153,6 +157,38 @@ class ReleaseWriter:
 
     def add(self, record: Record) -> None:
         """Appends one record; records keep the order in which they are added."""
+        self._note(record)
+        self._rows.append(asdict(record))
+        self._rows_bytes += len(record.image)
+        if self._rows_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+        if self._shard_bytes >= SHARD_BYTES:
+            self._close_shard()
+
+    def add_shard(self, release: Release, file: str) -> None:
+        """Appends a shard of another release as it is, without decoding an image.
+
+        Raises:
+            MedmarkError: the shard is not as that release says, or :meth:`add` would refuse one of its records.
+        """
+        self._close_shard()
+        rows = 0
+        for record in release.records(columns=["image_id", "label", "patient_id", "split"], shard=file):
+            self._note(record)
+            rows += 1
+        target = f"shards/part-{len(self._shards):05d}.parquet"
+        shutil.copyfile(release.path / file, self.path / target)
+        stated = {name: sha256 for name, sha256, _ in release.shards}[file]
+        if file_sha256(self.path / target) != stated:
+            raise MedmarkError(f"shard changed: {release.path / file}; get the release again")
+        self._shards.append({"file": target, "rows": rows, "sha256": stated})
+
+    def end_shard(self) -> None:
+        """What is added from here on goes into another shard."""
+        self._close_shard()
+
+    def _note(self, record: Record) -> None:
+        """Checks a record's fields and counts it."""
         classes = self.header["class_names"]
         if not IMAGE_ID.fullmatch(record.image_id):
             raise MedmarkError(
@@ -174,12 +210,6 @@ class ReleaseWriter:
             )
         self._ids.add(record.image_id)
         self._counts[(record.split, classes[record.label])] += 1
-        self._rows.append(asdict(record))
-        self._rows_bytes += len(record.image)
-        if self._rows_bytes >= ROW_GROUP_BYTES:
-            self._flush()
-        if self._shard_bytes >= SHARD_BYTES:
-            self._close_shard()
 
     def reject(self, source: str, reason: str) -> None:
         """Puts a source that could not be taken into quarantine, with the reason."""
@@ -223,6 +253,9 @@ class ReleaseWriter:
                 "rows": len(self._rejected),
                 "sha256": file_sha256(self.path / "rejected.parquet"),
             }
+        if self._changes is not None:
+            (self.path / "changes.json").write_bytes(canonical_json(self._changes))
+            manifest["changes"] = {"file": "changes.json", "sha256": file_sha256(self.path / "changes.json")}
         partial = self.path / "release.json.partial"
         partial.write_bytes(canonical_json(manifest))
         os.replace(partial, self.path / "release.json")
@@ -238,6 +271,7 @@ class Release:
         digest: SHA-256 of ``release.json``, hex.
         name, version, class_names, image_mode, task, parent: as written.
         counts: ``{split: {class name: images}}``.
+        changes: None, or what ``release.json`` says of ``changes.json``: ``file`` and ``sha256``.
 
     Raises:
         MedmarkError: there is no ``release.json`` or it is not a release's.
@@ -269,6 +303,7 @@ class Release:
             self.counts = {split: {c: int(manifest["counts"][split][c]) for c in self.class_names} for split in SPLITS}
             self.shards = [(str(s["file"]), str(s["sha256"]), int(s["rows"])) for s in manifest["shards"]]
             self.rejected = manifest["rejected"]
+            self.changes = manifest.get("changes")  # not there before the first update
             self._images = int(manifest["images"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MedmarkError(f"damaged release.json: {manifest_path} ({error!r}); get the release again") from error
@@ -280,12 +315,15 @@ class Release:
     def __len__(self) -> int:
         return self._images
 
-    def records(self, split: str | None = None, columns: Iterable[str] | None = None) -> Iterator[Record]:
+    def records(
+        self, split: str | None = None, columns: Iterable[str] | None = None, shard: str | None = None
+    ) -> Iterator[Record]:
         """Streams records in stored order.
 
         Args:
             split: only this split; all when None.
             columns: columns to read; the others are None in the records. All when None.
+            shard: only this file of :attr:`shards`; all when None.
 
         Raises:
             MedmarkError: a shard is missing or unreadable.
@@ -293,10 +331,10 @@ class Release:
         wanted = list(columns) if columns is not None else list(ARROW_SCHEMA.names)
         read = wanted if split is None or "split" in wanted else [*wanted, "split"]
         empty = dict.fromkeys((f.name for f in fields(Record)), None)
-        for file, _, _ in self.shards:
+        for file in [shard] if shard else [name for name, _, _ in self.shards]:
             try:
-                with pq.ParquetFile(self.path / file) as shard:
-                    for batch in shard.iter_batches(batch_size=64, columns=read):
+                with pq.ParquetFile(self.path / file) as table:
+                    for batch in table.iter_batches(batch_size=64, columns=read):
                         for row in batch.to_pylist():
                             if split is None or row["split"] == split:
                                 yield Record(**{**empty, **row})
@@ -312,6 +350,8 @@ class Release:
         for file, sha256, _ in self.shards:
             if not (self.path / file).is_file() or file_sha256(self.path / file) != sha256:
                 raise MedmarkError(f"shard changed or missing: {self.path / file}; get the release again")
+        if self.changes is not None:
+            self.read_changes()
         counts: Counter = Counter()
         for record in self.records(columns=["image_id", "image", "label", "split", "sha256"]):
             if hashlib.sha256(record.image).hexdigest() != record.sha256:
@@ -326,6 +366,24 @@ class Release:
         stated = {(split, name): n for split, by_class in self.counts.items() for name, n in by_class.items() if n}
         if dict(counts) != stated:
             raise MedmarkError(f"counts do not match release.json: {self.path}; get the release again")
+
+    def read_changes(self) -> dict | None:
+        """Content of ``changes.json``, checked against its digest; None if this release is no update.
+
+        Raises:
+            MedmarkError: it is missing or changed.
+        """
+        if self.changes is None:
+            return None
+        path = self.path / "changes.json"
+        try:
+            if self.changes["file"] != path.name or file_sha256(path) != self.changes["sha256"]:
+                raise ValueError("its digest is another")
+            return json.loads(path.read_bytes())
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise MedmarkError(
+                f"list of changes missing or changed: {path} ({error}); get the release again"
+            ) from error
 
     def class_index(self, name: str) -> int:
         """Index of a class name.

@@ -21,6 +21,7 @@ PATH_COLUMNS = ("Path", "path", "file", "filename", "image")
 PATIENT_COLUMNS = ("patient_id", "PatientID", "patient", "group_id")
 CHEXPERT_PATIENT = re.compile(r"patient(\d+)")
 UNCERTAIN = ("ones", "zeros", "ignore")
+WITHDRAWN = "withdrawn.csv"  # of a drop that takes images out, see drop.py
 
 
 @dataclass
@@ -151,6 +152,6 @@ def _finding(raw: str, uncertain: str, finding: str) -> str | None:
     return finding if value == 1 else f"no_{finding}"
 
 
-def pseudonym(patient: str, seed: int) -> str:
-    """A patient's name in the release: 16 hex digits that depend on the seed and do not give the id away by sight."""
-    return hashlib.blake2b(patient.encode(), key=f"medmark-patient-{seed}".encode(), digest_size=8).hexdigest()
+def pseudonym(patient: str, key: str) -> str:
+    """A patient's name in the release: 16 hex digits that only who has the key can make from the patient's id."""
+    return hashlib.blake2b(patient.encode(), key=key.encode(), digest_size=8).hexdigest()

@@ -27,12 +27,13 @@ def train_generator_component(
         seed: of key, weights and order.
         generator: folder with the generator and its selection; private.
     """
-    import time
-
     from medmark.components.generator.train import GeneratorConfig, train_generator
+    from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
 
-    started = time.monotonic()
-    inputs = (release.path, surrogates.path, maps.path, generator.path)
-    train_generator(*inputs, target_class=target_class, config=GeneratorConfig.from_dict(whole(config)), seed=seed)
-    generator.metadata.update(seconds=time.monotonic() - started, release_digest=release_digest)
+    inputs = {"release": release, "surrogates": surrogates, "maps": maps}
+    outputs, parameters = {"generator": generator}, {"target_class": target_class, "config": whole(config)}
+    with step("train generator", inputs=inputs, outputs=outputs, parameters=parameters, seed=seed):
+        paths = [artifact.path for artifact in (*inputs.values(), generator)]
+        train_generator(*paths, target_class=target_class, config=GeneratorConfig.from_dict(whole(config)), seed=seed)
+    generator.metadata.update(release_digest=release_digest)

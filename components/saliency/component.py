@@ -19,12 +19,11 @@ def extract_saliency_component(
         surrogates: benign classifiers.
         maps: folder with ``saliency.parquet``.
     """
-    import time
-
+    from medmark.components.lineage.step import step
     from medmark.components.saliency.extract import extract
     from medmark.components.surrogate.panel import load_models
 
-    started = time.monotonic()
-    first = load_models(surrogates.path)[0][0]["file"]
-    extract(release.path, f"{surrogates.path}/{first}", maps.path)
-    maps.metadata.update(seconds=time.monotonic() - started, release_digest=release_digest)
+    with step("extract saliency", inputs={"release": release, "surrogates": surrogates}, outputs={"maps": maps}):
+        first = load_models(surrogates.path)[0][0]["file"]
+        extract(release.path, f"{surrogates.path}/{first}", maps.path)
+    maps.metadata.update(release_digest=release_digest)

@@ -16,12 +16,12 @@ def train_classifiers_component(
         configs: one dictionary of ``TrainConfig`` a model.
         models: folder with ``models.json`` and safetensors.
     """
-    import time
-
+    from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
     from medmark.components.surrogate.panel import train_models
     from medmark.components.surrogate.training import TrainConfig
 
-    started = time.monotonic()
-    train_models(release.path, models.path, configs=[TrainConfig(**config) for config in whole(configs)])
-    models.metadata.update(seconds=time.monotonic() - started, release_digest=release_digest)
+    parameters = {"configs": whole(configs)}
+    with step("train classifiers", inputs={"release": release}, outputs={"models": models}, parameters=parameters):
+        train_models(release.path, models.path, configs=[TrainConfig(**config) for config in parameters["configs"]])
+    models.metadata.update(release_digest=release_digest)

@@ -27,28 +27,72 @@ def check_release_component(
         evidence: its private evidence.
         innocents: models trained on the clean release.
         victims: models trained on the marked release.
-        clean, surrogates, maps, generator, control: only their recorded times are read.
+        clean, surrogates, maps, generator, control: only what their steps say of themselves is read.
         thresholds: dictionary of ``Thresholds``.
         seeds: of the run.
-        check: folder with ``verdict.json`` and ``scores.parquet``.
+        check: folder with ``verdict.json``, ``scores.parquet`` and ``record.json``.
         complete: the evidence with innocent models' answers and thresholds; private.
 
     Returns:
         The verdict.
     """
-    import time
-
+    from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
     from medmark.components.verification.release_check import check_release
+    from medmark.components.verification.sealing import finish_evidence
     from medmark.components.verification.verdict import Thresholds
 
-    started = time.monotonic()
     steps = dict(ingest=clean, surrogates=surrogates, innocents=innocents, saliency=maps, generator=generator)
     steps |= dict(control_generator=control, poison=release, victims=victims)
     seconds = {name: artifact.metadata["seconds"] for name, artifact in steps.items()}
-    inputs = (release.path, evidence.path, innocents.path, victims.path, check.path, complete.path)
-    verdict = check_release(*inputs, thresholds=Thresholds(**whole(thresholds)), seeds=whole(seeds), seconds=seconds)
-    check.metadata.update(seconds=time.monotonic() - started, verdict=verdict["verdict"])
+    inputs = {"marked": release, "evidence": evidence, "innocents": innocents, "victims": victims}
+    with step("verify", inputs=inputs, outputs={"check": check}, parameters={"thresholds": whole(thresholds)}):
+        paths = [artifact.path for artifact in (*inputs.values(), check)]
+        verdict = check_release(*paths, thresholds=Thresholds(**whole(thresholds)), seeds=whole(seeds), seconds=seconds)
+    events = [artifact.metadata["lineage"] for artifact in (*steps.values(), check)]
+    finish_evidence(release.path, evidence.path, check.path, complete.path, events=events)
+    check.metadata.update(verdict=verdict["verdict"])
+    return verdict["verdict"]
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def check_update_component(
+    release: dsl.Input[dsl.Dataset],
+    evidence: dsl.Input[dsl.Artifact],
+    keep: dsl.Input[dsl.Artifact],
+    change: dict,
+    seed: int,
+    drop: dsl.Input[dsl.Artifact],
+    check: dsl.Output[dsl.Artifact],
+    complete: dsl.Output[dsl.Artifact],
+) -> str:
+    """Trains a model on a sample of the updated release and audits it.
+
+    Args:
+        release: the updated release.
+        evidence: its private evidence.
+        keep: what was kept with it.
+        change: what the update changed.
+        seed: of sample and model.
+        drop: only what its step says of itself is read.
+        check: folder with ``verdict.json`` and ``record.json``.
+        complete: the evidence with the record of all steps; private.
+
+    Returns:
+        The verdict; ``unchanged`` if nothing changed.
+    """
+    from medmark.components.lineage.step import step
+    from medmark.components.platform.parameters import whole
+    from medmark.components.verification.sealing import finish_evidence
+    from medmark.components.verification.update_check import check_update
+
+    inputs = {"marked": release, "evidence": evidence, "keep": keep}
+    with step("check", inputs=inputs, outputs={"check": check}, seed=seed):
+        paths = [artifact.path for artifact in (*inputs.values(), check)]
+        verdict = check_update(*paths, change=whole(change), seed=seed)
+    events = [artifact.metadata["lineage"] for artifact in (drop, release, check)]
+    finish_evidence(release.path, evidence.path, check.path, complete.path, events=events)
+    check.metadata.update(verdict=verdict["verdict"])
     return verdict["verdict"]
 
 

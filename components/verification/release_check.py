@@ -15,7 +15,6 @@ from medmark.components.poisoning.queries import read_queries
 from medmark.components.surrogate.panel import load_models
 from medmark.components.surrogate.training import predict_probabilities
 from medmark.components.verification.scenarios import verify
-from medmark.components.verification.sealing import seal_evidence
 from medmark.components.verification.verdict import Thresholds
 
 
@@ -25,13 +24,12 @@ def check_release(
     innocents_dir: str | Path,
     victims_dir: str | Path,
     out_dir: str | Path,
-    out_evidence: str | Path,
     *,
     thresholds: Thresholds,
     seeds: dict[str, int],
     seconds: dict[str, float],
 ) -> dict:
-    """Runs the scenarios, writes ``verdict.json`` and ``scores.parquet``, and completes the evidence.
+    """Runs the scenarios and writes ``verdict.json`` and ``scores.parquet``.
 
     Args:
         release_dir: the marked release.
@@ -39,7 +37,6 @@ def check_release(
         innocents_dir: models trained on the clean release.
         victims_dir: models trained on the marked one.
         out_dir: gets both files.
-        out_evidence: gets the evidence with the innocent models' answers and the thresholds.
         thresholds: fixed beforehand.
         seeds: of the run and its parts.
         seconds: of the steps before this one, by name.
@@ -98,7 +95,6 @@ def check_release(
     out.mkdir(parents=True, exist_ok=True)
     scores.to_parquet(out / "scores.parquet")
     (out / "verdict.json").write_bytes(canonical_json(verdict))
-    seal_evidence(evidence_dir, out_evidence, scores, thresholds)
     return verdict
 
 

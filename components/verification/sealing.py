@@ -6,6 +6,7 @@ query, and the thresholds of the verdict, become part of the evidence, and of it
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import asdict, fields
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from medmark.components.dataset.release import canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
+from medmark.components.lineage.events import STEPS, public_record, read_steps, write_steps
 from medmark.components.poisoning.poison import read_evidence
 from medmark.components.verification.audit import Answers
 from medmark.components.verification.verdict import Thresholds
@@ -33,14 +35,54 @@ INNOCENTS = pa.schema(
 )
 
 
-def seal_evidence(evidence_dir: str | Path, out_dir: str | Path, scores: pd.DataFrame, thresholds: Thresholds) -> dict:
-    """Copies the evidence and adds ``innocents.parquet`` and the thresholds.
+def finish_evidence(
+    release_dir: str | Path,
+    evidence_dir: str | Path,
+    check_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    events: list[dict],
+) -> dict:
+    """Completes the evidence at the end of a pipeline, and writes the public record of how the release was made.
+
+    Args:
+        release_dir: the marked release.
+        evidence_dir: as the pipeline has it so far.
+        check_dir: of the last step, with ``verdict.json`` and, after a first marking, ``scores.parquet`` with the answers of the
+            innocent models; gets ``record.json``.
+        out_dir: gets the complete evidence; readable by its owner only.
+        events: of all steps, see :func:`medmark.components.lineage.events.step_event`.
+
+    Returns:
+        The content of the new ``evidence.json``.
+    """
+    check, verdict = Path(check_dir), json.loads((Path(check_dir) / "verdict.json").read_bytes())
+    if verdict["verdict"] == "unchanged":
+        shutil.copytree(evidence_dir, out_dir, dirs_exist_ok=True)
+        return read_evidence(out_dir)
+    scores = pd.read_parquet(check / "scores.parquet") if (check / "scores.parquet").exists() else None
+    evidence = seal_evidence(evidence_dir, out_dir, scores, Thresholds(**verdict["thresholds"]), events)
+    record = public_record(release_dir, read_steps(out_dir), verdict=verdict["verdict"])
+    (check / "record.json").write_bytes(canonical_json(record))
+    return evidence
+
+
+def seal_evidence(
+    evidence_dir: str | Path,
+    out_dir: str | Path,
+    scores: pd.DataFrame | None,
+    thresholds: Thresholds,
+    events: list[dict] | None = None,
+) -> dict:
+    """Copies the evidence and adds ``innocents.parquet``, the thresholds and ``steps.json``.
 
     Args:
         evidence_dir: as the poisoning step wrote it.
         out_dir: gets the complete evidence; readable by its owner only.
-        scores: see :func:`medmark.components.verification.scenarios.verify`; only innocent models' answers are kept.
+        scores: see :func:`medmark.components.verification.scenarios.verify`; only innocent models' answers are kept. None: the
+            evidence has them already.
         thresholds: of every later audit.
+        events: of the pipeline's steps; no ``steps.json`` when None.
 
     Returns:
         The content of the new ``evidence.json``.
@@ -49,9 +91,15 @@ def seal_evidence(evidence_dir: str | Path, out_dir: str | Path, scores: pd.Data
     out.mkdir(parents=True, exist_ok=True)
     os.chmod(out, 0o700)
     shutil.copytree(evidence_dir, out, dirs_exist_ok=True)
-    table = pa.Table.from_pandas(scores[scores.role == "innocent"], schema=INNOCENTS, preserve_index=False)
-    pq.write_table(table, out / "innocents.parquet", compression="zstd")
-    evidence["files"]["innocents.parquet"] = file_sha256(out / "innocents.parquet")
+    added = []
+    if scores is not None:
+        table = pa.Table.from_pandas(scores[scores.role == "innocent"], schema=INNOCENTS, preserve_index=False)
+        pq.write_table(table, out / "innocents.parquet", compression="zstd")
+        added.append("innocents.parquet")
+    if events is not None:
+        write_steps(out, events)
+        added.append(STEPS)
+    evidence["files"] |= {name: file_sha256(out / name) for name in added}
     evidence["thresholds"] = asdict(thresholds)
     (out / "evidence.json").write_bytes(canonical_json(evidence))
     return evidence

@@ -111,6 +111,56 @@ def print_verdict(verdict: dict, out: Path) -> None:
     console.print(f"report: {Path(out).resolve() / 'report.html'}", soft_wrap=True, highlight=False)
 
 
+@run_app.command("update-release")
+def run_update_release_command(
+    previous: Annotated[Path, typer.Argument(help="Folder of the run before: release, evidence and keep.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="The drop: added and changed images, maybe withdrawn.csv beside them.")
+    ],
+    out: Out,
+    version: Annotated[str | None, typer.Option("--version", help="Of the new release; else the next number.")] = None,
+    label_column: Label = None,
+    path_column: PathColumn = None,
+    patient_column: PatientColumn = None,
+    root: Root = None,
+    where: Where = None,
+    uncertain: Uncertain = "ignore",
+    quarantine: Quarantine = False,
+    debug: Debug = False,
+) -> None:
+    """Make the next release of a new drop: mark what is new, copy the rest, check that the mark still works."""
+    from medmark.pipelines.update_release.run import run_update_release
+
+    options = ingest_options(label_column, path_column, patient_column, root, where, None, uncertain, quarantine)
+    options.pop("class_names")  # the previous release's
+    verdict = run_update_release(previous, out, data=data, drop_options=options, version=version, debug=debug)
+    print_update(verdict, out)
+    if verdict["verdict"] not in ("owned", "unchanged"):
+        raise typer.Exit(3)
+
+
+def print_update(verdict: dict, out: Path) -> None:
+    """What changed, and whether the mark still works."""
+    change, model = verdict["change"], verdict["model"]
+    if not change["changed"]:
+        print("nothing changed, nothing to publish")
+        return
+    print(f"verdict: {verdict['verdict']}")
+    for reason in verdict["reasons"]:
+        print(f"- {reason}")
+    gone = f"{change['withdrawn']} withdrawn" + (
+        f" ({change['withheld']} of them marked images whose label or patient changed)" if change["withheld"] else ""
+    )
+    print(f"images: {change['added']} added, {change['replaced']} changed, {gone}; {change['marked']} newly marked")
+    if "quality" in change:
+        print(f"marked now: SSIM {change['quality']['ssim']:.3f}, PSNR {change['quality']['psnr']:.1f} dB")
+    print(
+        f"a model trained on {model['trained_on']} images: {100 * model['wsr']:.1f} % of marked images taken for the target"
+        f" (clean {100 * model['clean_rate']:.1f} %), lift {model['delta_p']:.3f}, {model['queries']} queries"
+    )
+    print(f"release: {Path(out).resolve() / 'release'}\ntime: {verdict['seconds']['total']:.0f} s")
+
+
 @app.command("compile")
 def compile_command(out: Out, debug: Debug = False) -> None:
     """Write the IR YAML of every pipeline."""

@@ -22,6 +22,7 @@ class Made(NamedTuple):
     control: dsl.Model
     release: dsl.Dataset
     evidence: dsl.Artifact
+    keep: dsl.Artifact
     victims: dsl.Model
     check: dsl.Artifact
     report: dsl.HTML
@@ -86,6 +87,8 @@ def mark_release(
         generator=generator.outputs["generator"],
         control=control.outputs["generator"],
         maps=maps.outputs["maps"],
+        origins=clean.outputs["origins"],
+        surrogates=surrogates.outputs["models"],
         version=version,
         queries=queries,
         seed=seed,
@@ -129,6 +132,7 @@ def mark_release(
         control=control.outputs["generator"],
         release=marked.outputs["marked"],
         evidence=check.outputs["complete"],
+        keep=marked.outputs["keep"],
         victims=victims.outputs["models"],
         check=check.outputs["check"],
         report=report.outputs["report"],

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import secrets
 import shutil
 import time
-import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import pandas as pd
 from medmark.components.dataset.phantom import TARGET_CLASS, make_phantoms
-from medmark.components.dataset.release import Release, canonical_json
+from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.resources import use_threads
-from medmark.components.platform.tracking import Tracked, log_pipeline
-from medmark.components.report.figures import classifier_curves, generator_curves, histograms, robustness_curves
-from medmark.pipelines.local_output import StepOutput
+from medmark.pipelines.local_run import run_locally
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS, Profile
+from medmark.pipelines.mark_release.tracking import track_run
 
 SEED_BITS = 48  # KFP carries numbers as doubles, exact to 53 bits
 
@@ -40,15 +36,16 @@ def run_mark_release(
     """Marks a release, from raw images to the report.
 
     Args:
-        out: folder for ``release/`` (public), ``evidence/`` (private), ``report.html``, ``verdict.json``, MLflow's
-            files and ``work/``, which holds what the steps pass on and lets an interrupted run go on.
+        out: folder for ``release/`` (public), ``evidence/`` (private, for audits), ``keep/`` (private, for updates),
+            ``report.html``, ``verdict.json``, MLflow's files and ``work/``, which holds what the steps pass on and lets an
+            interrupted run go on.
         data: folder per class, CSV or release; phantoms when None.
         profile: ``smoke``, ``standard`` or ``full``.
         settings: parameters of the profile to replace, as text.
         ingest_options: keyword arguments of ingest.
         version: of the marked release.
-        seed: of everything, the secret key of the mark too: who guesses it has the key. None draws one of 48 bits and
-            keeps it in ``work/``, so that an interrupted run goes on with it, and in the evidence.
+        seed: of everything, the secret key of the mark too: who guesses it has the key. None draws secrets, see
+            :class:`Secrets`, which are kept in ``work/``, so that an interrupted run goes on with them, and in the evidence.
         debug: show all that the steps print.
 
     Returns:
@@ -57,7 +54,6 @@ def run_mark_release(
     Raises:
         MedmarkError: ``out`` holds a finished run, or whatever a step refuses.
     """
-    from kfp import local
     from medmark.pipelines.mark_release.pipeline import mark_release
 
     if profile not in PROFILES:
@@ -71,63 +67,73 @@ def run_mark_release(
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     os.chmod(work, 0o700)  # generators and evidence pass through it
-    if seed is None:
-        seed = secret_seed(work / "seed")
+    drawn = Secrets(seed, seed, None) if seed is not None else Secrets.kept(work / "secrets.json")
     use_threads()
     if data is None:
-        source = work / f"phantoms-{chosen.phantoms}-{seed}"
+        source = work / f"phantoms-{chosen.phantoms}-{drawn.seed}"
         if not source.exists():
             drawing = work / "drawing"
             shutil.rmtree(drawing, ignore_errors=True)
-            make_phantoms(drawing, count=chosen.phantoms, seed=seed).rename(source)
+            make_phantoms(drawing, count=chosen.phantoms, seed=drawn.seed).rename(source)
     else:
         source = Path(data).resolve()
-    arguments = pipeline_arguments(chosen, source, ingest_options or {}, version, seed)
+    arguments = pipeline_arguments(chosen, source, ingest_options or {}, version, drawn)
     arguments["parameters"] = {
         "profile": profile,
         **asdict(chosen),
         "data": "phantoms" if data is None else source.name,
     }
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(work / "steps"), enable_caching=True)
-    names = {task: spec.task_info.name for task, spec in mark_release.pipeline_spec.root.dag.tasks.items()}
     started = time.monotonic()
-    with StepOutput(work / "steps.log", debug, names) as output, contextlib.redirect_stdout(output):
-        warnings.filterwarnings("ignore", "Task .* have no effect in the current local runner")
-        try:
-            made = mark_release(**arguments)
-        except RuntimeError as error:
-            reason = output.reason or f"see the end of {work / 'steps.log'}, correct the cause"
-            raise MedmarkError(f"step {output.step} failed: {reason}; run again, finished steps are kept") from error
+    made = run_locally(mark_release, arguments, work, debug)
     parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
     verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
     for name, artifact in (("verify", made.outputs["check"]), ("report", made.outputs["report"])):
         verdict["seconds"][name] = artifact.metadata["seconds"]
     verdict["seconds"]["total"] = round(time.monotonic() - started, 1)
     shutil.copytree(parts["release"], out / "release")
-    (out / "evidence").mkdir(mode=0o700)
-    shutil.copytree(parts["evidence"], out / "evidence", dirs_exist_ok=True)
+    for private in ("evidence", "keep"):
+        (out / private).mkdir(mode=0o700)
+        shutil.copytree(parts[private], out / private, dirs_exist_ok=True)
     shutil.copyfile(parts["report"], out / "report.html")
+    shutil.copyfile(parts["check"] / "record.json", out / "record.json")
     (out / "verdict.json").write_bytes(canonical_json(verdict))
     track_run(out, parts, verdict, arguments["parameters"])
     shutil.rmtree(work)
     return verdict
 
 
-def secret_seed(path: Path) -> int:
-    """The seed in a file, which is made with a new one if it is not there."""
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(str(secrets.randbits(SEED_BITS)))
-        partial.replace(path)
-    return int(path.read_text())
+@dataclass(frozen=True)
+class Secrets:
+    """What a run draws at random, apart: the order of a release or a known patient's pseudonym must not give the mark away.
+
+    Attributes:
+        seed: of the mark, 48 bits.
+        ingest_seed: of order and splits, which everybody sees; 48 bits.
+        patient_key: of the pseudonyms, 256 bits in hex; None: made from ``ingest_seed``.
+    """
+
+    seed: int
+    ingest_seed: int
+    patient_key: str | None
+
+    @classmethod
+    def kept(cls, path: Path) -> Secrets:
+        """Those in a file, which is made with new ones if it is not there."""
+        if not path.exists():
+            new = cls(secrets.randbits(SEED_BITS), secrets.randbits(SEED_BITS), secrets.token_hex(32))
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(canonical_json(asdict(new)))
+            partial.replace(path)
+        return cls(**json.loads(path.read_bytes()))
 
 
-def pipeline_arguments(profile: Profile, source: Path, ingest_options: dict, version: str, seed: int) -> dict:
+def pipeline_arguments(profile: Profile, source: Path, ingest_options: dict, version: str, drawn: Secrets) -> dict:
     """The arguments of the pipeline, but ``parameters``."""
+    seed, given = drawn.seed, {"seed": drawn.ingest_seed, "patient_key": drawn.patient_key, **ingest_options}
     return {
         "source": str(source),
         "source_state": source_state(source, ingest_options.get("root")),
-        "ingest_options": {"seed": seed} | {k: v for k, v in ingest_options.items() if v is not None},
+        "ingest_options": {k: v for k, v in given.items() if v is not None},
         "target_class": profile.target_class,
         "surrogate_configs": profile.surrogate_configs(seed),
         "innocent_configs": profile.innocent_configs(seed),
@@ -165,55 +171,3 @@ def source_state(source: Path, root: str | None) -> str:
     if not source.is_dir():
         lines.append(f"{source.stat().st_size}:{source.stat().st_mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def track_run(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict) -> None:
-    """Logs the run to MLflow, a nested run a step.
-
-    The server may be shared: neither seeds, from which the key of the mark follows, nor marked images go there.
-    """
-    steps = []
-    for name in ("clean", "surrogates", "innocents", "generator", "control", "release", "victims", "check"):
-        title = {"clean": "ingest", "release": "poison", "control": "control_generator", "check": "verify"}.get(
-            name, name
-        )
-        step = Tracked(title)
-        if name in ("clean", "release"):
-            release = Release(parts[name])
-            source = parameters["data"] if name == "clean" else out / "release"
-            step.dataset = {"name": release.name, "digest": release.digest, "source": source, "counts": release.counts}
-        elif name in ("surrogates", "innocents", "victims"):
-            models = json.loads((parts[name] / "models.json").read_bytes())["models"]
-            step.figures["training.svg"] = classifier_curves({entry["name"]: entry["history"] for entry in models})
-            for entry in models:
-                step.metrics[f"{entry['name']}.test_accuracy"] = entry["test_accuracy"]
-                step.parameters[f"{entry['name']}.architecture"] = entry["architecture"]
-                for curve in ("loss", "val_loss", "val_accuracy"):
-                    step.curves[f"{entry['name']}.{curve}"] = [(h["epoch"], h[curve]) for h in entry["history"]]
-        elif name in ("generator", "control"):
-            history = json.loads((parts[name] / "history.json").read_bytes())
-            if history:  # none for a bare carrier
-                step.figures["training.svg"] = generator_curves(history)
-            for curve in set(history[0]) - {"step"} if history else ():
-                step.curves[curve] = [(h["step"], h[curve]) for h in history]
-        else:
-            step.metrics = {k: v for k, v in verdict["malicious"].items() if isinstance(v, int | float)}
-            target = verdict["dataset"]["target_class"]
-            step.figures["answers.svg"] = histograms(pd.read_parquet(parts[name] / "scores.parquet"), target)
-            step.figures["robustness.svg"] = robustness_curves(verdict["robustness"], target)
-        step.metrics["seconds"] = verdict["seconds"][title]
-        steps.append(step)
-    metrics = {
-        "wsr": verdict["malicious"]["wsr"],
-        "delta_p": verdict["malicious"]["delta_p"],
-        "innocent_accused": verdict["independent_models"]["accused"],
-        "accuracy_marked": verdict["accuracy"]["marked"],
-        "accuracy_benign": verdict["accuracy"]["benign"],
-        "ssim": verdict["quality"]["ssim"],
-        "marked_fraction": verdict["marked_fraction"],
-    }
-    release = Release(out / "release")
-    dataset = {"name": release.name, "digest": release.digest, "source": out / "release", "counts": release.counts}
-    parameters = {**parameters, "verdict": verdict["verdict"]}
-    pipeline = Tracked("mark-release", parameters, metrics, dataset=dataset)
-    log_pipeline(out, pipeline, steps)

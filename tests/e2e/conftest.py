@@ -30,16 +30,18 @@ def steps(source, tmp_path_factory):
     from medmark.components.surrogate.component import train_classifiers_component
     from medmark.components.verification.component import check_release_component
     from medmark.pipelines.mark_release.profiles import PROFILES
-    from medmark.pipelines.mark_release.run import pipeline_arguments
+    from medmark.pipelines.mark_release.run import Secrets, pipeline_arguments
 
     folder = tmp_path_factory.mktemp("steps")
-    given = pipeline_arguments(PROFILES["smoke"].with_settings(TINY), source, {}, "1", SEED)
+    given = pipeline_arguments(PROFILES["smoke"].with_settings(TINY), source, {}, "1", Secrets(SEED, SEED, None))
 
     def artifact(name, kind=dsl.Artifact):
         return kind(name=name, uri=os.fspath(folder / name), metadata={})
 
     made = SimpleNamespace(
         clean=artifact("clean", dsl.Dataset),
+        origins=artifact("origins"),
+        keep=artifact("keep"),
         surrogates=artifact("surrogates", dsl.Model),
         innocents=artifact("innocents", dsl.Model),
         maps=artifact("maps"),
@@ -57,6 +59,7 @@ def steps(source, tmp_path_factory):
         source_state=given["source_state"],
         options=given["ingest_options"],
         release=made.clean,
+        origins=made.origins,
     )
     release = {"release": made.clean, "release_digest": made.digest}
     train, generate = train_classifiers_component.python_func, train_generator_component.python_func
@@ -71,11 +74,14 @@ def steps(source, tmp_path_factory):
         generator=made.generator,
         control=made.control,
         maps=made.maps,
+        origins=made.origins,
+        surrogates=made.surrogates,
         version="1",
         queries=given["queries"],
         seed=SEED,
         marked=made.marked,
         evidence=made.evidence,
+        keep=made.keep,
     )
     train(release=made.marked, release_digest=made.marked_digest, configs=given["victim_configs"], models=made.victims)
     made.verdict = check_release_component.python_func(

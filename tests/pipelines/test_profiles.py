@@ -3,7 +3,7 @@ from medmark.components.errors import MedmarkError
 from medmark.components.generator.train import GeneratorConfig
 from medmark.components.surrogate.training import TrainConfig
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS
-from medmark.pipelines.mark_release.run import secret_seed
+from medmark.pipelines.mark_release.run import Secrets
 
 
 def test_settings_replace_values_and_keep_their_type():
@@ -61,7 +61,9 @@ def test_control_generator_differs_in_its_key():
     assert mark.shape == control.shape
 
 
-def test_a_secret_seed_is_drawn_once_and_is_hard_to_guess(tmp_path):
-    seeds = [secret_seed(tmp_path / name) for name in "aabcdefgh"]
-    assert seeds[0] == seeds[1]
-    assert len(set(seeds)) == 8 and max(seeds) > 2**40
+def test_secrets_are_drawn_once_apart_and_hard_to_guess(tmp_path):
+    drawn = [Secrets.kept(tmp_path / name) for name in "aabcdefgh"]
+    assert drawn[0] == drawn[1]
+    numbers = [n for secret in drawn[1:] for n in (secret.seed, secret.ingest_seed, int(secret.patient_key, 16))]
+    assert len(set(numbers)) == 24
+    assert max(numbers[0::3]) > 2**40 and max(numbers[1::3]) > 2**40 and max(numbers[2::3]) > 2**248

@@ -1,0 +1,273 @@
+"""A raw drop against the release before it: which images were added, changed or withdrawn.
+
+A drop is what ingest takes: a folder per class, a CSV, or an ingested release. It holds added and changed images; what it
+does not mention stays. An image is the one of the same name, so a drop must keep the folders of the first source. A file with
+the bytes it had before is not decoded. ``withdrawn.csv`` in the drop's folder, with a column ``path`` or ``patient_id``, takes
+images out, or all of a patient.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from medmark.components.dataset.codecs import decode_file
+from medmark.components.dataset.ingest import image_id, list_items, make_record, sift, source_table
+from medmark.components.dataset.origin import Origin, drop_digest, read_origins, read_patient_key, write_origins
+from medmark.components.dataset.release import SPLITS, Record, Release, ReleaseWriter, canonical_json, file_sha256
+from medmark.components.dataset.sources import WITHDRAWN, Item, pseudonym
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.progress import track
+
+SHARES = (0.7, 0.1, 0.2)  # of train, val and test among new patients; as ingest
+INDEX = ["image_id", "label", "patient_id", "split"]
+
+
+@dataclass
+class _Before:
+    """The previous release and where its images came from."""
+
+    release: Release
+    patient_key: str | None
+    origins: dict[str, Origin]
+    records: dict[str, Record]
+    split_of: dict[str, str]
+    tombstones: set[str]
+    by_pixels: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, release: Release, origin_dir: str | Path) -> _Before:
+        origins = {origin.image_id: origin for origin in read_origins(origin_dir) if origin.image_id}
+        records = {record.image_id: record for record in release.records(columns=INDEX)}
+        if set(origins) != set(records):
+            raise MedmarkError(f"{origin_dir} is not of {release.path}; give the folders that one run made")
+        return cls(
+            release,
+            read_patient_key(origin_dir),
+            origins,
+            records,
+            {record.patient_id: record.split for record in records.values()},
+            set((release.read_changes() or {"tombstones": []})["tombstones"]),
+            {origin.image_sha256: image_id for image_id, origin in origins.items()},
+        )
+
+
+def read_drop(
+    source: str | Path,
+    release_dir: str | Path,
+    origin_dir: str | Path,
+    out: str | Path,
+    *,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    patient_column: str | None = None,
+    where: dict[str, str] | None = None,
+    root: str | Path | None = None,
+    uncertain: str = "ignore",
+    quarantine: bool = False,
+) -> dict:
+    """Finds out what a drop changes, decoding only that.
+
+    New patients get a split by a keyed digest of their pseudonym; known ones keep theirs.
+
+    Args:
+        source: the drop.
+        release_dir: the previous marked release.
+        origin_dir: where its images came from, see :mod:`medmark.components.dataset.origin`.
+        out: folder to make; private. Gets ``images/``, a release of the added and changed images without marks,
+            ``drop.json`` and ``origins/``.
+        label_column, path_column, patient_column, where, root, uncertain, quarantine: as in
+            :func:`medmark.components.dataset.ingest.ingest`.
+
+    Returns:
+        The content of ``drop.json``: ``drop`` (digest of the drop), ``files``, ``added``, ``changed`` and ``withdrawn`` (sorted
+        image ids), ``unchanged`` and ``rejected`` (counts).
+
+    Raises:
+        MedmarkError: what ingest refuses; an image that was withdrawn before, that comes in twice under two names, or that
+            the drop withdraws and brings; a withdrawal of what is not there.
+    """
+    source, out = Path(source), Path(out)
+    before = _Before.read(Release(release_dir), origin_dir)
+    withdrawn, withdrawal = _withdrawn(source, before)
+    taken = [Origin(None, WITHDRAWN, file_sha256(withdrawal), None)] if withdrawal else []
+    kinds: dict[str, str] = {}
+    unchanged = 0
+    classes = before.release.class_names
+    with ReleaseWriter(
+        out / "images", name=before.release.name, version="drop", class_names=classes, parent=before.release.digest
+    ) as writer:
+        options = (label_column, path_column, patient_column, where or {}, root, uncertain, classes)
+        incoming = _from_release if (source / "release.json").is_file() else _from_files
+        for record, origin, name, problem in incoming(source, before, options, quarantine, bool(withdrawal)):
+            if problem is None and origin is not None and record is None:
+                unchanged += origin.image_id is not None  # not the CSV
+                taken.append(origin)
+                continue
+            problem = problem or _refused(record, before, withdrawn)
+            if problem is not None:
+                if not quarantine:
+                    raise MedmarkError(f"{problem} (or run with --quarantine)")
+                writer.reject(name, problem)
+                continue
+            taken.append(origin)
+            kind = _kind(record, before)
+            if kind is None:
+                unchanged += 1
+                continue
+            before.by_pixels[record.sha256] = record.image_id
+            kinds[record.image_id] = kind
+            writer.add(record)
+    images = Release(out / "images")
+    drop = {
+        "drop": drop_digest(taken),
+        "files": len(taken),
+        "added": sorted(i for i, kind in kinds.items() if kind == "added"),
+        "changed": sorted(i for i, kind in kinds.items() if kind == "changed"),
+        "withdrawn": sorted(withdrawn),
+        "unchanged": unchanged,
+        "rejected": images.rejected["rows"] if images.rejected else 0,
+    }
+    write_origins(out / "origins", [o for o in taken if o.image_id in kinds], patient_key=before.patient_key)
+    (out / "drop.json").write_bytes(canonical_json(drop))
+    return drop
+
+
+def _from_files(source: Path, before: _Before, options: tuple, quarantine: bool, may_be_empty: bool):
+    """Record, origin, name and problem of each raw file; no record where the file is as it was."""
+    key = before.patient_key
+    if key is None:
+        raise MedmarkError(
+            f"{before.release.path} was made from an ingested release, whose pseudonyms were made elsewhere; ingest {source}"
+            " with the same --keep and give the release that comes out"
+        )
+    if may_be_empty and source.is_dir() and {path.name for path in source.iterdir()} == {WITHDRAWN}:
+        return
+    label_column, _, _, where, *_ = options
+    table = source_table(source, label_column, where)
+    if table is not None:
+        yield None, Origin.of_table(table), table.name, None
+    items = list(list_items(source, *options))
+    if not items and not may_be_empty:
+        raise MedmarkError(f"no image in {source}; give the folder, CSV or release with the new images")
+    usable, rejected = sift(items, quarantine)
+    for item, reason in rejected:
+        yield None, None, item.name, reason
+    classes = before.release.class_names
+    for item in track(_ordered(usable, key), "reading the drop"):
+        if item.label not in classes:
+            yield None, None, item.name, f"unknown class {item.label!r}: {item.name}; use one of {', '.join(classes)}"
+            continue
+        identity, patient = image_id(item.name), pseudonym(item.patient, key)
+        known = before.records.get(identity)
+        raw = file_sha256(item.path) if item.path.is_file() else ""
+        if known and before.origins[identity].sha256 == raw and _same_fields(known, classes.index(item.label), patient):
+            yield None, before.origins[identity], item.name, None
+            continue
+        split = before.split_of.get(patient) or item.split or _split(patient, key)
+        if item.split is not None and item.split != split:
+            problem = (
+                f"patient in two splits: {item.name} is in {item.split}, other images of the patient are in {split}"
+            )
+            yield None, None, item.name, f"{problem}; move them to one split"
+            continue
+        before.split_of[patient] = split
+        try:
+            image = decode_file(item.path)
+        except MedmarkError as error:
+            yield None, None, item.name, str(error)
+            continue
+        record = make_record(item, image, classes, split, patient)
+        yield record, Origin(identity, item.name, raw, record.sha256), item.name, None
+
+
+def _from_release(source: Path, before: _Before, options: tuple, quarantine: bool, may_be_empty: bool):
+    """The same for a drop that was ingested, with the same key of the pseudonyms."""
+    given = Release(source)
+    given.verify()
+    if given.class_names != before.release.class_names:
+        raise MedmarkError(
+            f"other classes: {source} has {given.class_names}, {before.release.path} has others; ingest anew"
+        )
+    for record in given.records():
+        origin = Origin(record.image_id, record.image_id, record.sha256, record.sha256)
+        known = before.records.get(record.image_id)
+        same = known and before.origins[record.image_id].image_sha256 == record.sha256
+        if same and _same_fields(known, record.label, record.patient_id):
+            yield None, origin, record.image_id, None
+            continue
+        split = before.split_of.setdefault(record.patient_id, record.split)
+        yield replace(record, split=split), origin, record.image_id, None
+
+
+def _ordered(items: list[Item], key: str) -> list[Item]:
+    """In an order that says nothing about the images."""
+    return sorted(items, key=lambda item: hashlib.blake2b(item.name.encode(), key=key.encode()).digest())
+
+
+def _same_fields(known: Record, label: int, patient: str) -> bool:
+    return known.label == label and known.patient_id == patient
+
+
+def _split(patient: str, key: str) -> str:
+    """Split of a new patient: the same whenever the patient comes in."""
+    digest = hashlib.blake2b(patient.encode(), key=key.encode(), person=b"medmark-split").digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    return SPLITS[min(2, int(np.searchsorted(np.cumsum(SHARES), place, side="right")))]
+
+
+def _kind(record: Record, before: _Before) -> str | None:
+    """``added``, ``changed``, or None if nothing but the file's bytes are others."""
+    known = before.records.get(record.image_id)
+    if known is None:
+        return "added"
+    same = before.origins[record.image_id].image_sha256 == record.sha256
+    return None if same and _same_fields(known, record.label, record.patient_id) else "changed"
+
+
+def _refused(record: Record, before: _Before, withdrawn: set[str]) -> str | None:
+    """Why an image cannot be taken, with the remedy."""
+    if record.image_id in withdrawn:
+        return f"withdrawn and brought by one drop: {record.image_id}; take it out of the drop or of {WITHDRAWN}"
+    if record.image_id in before.tombstones:
+        return f"withdrawn by an earlier release: {record.image_id}; give it another name if it may be used again"
+    twin = before.by_pixels.get(record.sha256)
+    if twin is not None and twin != record.image_id:
+        # one of the two might be marked and the other not, and their difference would show the mark
+        return f"same image twice: {record.image_id} has the pixels of {twin}; remove one of the two"
+    return None
+
+
+def _withdrawn(source: Path, before: _Before) -> tuple[set[str], Path | None]:
+    """Ids that the drop takes out, and the file that says so."""
+    path = (source if source.is_dir() else source.parent) / WITHDRAWN
+    if not path.is_file():
+        return set(), None
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise MedmarkError(f"unreadable CSV: {path} ({error}); save it as UTF-8 comma-separated text") from error
+    if not {"path", "patient_id"} & set(table.columns):
+        raise MedmarkError(f"no column path or patient_id: {path}; it has {', '.join(table.columns)}")
+    by_patient: dict[str, set[str]] = {}
+    for record in before.records.values():
+        by_patient.setdefault(record.patient_id, set()).add(record.image_id)
+    ids: set[str] = set()
+    for row in table.to_dict("records"):
+        name, patient = row.get("path", "").strip(), row.get("patient_id", "").strip()
+        if patient and before.patient_key is not None:
+            patient = pseudonym(patient, before.patient_key)
+        found = by_patient.get(patient, set()) if patient else set()
+        if name:
+            found = found | {identity for identity in (name, image_id(name)) if identity in before.records}
+        elif not patient:
+            raise MedmarkError(f"empty row: {path}; name a path or a patient_id in every row")
+        if not found and not {name, image_id(name) if name else ""} & before.tombstones:
+            raise MedmarkError(
+                f"nothing to withdraw: no image {name or 'of that patient'} in {before.release.path}; correct {path}"
+            )
+        ids |= found
+    return ids, path

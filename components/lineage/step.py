@@ -1,0 +1,60 @@
+"""What every step of a pipeline leaves with what it makes: its event and how long it took, in the artifacts' metadata."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from kfp import dsl
+from medmark.components.lineage.events import artifact_digest, step_event
+
+
+@dataclass
+class Step:
+    """A step that runs.
+
+    Attributes:
+        inputs: digest by port; what is known only after the work can be added until the step ends.
+        parameters: whatever else decided the outputs.
+        source_files: raw files that were read, if the step reads a drop.
+    """
+
+    inputs: dict[str, str]
+    parameters: dict = field(default_factory=dict)
+    source_files: int | None = None
+
+
+@contextmanager
+def step(
+    name: str,
+    *,
+    inputs: dict[str, dsl.Artifact],
+    outputs: dict[str, dsl.Artifact],
+    parameters: dict | None = None,
+    seed: int | None = None,
+) -> Iterator[Step]:
+    """Around the work of a step: puts ``lineage`` (see :func:`medmark.components.lineage.events.step_event`) and ``seconds``
+    into the metadata of every output.
+
+    Args:
+        name: of the step.
+        inputs: artifacts by port.
+        outputs: artifacts by port; complete when the block ends.
+        parameters: see :class:`Step`.
+        seed: of the step, if it has one.
+    """
+    started = time.monotonic()
+    running = Step({port: artifact_digest(artifact.path) for port, artifact in inputs.items()}, dict(parameters or {}))
+    yield running
+    event = step_event(
+        name,
+        inputs=running.inputs,
+        outputs={port: artifact_digest(artifact.path) for port, artifact in outputs.items()},
+        parameters=running.parameters,
+        seed=seed,
+        source_files=running.source_files,
+    )
+    for artifact in outputs.values():
+        artifact.metadata.update(lineage=event, seconds=time.monotonic() - started)

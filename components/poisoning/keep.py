@@ -1,0 +1,114 @@
+"""What the owner keeps for the next update, apart from the evidence: an auditor needs nothing of it.
+
+``keep.json`` names the SHA-256 of every other file: ``sources.parquet`` and ``patients.json`` (see
+:mod:`medmark.components.dataset.origin`) and ``surrogates/``, the classifiers whose saliency confines the mark.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from medmark.components.dataset.release import Release, canonical_json, file_sha256
+from medmark.components.errors import MedmarkError
+from medmark.components.poisoning.poison import read_evidence
+
+KEEP_SCHEMA_VERSION = 1
+SURROGATES = "surrogates"
+
+
+def keep_for_updates(
+    release_dir: str | Path,
+    evidence_dir: str | Path,
+    origin_dir: str | Path,
+    surrogates_dir: str | Path,
+    out: str | Path,
+) -> dict:
+    """Writes the folder after a first marking.
+
+    Args:
+        release_dir: the marked release.
+        evidence_dir: its evidence.
+        origin_dir, surrogates_dir, out: see :func:`write_keep`.
+
+    Returns:
+        The content of ``keep.json``.
+    """
+    release, evidence = Release(release_dir), read_evidence(evidence_dir)
+    training = release.counts["train"]
+    of_target = training[evidence["target_class"]]
+    shares = {
+        "mark": evidence["marked_images"] / of_target,
+        "decoy": evidence["decoy_images"] / (sum(training.values()) - of_target),
+    }
+    return write_keep(out, origin_dir, surrogates_dir, release_digest=release.digest, shares=shares)
+
+
+def write_keep(
+    out: str | Path,
+    origin_dir: str | Path,
+    surrogates_dir: str | Path,
+    *,
+    release_digest: str,
+    shares: dict[str, float],
+) -> dict:
+    """Writes the folder, readable by its owner only.
+
+    Args:
+        out: folder to make.
+        origin_dir: where the images came from.
+        surrogates_dir: innocent classifiers; the first one's saliency is used.
+        release_digest: of the marked release.
+        shares: ``mark``: of the training images of the target class, ``decoy``: of those of the other classes.
+
+    Returns:
+        The content of ``keep.json``.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    os.chmod(out, 0o700)
+    for name in ("sources.parquet", "patients.json"):
+        shutil.copyfile(Path(origin_dir) / name, out / name)
+    (out / SURROGATES).mkdir(exist_ok=True)
+    for path in sorted(Path(surrogates_dir).iterdir()):
+        if path.name == "models.json" or path.suffix == ".safetensors":
+            shutil.copyfile(path, out / SURROGATES / path.name)
+    keep = {
+        "schema_version": KEEP_SCHEMA_VERSION,
+        "release_digest": release_digest,
+        "shares": shares,
+        "files": {
+            path.relative_to(out).as_posix(): file_sha256(path)
+            for path in sorted(out.rglob("*"))
+            if path.is_file() and path.name != "keep.json"
+        },
+    }
+    (out / "keep.json").write_bytes(canonical_json(keep))
+    return keep
+
+
+def read_keep(directory: str | Path) -> dict:
+    """Content of ``keep.json``, after checking every file it names.
+
+    Raises:
+        MedmarkError: something is missing or changed.
+    """
+    directory = Path(directory)
+    path = directory / "keep.json"
+    try:
+        keep = json.loads(path.read_bytes())
+        version, files = keep["schema_version"], dict(keep["files"])
+        {"mark": float(keep["shares"]["mark"]), "decoy": float(keep["shares"]["decoy"])}
+        str(keep["release_digest"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MedmarkError(f"no readable keep.json: {path} ({error}); restore the folder from a backup") from error
+    if version != KEEP_SCHEMA_VERSION:
+        raise MedmarkError(f"unknown version {version!r}: {path}; this medmark reads {KEEP_SCHEMA_VERSION}")
+    for name, sha256 in files.items():
+        file = directory / name
+        inside = file.resolve().is_relative_to(directory.resolve())
+        if not inside or not file.is_file() or file_sha256(file) != sha256:
+            raise MedmarkError(f"changed or missing: {file}; restore the folder from a backup")
+    return keep

@@ -1,0 +1,1 @@
+"""Mark what a new raw drop brings, and make the next release."""
