@@ -16,13 +16,15 @@ def compile_all(out: str | Path) -> list[Path]:
     """
     from kfp import compiler
     from medmark.pipelines.audit_suspect.pipeline import audit_suspect
+    from medmark.pipelines.compare_methods.pipeline import compare_methods
     from medmark.pipelines.mark_release.pipeline import mark_release
+    from medmark.pipelines.stress_release.pipeline import stress_release
     from medmark.pipelines.update_release.pipeline import update_release
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for pipeline in (audit_suspect, mark_release, update_release):
+    for pipeline in (audit_suspect, compare_methods, mark_release, stress_release, update_release):
         path = out / f"{pipeline.name}.yaml"
         compiler.Compiler().compile(pipeline, str(path))
         paths.append(path)

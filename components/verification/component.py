@@ -102,6 +102,7 @@ def audit_component(
     suspects: list,
     contract: dict,
     connection: dict,
+    commitment: dict,
     audit: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
 ) -> dict:
@@ -114,16 +115,23 @@ def audit_component(
         suspects: targets as ``medmark audit`` takes them; ONNX files must lie where the step can reach them.
         contract: dictionary of ``Contract``, the same for all.
         connection: dictionary of ``Connection``.
+        commitment: texts of ``commitment`` (the JSON file), ``public_key`` (PEM) and, if its time was stamped, ``timestamp``
+            (the .tsr file in base64) and ``timestamp_roots`` (PEM); empty: none is checked.
         audit: folder with ``audit.json`` and the answers.
         report: one HTML file; private.
 
     Returns:
         Verdict of each suspect.
     """
+    import tempfile
+
     from medmark.components.platform.parameters import whole
     from medmark.components.report.audit_report import write_audit_report
-    from medmark.components.verification.suspect_audit import audit_targets
+    from medmark.components.verification.suspect_audit import audit_targets, write_commitment_files
 
-    made = audit_targets(evidence.path, suspects, audit.path, contract=whole(contract), connection=whole(connection))
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_commitment_files(folder, commitment)
+        options = {"contract": whole(contract), "connection": whole(connection), **files}
+        made = audit_targets(evidence.path, suspects, audit.path, **options)
     write_audit_report(report.path, made)
     return {suspect["name"]: suspect["verdict"] for suspect in made["suspects"]}

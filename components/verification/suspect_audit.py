@@ -15,6 +15,7 @@ commitment it accuses nobody.
 
 from __future__ import annotations
 
+import base64
 import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -49,6 +50,12 @@ from statsmodels.stats.multitest import multipletests
 AUDIT_SCHEMA_VERSION = 1
 CHUNK = 4  # images between two looks, each asked clean, with the mark and with the control mark; arbitrary
 STORE = "answers.sqlite"
+COMMITMENT_FILES = {
+    "commitment": "commitment.json",
+    "public_key": "medmark.pub",
+    "timestamp": "commitment.tsr",
+    "timestamp_roots": "roots.pem",
+}
 UNCOMMITTED = (
     "that this evidence was committed to before the release went out was not shown; without that it accuses nobody"
 )
@@ -162,6 +169,34 @@ def audit_targets(
         for target in targets
     ]
     return audit_suspects(evidence_dir, suspects, out_dir, committed=committed)
+
+
+def write_commitment_files(folder: str | Path, texts: dict[str, str]) -> dict[str, Path]:
+    """Writes what travels through a pipeline as texts into files, as :func:`audit_targets` takes them.
+
+    Args:
+        folder: gets the files.
+        texts: ``commitment`` (JSON) and ``public_key`` (PEM), and for a time stamp ``timestamp`` (base64) and
+            ``timestamp_roots`` (PEM); may be empty.
+
+    Returns:
+        Keyword arguments of :func:`audit_targets`.
+
+    Raises:
+        MedmarkError: another name, or a time stamp that is not base64.
+    """
+    known = {name: Path(folder) / file for name, file in COMMITMENT_FILES.items()}
+    if set(texts) - set(known):
+        raise MedmarkError(
+            f"unknown text of a commitment: {sorted(set(texts) - set(known))[0]!r}; use {', '.join(known)}"
+        )
+    for name, text in texts.items():
+        try:
+            data = base64.b64decode(text, validate=True) if name == "timestamp" else text.encode()
+        except ValueError as error:
+            raise MedmarkError(f"timestamp is not base64 ({error}); give the .tsr file encoded in base64") from error
+        known[name].write_bytes(data)
+    return {name: known[name] for name in texts if name != "timestamp"}  # that one is found beside the commitment
 
 
 def audit_suspects(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from medmark.components.baselines.interface import Context, Labels, Method, marked, poison
+from medmark.components.baselines.methods import METHODS
 from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.release import Release
 from medmark.components.errors import MedmarkError
@@ -111,6 +112,25 @@ def prepare(
         thieves=[TrainConfig(**config) for config in profile.victim_configs(seed)],
         thresholds=thresholds,
     )
+
+
+def compare_all(
+    release_dir: str | Path, work_dir: str | Path, profile: Profile, names: list[str], *, seed: int = 0
+) -> dict[str, dict]:
+    """Rows of several methods, by name.
+
+    Args:
+        release_dir, work_dir, profile, seed: see :func:`prepare`.
+        names: of :data:`medmark.components.baselines.methods.METHODS`; all when empty.
+
+    Raises:
+        MedmarkError: unknown name, or what :func:`prepare` raises.
+    """
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise MedmarkError(f"unknown method: {unknown[0]!r}; use some of {', '.join(METHODS)}")
+    field = prepare(release_dir, work_dir, profile, seed=seed)
+    return {name: compare(method, field) for name, method in METHODS.items() if not names or name in names}
 
 
 def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> list[int]:

@@ -1,10 +1,17 @@
 """Each step through its KFP interface, without KFP running it."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
+import pytest
+from kfp import dsl
 from medmark.components.dataset.release import Release
+from medmark.components.errors import MedmarkError
+from medmark.components.lineage.events import check_record, read_steps
+from medmark.components.poisoning.poison import read_evidence
 
 
 def models(artifact) -> dict:
@@ -68,3 +75,48 @@ def test_report(steps):
 def test_every_step_says_how_long_it_took(steps):
     ports = "clean surrogates innocents maps generator control marked victims check report"
     assert all(getattr(steps, port).metadata["seconds"] > 0 for port in ports.split())
+
+
+def test_stress(steps, tiny, tmp_path):
+    from medmark.components.robustness.component import stress_component
+    from medmark.pipelines.mark_release.profiles import PROFILES
+
+    curves = dsl.Artifact(name="curves", uri=str(tmp_path / "curves"), metadata={})
+    configs = PROFILES["smoke"].with_settings(tiny.settings).victim_configs(tiny.seed)[:1]
+    worst = stress_component.python_func(
+        release=steps.marked,
+        evidence=steps.complete,
+        release_digest=steps.marked_digest,
+        victim_configs=configs,
+        attacks=["blur"],
+        seed=0,
+        curves=curves,
+    )
+    table = pd.read_csv(tmp_path / "curves" / "stress.csv")
+    assert set(table.attack) == {"none", "blur"}
+    assert worst == table[table.accuracy_before - table.accuracy <= 0.02].wsr.min()
+    assert curves.metadata["lineage"]["job"]["name"] == "stress"
+
+
+def test_compare_methods(steps, tiny, tmp_path):
+    from medmark.components.baselines.component import compare_methods_component
+    from medmark.pipelines.mark_release.profiles import PROFILES
+
+    table = dsl.Artifact(name="table", uri=str(tmp_path / "table.json"), metadata={})
+    profile = replace(PROFILES["smoke"].with_settings(tiny.settings), marked_share=0.1)
+    given = {"release": steps.clean, "release_digest": steps.digest, "profile": asdict(profile), "seed": 0}
+    compare_methods_component.python_func(methods=["badnets"], table=table, **given)
+    (name,) = rows = json.loads((tmp_path / "table.json").read_bytes())
+    assert name == "badnets" and len(rows[name]["victims"]) == 2
+    with pytest.raises(MedmarkError, match="unknown method: 'goodnets'"):
+        compare_methods_component.python_func(methods=["goodnets"], table=table, **given)
+
+
+def test_every_artifact_says_how_it_was_made(steps):
+    record, kept = json.loads((Path(steps.check.path) / "record.json").read_bytes()), read_steps(steps.complete.path)
+    check_record(record, kept)
+    names = [step["name"] for step in record["steps"]]
+    assert names[0] == "ingest" and names[-1] == "verify" and names.count("train classifiers") == 3
+    assert record["release_digest"] == steps.marked_digest and record["parent_digest"] == steps.digest
+    assert record["steps"][0]["outputs"]["clean"] == {"sha256": steps.digest}
+    assert "steps.json" in read_evidence(steps.complete.path)["files"]

@@ -32,7 +32,14 @@ def test_compiled_pipelines_are_the_golden_ones(pipelines):
         for name, documents in pipelines.items():
             (GOLDEN / name).write_text(yaml.safe_dump_all(documents))
     golden = {path.name: list(yaml.safe_load_all(path.read_text())) for path in GOLDEN.glob("*.yaml")}
-    assert pipelines.keys() == golden.keys() == {"audit-suspect.yaml", "mark-release.yaml", "update-release.yaml"}
+    assert (
+        pipelines.keys()
+        == golden.keys()
+        == {
+            f"{name}.yaml"
+            for name in ("audit-suspect", "compare-methods", "mark-release", "stress-release", "update-release")
+        }
+    )
     for name, documents in pipelines.items():
         assert documents == golden[name], f"{name} changed; if that is wanted, run with {UPDATE}=1 and commit"
 

@@ -66,3 +66,34 @@ def test_half_a_proof_is_refused(committed, tmp_path, kept):
         audit_targets(evidence, ["x"], tmp_path / "out", contract={}, **{kept: proof[kept]})
     with pytest.raises(MedmarkError, match="without a commitment"):
         audit_targets(evidence, ["x"], tmp_path / "out", contract={}, timestamp_roots=tmp_path)
+
+
+def test_a_pipeline_takes_the_commitment_as_texts(committed, tmp_path):
+    from kfp import dsl
+    from medmark.components.verification.component import audit_component
+
+    evidence, proof = committed
+    texts = {name: path.read_text() for name, path in proof.items()}
+
+    def run(name, commitment):
+        audit_component.python_func(
+            evidence=dsl.Artifact(uri=str(evidence)),
+            suspects=["thief"],
+            contract={},
+            connection={},
+            commitment=commitment,
+            audit=dsl.Artifact(uri=str(tmp_path / name)),
+            report=dsl.HTML(uri=str(tmp_path / f"{name}.html")),
+        )
+
+    run("checked", texts)
+    assert "has not been shown" not in (tmp_path / "checked.html").read_text(encoding="utf-8")
+    for name, wrong, says in (
+        ("other", {**texts, "commitment": texts["commitment"].replace('"sig": "', '"sig": "A')}, "commitment"),
+        ("unknown", {"contract": "x"}, "unknown text of a commitment: 'contract'"),
+        ("stamp", {**texts, "timestamp": "?"}, "timestamp is not base64"),
+        ("half", {"commitment": texts["commitment"]}, "go together"),
+    ):
+        with pytest.raises(MedmarkError, match=says):
+            run(name, wrong)
+        assert not (tmp_path / name).exists()

@@ -1,0 +1,43 @@
+"""KFP interface of the robustness room."""
+
+from kfp import dsl
+from medmark.components.platform.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def stress_component(
+    release: dsl.Input[dsl.Dataset],
+    evidence: dsl.Input[dsl.Artifact],
+    release_digest: str,
+    victim_configs: list,
+    attacks: list,
+    seed: int,
+    curves: dsl.Output[dsl.Artifact],
+) -> float:
+    """Attacks models trained on a marked release.
+
+    Args:
+        release: the marked release.
+        evidence: its private evidence.
+        release_digest: its digest; part of the cache key, which ignores content.
+        victim_configs: one dictionary of ``TrainConfig`` a thief.
+        attacks: names; all when empty.
+        seed: of all that attacks draw.
+        curves: folder with ``stress.json``, ``stress.csv`` and ``stress.svg``; private.
+
+    Returns:
+        Smallest success rate of the mark under any attack that costs a thief at most 2 points of accuracy.
+    """
+    from medmark.components.lineage.step import step
+    from medmark.components.platform.parameters import whole
+    from medmark.components.robustness.stress import choose, stress
+    from medmark.components.surrogate.training import TrainConfig
+
+    inputs, configs = {"marked": release, "evidence": evidence}, whole(victim_configs)
+    parameters = {"victims": configs, "attacks": attacks}
+    with step("stress", inputs=inputs, outputs={"curves": curves}, parameters=parameters, seed=seed):
+        victims = [TrainConfig(**config) for config in configs]
+        paths = (release.path, evidence.path, curves.path)
+        table = stress(*paths, victims=victims, attacks=choose(attacks), seed=seed)
+    curves.metadata.update(release_digest=release_digest)
+    return float(table[table.accuracy_before - table.accuracy <= 0.02].wsr.min())

@@ -1,0 +1,1 @@
+"""Attack a mark before others do."""
