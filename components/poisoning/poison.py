@@ -146,7 +146,7 @@ def poison(
 def compare(clean: Record, marked: Record) -> dict:
     """Digests and likeness of an image before and after."""
     shown = [to_unit(decode_png(r.image), r.bits, r.display) for r in (clean, marked)]
-    return {"clean_sha256": clean.sha256, "marked_sha256": marked.sha256, **likeness(*shown), "lpips": None}
+    return {"clean_sha256": clean.sha256, "marked_sha256": marked.sha256, **likeness(*shown)}
 
 
 def write_queries(
