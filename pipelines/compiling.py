@@ -15,6 +15,7 @@ def compile_all(out: str | Path) -> list[Path]:
         The files.
     """
     from kfp import compiler
+    from medmark.pipelines.audit_lineage.pipeline import audit_lineage
     from medmark.pipelines.audit_suspect.pipeline import audit_suspect
     from medmark.pipelines.compare_methods.pipeline import compare_methods
     from medmark.pipelines.mark_release.pipeline import mark_release
@@ -24,7 +25,7 @@ def compile_all(out: str | Path) -> list[Path]:
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for pipeline in (audit_suspect, compare_methods, mark_release, stress_release, update_release):
+    for pipeline in (audit_lineage, audit_suspect, compare_methods, mark_release, stress_release, update_release):
         path = out / f"{pipeline.name}.yaml"
         compiler.Compiler().compile(pipeline, str(path))
         paths.append(path)

@@ -377,6 +377,8 @@ class Release:
             return None
         path = self.path / "changes.json"
         try:
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError("no file")
             if self.changes["file"] != path.name or file_sha256(path) != self.changes["sha256"]:
                 raise ValueError("its digest is another")
             return json.loads(path.read_bytes())

@@ -13,7 +13,6 @@ envelope as elsewhere.
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import hmac
 import os
@@ -23,15 +22,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from google.protobuf.json_format import Error as ProtoError
-from google.protobuf.json_format import MessageToDict, ParseDict
-from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
-from in_toto_attestation.v1.statement import Statement
 from medmark.components.dataset.release import Release, canonical_json
 from medmark.components.errors import MedmarkError
+from medmark.components.lineage.envelope import (
+    MEDMARK,
+    TIME,
+    Signed,
+    check_signature,
+    check_time,
+    damaged,
+    sign,
+    understood,
+)
 from medmark.components.lineage.files import (
     HEX,
     decode_exact,
@@ -41,14 +45,9 @@ from medmark.components.lineage.files import (
     refuse_existing,
     write_new,
 )
-from medmark.components.lineage.keys import key_id
 from medmark.components.lineage.timestamp import request_timestamp, verify_timestamp
 from medmark.components.poisoning.poison import read_evidence
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, SSlibKey
 
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "urn:medmark:commitment:v1"
 OPENING_SCHEMA_VERSION = 1
 REVEAL_SCHEMA_VERSION = 1
@@ -58,39 +57,21 @@ NEEDED = (
     "innocents.parquet",
 )  # an audit reads these; evidence that left one out could grow it later
 FILE = re.compile(r"[\w.-]{1,200}(/[\w.-]{1,200})*", re.ASCII)
-NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
-MEDMARK = re.compile(r"[\w.+-]{1,64}", re.ASCII)
-TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
-class Commitment:
+class Commitment(Signed):
     """What a ``commitment.json`` says; nothing of it holds before its signature is checked.
 
     Attributes:
-        path: of the file.
-        data: its bytes.
-        envelope: as parsed.
-        release_name, release_digest: of the subject.
         evidence_hmac: hex HMAC-SHA256 of ``evidence.json``.
         signed_at: UTC, as the signer claims.
         medmark: version that wrote it.
-        signed_by: key id.
     """
 
-    path: Path
-    data: bytes
-    envelope: Envelope
-    release_name: str
-    release_digest: str
     evidence_hmac: str
     signed_at: str
     medmark: str
-    signed_by: str
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
 
 
 def commit(
@@ -182,7 +163,7 @@ def verify_commitment(
         MedmarkError: the first thing that does not hold.
     """
     commitment = read_commitment(commitment_file)
-    _check_signature(commitment, public_key)
+    check_signature(commitment, public_key)
     if release_digest is not None and release_digest != commitment.release_digest:
         raise MedmarkError(
             f"commitment to another release: {commitment.path} is about {commitment.release_digest}, not about"
@@ -283,87 +264,24 @@ def read_commitment(path: str | Path) -> Commitment:
 def _sign(key: Ed25519PrivateKey, path: Path, release: Release, evidence_hmac: str, signed_at: str) -> Commitment:
     """A commitment that is not written yet."""
     predicate = {"evidence": {"hmac-sha256": evidence_hmac}, "signed_at": signed_at, "medmark": version("medmark")}
-    if not NAME.fullmatch(release.name) or not release.name.isprintable():
-        raise MedmarkError(
-            f"release name unfit for a commitment: {release.path}; 1 to 200 printable characters are needed"
-        )
-    subject = ResourceDescriptor(name=release.name, digest={"sha256": release.digest})
-    statement = Statement([subject.pb], PREDICATE_TYPE, predicate)
-    statement.validate()
-    envelope = Envelope(canonical_json(MessageToDict(statement.pb)), PAYLOAD_TYPE, {})
-    public = key.public_key()
-    envelope.sign(CryptoSigner(key, SSlibKey.from_crypto(public, keyid=key_id(public))))
-    return _understood(canonical_json(envelope.to_dict()), path)
+    return _understood(sign(key, "commitment", path, release, PREDICATE_TYPE, predicate).data, path)
 
 
 def _understood(data: bytes, path: Path) -> Commitment:
     """The commitment in these bytes."""
+    signed = understood(data, "commitment", path, PREDICATE_TYPE)
+    predicate = signed.predicate
     try:
-        envelope = Envelope.from_dict(copy.deepcopy(parse_exact(data)))  # from_dict changes what it is given
-        if canonical_json(envelope.to_dict()) != data:
-            raise ValueError("not written as medmark writes it")
-        if envelope.payload_type != PAYLOAD_TYPE:
-            raise ValueError(f"its payload type is not {PAYLOAD_TYPE}")
-        if len(envelope.signatures) != 1:
-            raise ValueError("one signature is needed")
-        (signature,) = envelope.signatures.values()
-        if signature.unrecognized_fields or not HEX.fullmatch(signature.keyid):
-            raise ValueError("its signature has no key id")
-        proto = ParseDict(parse_object(envelope.payload), Statement([], "", {}).pb)
-        Statement.copy_from_pb(proto).validate()
-        stated = MessageToDict(proto)
-        if stated["predicateType"] != PREDICATE_TYPE:
-            raise ValueError(f"its predicate type is not {PREDICATE_TYPE}")
-        (subject,), predicate = stated["subject"], stated["predicate"]
-        values = {
-            "release_name": subject["name"],
-            "release_digest": subject["digest"]["sha256"],
-            "evidence_hmac": predicate["evidence"]["hmac-sha256"],
-            "signed_at": predicate["signed_at"],
-            "medmark": predicate["medmark"],
-        }
-        if canonical_json(stated) != canonical_json(_statement(**values)):
+        if set(predicate) != {"evidence", "signed_at", "medmark"} or set(predicate["evidence"]) != {"hmac-sha256"}:
             raise ValueError("its statement has other fields than a commitment")
-        for (name, value), form in zip(values.items(), (NAME, HEX, HEX, None, MEDMARK), strict=True):
-            if form and not form.fullmatch(value) or not value.isprintable():
+        evidence_hmac, medmark = predicate["evidence"]["hmac-sha256"], predicate["medmark"]
+        for name, value, form in (("evidence_hmac", evidence_hmac, HEX), ("medmark", medmark, MEDMARK)):
+            if not form.fullmatch(value):
                 raise ValueError(f"its {name} is malformed")
-        if datetime.strptime(values["signed_at"], TIME).strftime(TIME) != values["signed_at"]:
-            raise ValueError("its signed_at is malformed")
-    except KeyError as error:
-        _damaged(path, "a field is missing", error)
-    except (ValueError, TypeError, AttributeError, ProtoError, RecursionError) as error:
-        _damaged(path, str(error), error)
-    return Commitment(path, data, envelope, **values, signed_by=signature.keyid)
-
-
-def _statement(release_name: str, release_digest: str, evidence_hmac: str, signed_at: str, medmark: str) -> dict:
-    """The one form a commitment's statement has."""
-    subject = ResourceDescriptor(name=release_name, digest={"sha256": release_digest})
-    predicate = {"evidence": {"hmac-sha256": evidence_hmac}, "signed_at": signed_at, "medmark": medmark}
-    return MessageToDict(Statement([subject.pb], PREDICATE_TYPE, predicate).pb)
-
-
-def _damaged(path: Path, reason: str, cause: Exception) -> NoReturn:
-    reason = " ".join(reason.split())[:160]
-    raise MedmarkError(
-        f"damaged commitment: {path} ({reason}); get the commitment.json that was published again"
-    ) from cause
-
-
-def _check_signature(commitment: Commitment, public_key: Ed25519PublicKey) -> None:
-    wanted = key_id(public_key)
-    if commitment.signed_by != wanted:
-        raise MedmarkError(
-            f"commitment of another signer: {commitment.path} names the key {commitment.signed_by[:16]}..., given is"
-            f" {wanted[:16]}...; get the signer's public key from himself"
-        )
-    try:
-        commitment.envelope.verify([SSlibKey.from_crypto(public_key, keyid=wanted)], 1)
-    except VerificationError as error:
-        raise MedmarkError(
-            f"signature does not hold: {commitment.path} was changed after it was signed, or signed with another key than"
-            f" {wanted[:16]}...; get the commitment.json that was published again"
-        ) from error
+        check_time(predicate["signed_at"])
+    except (ValueError, TypeError, AttributeError) as error:
+        damaged("commitment", path, str(error), error)
+    return Commitment(**vars(signed), evidence_hmac=evidence_hmac, signed_at=predicate["signed_at"], medmark=medmark)
 
 
 def _check_evidence(commitment: Commitment, folder: Path) -> tuple[bytes, bytes]:

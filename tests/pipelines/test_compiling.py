@@ -37,7 +37,10 @@ def test_compiled_pipelines_are_the_golden_ones(pipelines):
         == golden.keys()
         == {
             f"{name}.yaml"
-            for name in ("audit-suspect", "compare-methods", "mark-release", "stress-release", "update-release")
+            for name in (
+                *("audit-lineage", "audit-suspect", "compare-methods"),
+                *("mark-release", "stress-release", "update-release"),
+            )
         }
     )
     for name, documents in pipelines.items():
