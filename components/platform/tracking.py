@@ -290,9 +290,9 @@ def _complete(client: MlflowClient, run: Run, kept: Kept, number: int, own: bool
         from medmark.components.platform.registry import register
 
         client.set_tag(run_id, "medmark.models", register(client, run_id, models, digest, kept.time))
-    client.set_tag(run_id, LOGGED, digest)
     if number or run_id != kept.given_run:  # a run that was given is ended by whoever opened it
         client.set_terminated(run_id, "FINISHED", kept.time)
+    client.set_tag(run_id, LOGGED, digest)  # last
 
 
 def _dataset_input(content: dict):

@@ -126,8 +126,17 @@ def from_registry(uri: str, registry: str | None = None) -> OnnxModel:
 
     with tempfile.TemporaryDirectory() as folder:
         try:
+            # of a models:/ address MLflow would ask its own registry, whatever it is given
+            client, name = mlflow.MlflowClient(registry, registry), uri.removeprefix("models:/")
+            if "@" in name:
+                version = client.get_model_version_by_alias(*name.split("@", 1))
+            else:
+                version = client.get_model_version(*name.split("/", 1))
             path = mlflow.artifacts.download_artifacts(
-                artifact_uri=uri, dst_path=folder, tracking_uri=registry, registry_uri=registry
+                artifact_uri=client.get_model_version_download_uri(version.name, version.version),
+                dst_path=folder,
+                tracking_uri=registry,
+                registry_uri=registry,
             )
         except Exception as error:  # whatever MLflow, its server or its stores raise
             raise MedmarkError(

@@ -64,7 +64,7 @@ def run_audit(
 
 def refuse_finished(out: Path) -> None:
     """Nothing that is not an unfinished audit's may be overwritten."""
-    own = {STORE, f"{STORE}-journal", "audit.json", "audit.html", "mlflow.db", "mlartifacts", "unlogged.jsonl"}
+    own = {STORE, f"{STORE}-journal", "audit.json", "audit.html", "mlflow.db", "mlartifacts", "unlogged"}
     if not out.exists():
         return
     if not out.is_dir() or set(os.listdir(out)) - own:
@@ -79,12 +79,19 @@ def refuse_finished(out: Path) -> None:
             raise MedmarkError(f"finished audit in {out}; choose a new folder with --out")
 
 
+def shown_name(suspect: str) -> str:
+    """Without the folder: a server may be shared."""
+    return suspect if ":/" in suspect else Path(suspect).name
+
+
 def track_audit(out: Path, audit: dict, parameters: dict) -> None:
     """One MLflow run with a nested run a suspect."""
+    parameters = {name: value for name, value in parameters.items() if name != "ca_bundle"}  # a path of this machine
     steps = []
     for suspect in audit["suspects"]:
         step = Tracked(
-            name=suspect["name"], parameters={"verdict": suspect["verdict"], "identity": suspect["identity"]}
+            name=shown_name(suspect["name"]),
+            parameters={"verdict": suspect["verdict"], "identity": suspect["identity"]},
         )
         numbers = ("queries", "wsr", "clean_rate", "lift", "control_lift", "p_value_holm", "rank_p_value_holm")
         step.metrics = {name: suspect[name] for name in numbers}

@@ -67,7 +67,7 @@ def run_mark_release(
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     os.chmod(work, 0o700)  # generators and evidence pass through it
-    drawn = Secrets(seed, seed, None) if seed is not None else Secrets.kept(work / "secrets.json")
+    drawn = Secrets(seed, seed, seed, None) if seed is not None else Secrets.kept(work / "secrets.json")
     use_threads()
     if data is None:
         source = work / f"phantoms-{chosen.phantoms}-{drawn.seed}"
@@ -109,18 +109,21 @@ class Secrets:
     Attributes:
         seed: of the mark, 48 bits.
         ingest_seed: of order and splits, which everybody sees; 48 bits.
+        models_seed: of surrogates, innocent models and victims; 48 bits. A trained network tells the seed that it began with
+            (benchmarks/results/seed_in_weights.json), and surrogates may go to a shared MLflow.
         patient_key: of the pseudonyms, 256 bits in hex; None: made from ``ingest_seed``.
     """
 
     seed: int
     ingest_seed: int
+    models_seed: int
     patient_key: str | None
 
     @classmethod
     def kept(cls, path: Path) -> Secrets:
         """Those in a file, which is made with new ones if it is not there."""
         if not path.exists():
-            new = cls(secrets.randbits(SEED_BITS), secrets.randbits(SEED_BITS), secrets.token_hex(32))
+            new = cls(*(secrets.randbits(SEED_BITS) for _ in range(3)), secrets.token_hex(32))
             partial = path.with_suffix(".partial")
             partial.write_bytes(canonical_json(asdict(new)))
             partial.replace(path)
@@ -129,22 +132,29 @@ class Secrets:
 
 def pipeline_arguments(profile: Profile, source: Path, ingest_options: dict, version: str, drawn: Secrets) -> dict:
     """The arguments of the pipeline, but ``parameters``."""
-    seed, given = drawn.seed, {"seed": drawn.ingest_seed, "patient_key": drawn.patient_key, **ingest_options}
+    seed, models = drawn.seed, drawn.models_seed
+    given = {"seed": drawn.ingest_seed, "patient_key": drawn.patient_key, **ingest_options}
     return {
         "source": str(source),
         "source_state": source_state(source, ingest_options.get("root")),
         "ingest_options": {k: v for k, v in given.items() if v is not None},
         "target_class": profile.target_class,
-        "surrogate_configs": profile.surrogate_configs(seed),
-        "innocent_configs": profile.innocent_configs(seed),
-        "victim_configs": profile.victim_configs(seed),
+        "surrogate_configs": profile.surrogate_configs(models),
+        "innocent_configs": profile.innocent_configs(models),
+        "victim_configs": profile.victim_configs(models),
         "generator_config": profile.generator_config(0),
         "control_config": profile.generator_config(1),
         "version": version,
         "queries": profile.queries,
         "thresholds": asdict(THRESHOLDS),
         "seed": seed,
-        "seeds": {"run": seed, "surrogates": seed + 100, "innocents": seed + 1000, "victims": seed + 5000},
+        "seeds": {
+            "run": seed,
+            "ingest": drawn.ingest_seed,
+            "surrogates": models + 100,
+            "innocents": models + 1000,
+            "victims": models + 5000,
+        },
     }
 
 

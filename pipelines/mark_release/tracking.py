@@ -9,23 +9,23 @@ from pathlib import Path
 import pandas as pd
 from medmark.components.dataset.release import Release
 from medmark.components.generator.marker import Marker
-from medmark.components.lineage.events import read_record
+from medmark.components.lineage.events import artifact_digest, read_record, read_steps
 from medmark.components.platform.image import IMAGE
 from medmark.components.platform.registry import Model, model_name
 from medmark.components.platform.tracking import Tracked, log_pipeline
 from medmark.components.report.figures import classifier_curves, generator_curves, histograms, robustness_curves
 from medmark.components.surrogate.panel import load_models
 
-# output of the pipeline to the name of its step; the step's event has the same name
+# output of the pipeline: name of its MLflow run, name of its step
 STEPS = {
-    "clean": "ingest",
-    "surrogates": "surrogates",
-    "innocents": "innocents",
-    "generator": "generator",
-    "control": "control_generator",
-    "release": "poison",
-    "victims": "victims",
-    "check": "verify",
+    "clean": ("ingest", "ingest"),
+    "surrogates": ("surrogates", "train classifiers"),
+    "innocents": ("innocents", "train classifiers"),
+    "generator": ("generator", "train generator"),
+    "control": ("control_generator", "train generator"),
+    "release": ("poison", "poison"),
+    "victims": ("victims", "train classifiers"),
+    "check": ("verify", "verify"),
 }
 APART = 1 << 20  # more than the steps' seeds differ from the run's where they follow from it
 SEED = {"medmark.seed": "kept in the evidence"}  # whoever has the seed has the key of the mark
@@ -46,16 +46,16 @@ def track_run(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict
     to a wave is depends on how near the wave's direction is to the key's (correlation -0.78 over 400 keys).
 
     Args:
-        out: folder of the run, with ``release/`` and ``record.json``.
+        out: folder of the run, with ``release/``, ``evidence/`` and ``record.json``.
         parts: folder of each of the pipeline's outputs.
         verdict: content of ``verdict.json``.
         parameters: of the run, without seeds.
     """
     release = Release(out / "release")
-    tags = step_tags(out / "record.json") if (out / "record.json").is_file() else {}
+    events, public = read_steps(out / "evidence")["events"], read_record(out / "record.json")["steps"]
     steps = []
-    for name, title in STEPS.items():
-        step = Tracked(title, tags={**tags.get(title, {}), **SEED})
+    for name, (title, event) in STEPS.items():
+        step = Tracked(title, tags=step_tags(event, parts[name], events, public) | SEED)
         if name in ("clean", "release"):
             step.dataset = dataset_of(Release(parts[name]), parameters["data"] if name == "clean" else "release")
         elif name in ("surrogates", "innocents", "victims"):
@@ -111,16 +111,31 @@ def add_training(step: Tracked, folder: Path) -> None:
             step.curves[f"{entry['name']}.{curve}"] = [(h["epoch"], h[curve]) for h in entry["history"]]
 
 
-def step_tags(record: Path) -> dict[str, dict[str, str]]:
-    """Tags by step: digest of each input and output, code version and image, from the run's public record."""
+def step_tags(name: str, made: Path, events: list[dict], public: list[dict]) -> dict[str, str]:
+    """Tags of one step: digest of each input and output, code version and image.
+
+    Args:
+        name: of the step; several may have it.
+        made: one of its outputs, which tells them apart.
+        events: of all steps, private.
+        public: the same steps as the public record shows them.
+    """
+    found = [(event, shown) for event, shown in zip(events, public, strict=True) if shown["name"] == name]
+    if len(found) > 1:
+        digest = artifact_digest(made)
+        found = [
+            (event, shown)
+            for event, shown in found
+            if digest in [output["facets"]["version"]["datasetVersion"] for output in event["outputs"]]
+        ]
+    if not found:  # tracking fails no pipeline
+        return {"medmark.output": "not among the steps of the record"}
+    step = found[0][1]
     return {
-        step["name"]: {
-            **{f"medmark.input.{port}": digest_text(digest) for port, digest in step["inputs"].items()},
-            **{f"medmark.output.{port}": digest_text(digest) for port, digest in step["outputs"].items()},
-            "medmark.code_version": step["code_version"],
-            "medmark.image": step["image"],
-        }
-        for step in read_record(record)["steps"]
+        **{f"medmark.input.{port}": digest_text(digest) for port, digest in step["inputs"].items()},
+        **{f"medmark.output.{port}": digest_text(digest) for port, digest in step["outputs"].items()},
+        "medmark.code_version": step["code_version"],
+        "medmark.image": step["image"],
     }
 
 

@@ -33,7 +33,7 @@ def steps(source, tmp_path_factory):
     from medmark.pipelines.mark_release.run import Secrets, pipeline_arguments
 
     folder = tmp_path_factory.mktemp("steps")
-    given = pipeline_arguments(PROFILES["smoke"].with_settings(TINY), source, {}, "1", Secrets(SEED, SEED, None))
+    given = pipeline_arguments(PROFILES["smoke"].with_settings(TINY), source, {}, "1", Secrets(SEED, SEED, SEED, None))
 
     def artifact(name, kind=dsl.Artifact):
         return kind(name=name, uri=os.fspath(folder / name), metadata={})

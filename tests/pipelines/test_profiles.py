@@ -64,6 +64,7 @@ def test_control_generator_differs_in_its_key():
 def test_secrets_are_drawn_once_apart_and_hard_to_guess(tmp_path):
     drawn = [Secrets.kept(tmp_path / name) for name in "aabcdefgh"]
     assert drawn[0] == drawn[1]
-    numbers = [n for secret in drawn[1:] for n in (secret.seed, secret.ingest_seed, int(secret.patient_key, 16))]
-    assert len(set(numbers)) == 24
-    assert max(numbers[0::3]) > 2**40 and max(numbers[1::3]) > 2**40 and max(numbers[2::3]) > 2**248
+    seeds = [n for secret in drawn[1:] for n in (secret.seed, secret.ingest_seed, secret.models_seed)]
+    keys = [int(secret.patient_key, 16) for secret in drawn[1:]]
+    assert len(set(seeds)) == 24 and len(set(keys)) == 8
+    assert max(seeds) > 2**46 and max(keys) > 2**253
