@@ -6,10 +6,10 @@ import sys
 
 import typer
 from medmark.components.errors import MedmarkError
-from medmark.pipelines.commands import audit, dataset, lineage, platform, run, track
+from medmark.pipelines.commands import audit, dataset, lineage, platform, run, submit, track
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (run, audit, lineage, dataset, platform, track):
+for module in (run, audit, lineage, dataset, platform, submit, track):
     app.add_typer(module.app)
 
 

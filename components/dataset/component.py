@@ -15,7 +15,7 @@ def ingest_component(
     """Makes a release of a source.
 
     Args:
-        source: folder per class, CSV or release.
+        source: folder per class, CSV or release, here or ``s3://``.
         source_state: another text whenever the source's files are others; part of the cache key, which ignores content.
         options: keyword arguments of ``medmark.components.dataset.ingest.ingest``.
         release: the release.
@@ -28,13 +28,16 @@ def ingest_component(
     from medmark.components.dataset.origin import drop_digest, read_origins
     from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
+    from medmark.components.platform.paths import Places
 
     with step(
         "ingest", inputs={}, outputs={"clean": release, "origins": origins}, parameters=whole(options)
     ) as running:
-        digest = ingest(source, release.path, private=origins.path, **whole(options)).digest
-        read = read_origins(origins.path)
-        running.inputs["source"], running.source_files = drop_digest(read), len(read)
+        with Places() as places:
+            read = places.read(source, raw=True)
+            digest = ingest(read, release.path, private=origins.path, **whole(options)).digest
+        known = read_origins(origins.path)
+        running.inputs["source"], running.source_files = drop_digest(known), len(known)
     release.metadata.update(digest=digest, source_state=source_state)
     return digest
 
@@ -52,7 +55,7 @@ def read_drop_component(
     """Finds out what a raw drop changes.
 
     Args:
-        source: the drop: folder per class, CSV or release.
+        source: the drop: folder per class, CSV or release, here or ``s3://``.
         source_state: another text whenever the drop's files are others; part of the cache key.
         options: keyword arguments of ``medmark.components.dataset.drop.read_drop``.
         previous: the previous marked release.
@@ -66,10 +69,13 @@ def read_drop_component(
     from medmark.components.dataset.drop import read_drop
     from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
+    from medmark.components.platform.paths import Places
 
     inputs = {"previous": previous, "keep": keep}
     with step("read drop", inputs=inputs, outputs={"drop": drop}, parameters=whole(options)) as running:
-        found = read_drop(source, previous.path, keep.path, drop.path, **whole(options))
+        with Places() as places:
+            read = places.read(source, raw=True)
+            found = read_drop(read, previous.path, keep.path, drop.path, **whole(options))
         running.inputs["source"], running.source_files = found["drop"], found["files"]
     drop.metadata.update(drop=found["drop"], previous_digest=previous_digest)
     return sum(len(found[kind]) for kind in ("added", "changed", "withdrawn"))

@@ -130,13 +130,15 @@ class Secrets:
         return cls(**json.loads(path.read_bytes()))
 
 
-def pipeline_arguments(profile: Profile, source: Path, ingest_options: dict, version: str, drawn: Secrets) -> dict:
-    """The arguments of the pipeline, but ``parameters``."""
+def pipeline_arguments(
+    profile: Profile, source: Path | str, ingest_options: dict, version: str, drawn: Secrets, state: str | None = None
+) -> dict:
+    """The arguments of the pipeline, but ``parameters``; ``state`` where the source is not on this machine."""
     seed, models = drawn.seed, drawn.models_seed
     given = {"seed": drawn.ingest_seed, "patient_key": drawn.patient_key, **ingest_options}
     return {
         "source": str(source),
-        "source_state": source_state(source, ingest_options.get("root")),
+        "source_state": state or source_state(source, ingest_options.get("root")),
         "ingest_options": {k: v for k, v in given.items() if v is not None},
         "target_class": profile.target_class,
         "surrogate_configs": profile.surrogate_configs(models),

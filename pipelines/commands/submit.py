@@ -1,0 +1,193 @@
+"""Starting pipelines from CI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from medmark.components.errors import MedmarkError
+from medmark.pipelines.commands.options import (
+    Debug,
+    Label,
+    PathColumn,
+    PatientColumn,
+    Quarantine,
+    Uncertain,
+    Where,
+    ingest_options,
+    pairs,
+)
+
+app = typer.Typer()
+
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint", envvar="KFP_ENDPOINT", help="Of a KFP API server; its token: environment variable KFP_TOKEN."
+    ),
+]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", envvar="KFP_NAMESPACE", help="Of a KFP with several users.")
+]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for a run on the server.")]
+Local = Annotated[bool, typer.Option("--local", help="Run on this machine and publish what comes out.")]
+Work = Annotated[Path, typer.Option("--work", help="With --local: private folder for what is made meanwhile.")]
+Key = Annotated[Path | None, typer.Option("--key", help="With --local: medmark.key that signs what comes out.")]
+DAY = 86400.0
+
+
+@app.command("submit")
+def submit_command(
+    pipeline: Annotated[str, typer.Argument(help="mark-release or update-release.")],
+    release_json: Annotated[
+        str, typer.Option("--release-json", help="s3://.../<digest>/release.json, ingested or (update) marked.")
+    ],
+    drop: Annotated[
+        str | None, typer.Option("--drop", help="Of an update: s3://bucket/prefix of the raw drop.")
+    ] = None,
+    evidence: Annotated[
+        str | None,
+        typer.Option("--evidence", help="Of an update: where that release's evidence lies, s3://.../<digest>."),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", help="Of an update: where what was kept for it lies, s3://.../<digest>.")
+    ] = None,
+    profile: Annotated[str, typer.Option("--profile", help="Of mark-release: smoke, standard or full.")] = "standard",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Of mark-release: name=value; repeatable.")] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Of the release that comes out; else 1, or the next number.")
+    ] = None,
+    label_column: Label = None,
+    path_column: PathColumn = None,
+    patient_column: PatientColumn = None,
+    where: Where = None,
+    uncertain: Uncertain = "ignore",
+    quarantine: Quarantine = False,
+    local: Local = False,
+    publish: Annotated[str | None, typer.Option("--publish", help="With --local: s3://bucket/prefix.")] = None,
+    publish_evidence: Annotated[
+        str | None, typer.Option("--publish-evidence", help="With --local: s3://bucket/prefix, in another bucket.")
+    ] = None,
+    key: Key = None,
+    work: Work = Path("medmark-work"),
+    endpoint: Endpoint = None,
+    namespace: Namespace = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Until the run on the server has ended.")] = False,
+    timeout: Timeout = DAY,
+    debug: Debug = False,
+) -> None:
+    """Start a pipeline on what lies in the object store, unless the same was submitted before.
+
+    MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
+    """
+    from medmark.components.platform.store import Store
+    from medmark.pipelines.submitting.cluster import submit_to_server
+    from medmark.pipelines.submitting.kfp_server import KfpServer
+    from medmark.pipelines.submitting.local import Target, submit_locally
+    from medmark.pipelines.submitting.submission import of_mark_release, of_update_release
+
+    update = {"--drop": drop, "--evidence": evidence, "--keep": keep}
+    if pipeline not in ("mark-release", "update-release"):
+        raise MedmarkError(f"unknown pipeline: {pipeline!r}; use mark-release or update-release")
+    if any(update.values()) and pipeline == "mark-release" or not all(update.values()) and pipeline == "update-release":
+        raise MedmarkError(f"{', '.join(update)} go with update-release, all three; give them there and only there")
+    if local and not (publish and publish_evidence):
+        raise MedmarkError("--local needs a place for what comes out; give --publish and --publish-evidence")
+    where_to_run(local, endpoint)
+    store = Store.from_environment()
+    if pipeline == "mark-release":
+        submission = of_mark_release(
+            release_json, store, profile=profile, settings=pairs(set_, "--set"), version=version or "1"
+        )
+    else:
+        options = drop_options(label_column, path_column, patient_column, where, uncertain, quarantine)
+        submission = of_update_release(
+            release_json, store, drop=drop, evidence=evidence, keep=keep, options=options, version=version
+        )
+    evidence_store = Store.from_environment("evidence") if local or drop else None
+    if local:
+        target = Target(publish, publish_evidence, store, evidence_store, work, key, debug)
+        record, new = submit_locally(submission, target)
+        print(f"{'done' if new else 'done before, nothing to do'}: submission {submission.key}")
+        print(f"release: {record['result'] or 'nothing changed, nothing published'}")
+        return
+    server = KfpServer(endpoint, namespace)
+    run, new = submit_to_server(submission, server, evidence_store)
+    print(f"{'submitted' if new else 'submitted before, nothing to do'}: {submission.name}")
+    print(server.url(run))
+    if wait:
+        server.wait(run, timeout)
+
+
+@app.command("reconcile")
+def reconcile_command(
+    drops: Annotated[str, typer.Option("--drops", help="s3://bucket/prefix with a folder a drop.")],
+    releases: Annotated[str, typer.Option("--releases", help="s3://bucket/prefix of the marked releases.")],
+    evidence: Annotated[str, typer.Option("--evidence", help="s3://bucket/prefix of evidence and what was kept.")],
+    label_column: Label = None,
+    path_column: PathColumn = None,
+    patient_column: PatientColumn = None,
+    where: Where = None,
+    uncertain: Uncertain = "ignore",
+    quarantine: Quarantine = False,
+    local: Local = False,
+    key: Key = None,
+    work: Work = Path("medmark-work"),
+    endpoint: Endpoint = None,
+    namespace: Namespace = None,
+    timeout: Timeout = DAY,
+    debug: Debug = False,
+) -> None:
+    """Make a release of every complete drop that has none yet, in the order of their names.
+
+    MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
+    """
+    from medmark.components.platform.store import Store
+    from medmark.pipelines.submitting.cluster import submit_to_server
+    from medmark.pipelines.submitting.kfp_server import KfpServer
+    from medmark.pipelines.submitting.local import Target, submit_locally
+    from medmark.pipelines.submitting.reconcile import reconcile, submit_and_wait
+
+    where_to_run(local, endpoint)
+    store, evidence_store = Store.from_environment(), Store.from_environment("evidence")
+    if local:
+        target = Target(releases, evidence, store, evidence_store, work, key, debug)
+
+        def submit(submission, chain):
+            return submit_locally(submission, target)[0]
+
+    else:
+        server = KfpServer(endpoint, namespace)
+
+        def submit(submission, chain):
+            return submit_and_wait(
+                submission,
+                chain,
+                server,
+                lambda wanted: submit_to_server(wanted, server, evidence_store)[0],
+                releases,
+                evidence,
+                store,
+                evidence_store,
+                timeout,
+            )
+
+    options = drop_options(label_column, path_column, patient_column, where, uncertain, quarantine)
+    for line in reconcile(
+        drops, releases, evidence, store=store, evidence_store=evidence_store, options=options, submit=submit
+    ):
+        print(line, flush=True)
+
+
+def where_to_run(local: bool, endpoint: str | None) -> None:
+    """Refuses neither place; ``--local`` goes before an endpoint of the environment."""
+    if not local and not endpoint:
+        raise MedmarkError("no place to run; give --local, or --endpoint of a KFP API server")
+
+
+def drop_options(label_column, path_column, patient_column, where, uncertain, quarantine) -> dict:
+    """How to read a drop, without what is not given."""
+    options = ingest_options(label_column, path_column, patient_column, None, where, None, uncertain, quarantine)
+    given = {name: options[name] for name in options if name not in ("root", "class_names")}
+    return {name: value for name, value in given.items() if value not in (None, {})}

@@ -1,0 +1,261 @@
+"""Submitting to a KFP API server.
+
+The endpoint is trusted with the run's parameters, from which the mark's secret seed follows, so it is asked by https only, or
+on this machine. The token comes from the environment and appears in no message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.store import is_local
+
+T = TypeVar("T")
+EXPERIMENT = "medmark"
+TIMEOUT = (10, 60)  # seconds, for a connection and between two bytes; arbitrary
+POLL = 5.0  # seconds between two looks at a run; as kfp's own
+PATIENCE = 12  # looks without an answer before waiting ends: a minute; arbitrary
+PAGE = 100  # runs listed at once; arbitrary
+MAX_PAGES = 1000  # of runs; arbitrary
+ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+UNDONE = ("FAILED", "CANCELING", "CANCELED")  # such a run is submitted again
+
+
+class KfpServer:
+    """A KFP API server.
+
+    Args:
+        endpoint: ``https://host[:port][/path]``; ``http://`` only to this machine.
+        namespace: of a server with several users; None else.
+
+    ``KFP_TOKEN``: bearer token. ``KFP_CA``: PEM file of the authorities to trust. ``KFP_INSECURE=1``: http to other machines.
+
+    Raises:
+        MedmarkError: an endpoint of another form, no answer, an answer of something else, refused, or no namespace where one is
+            needed.
+    """
+
+    def __init__(self, endpoint: str, namespace: str | None = None):
+        import kfp_server_api
+        from kfp import Client
+
+        self.endpoint, self._namespace = _checked(endpoint), namespace
+        self._token, ca = os.environ.get("KFP_TOKEN") or None, os.environ.get("KFP_CA") or None
+        if ca is not None and not Path(ca).is_file():
+            raise MedmarkError(f"no file of certificate authorities: {ca}; give a PEM file in KFP_CA")
+        configuration = kfp_server_api.Configuration(host=self.endpoint)
+        configuration.ssl_ca_cert = ca
+        if self._token:
+            configuration.api_key = {"authorization": self._token}
+            configuration.api_key_prefix = {"authorization": "Bearer"}
+        health = _bounded(kfp_server_api.ApiClient(configuration))
+        # kfp's own first look tries five times, and prints a traceback each time
+        state = self._ask(kfp_server_api.HealthzServiceApi(health).healthz_service_get_healthz)
+        if state.multi_user and not namespace:
+            raise MedmarkError(f"{self.endpoint} serves several users; name yours with --namespace")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            own = {"namespace": namespace} if namespace else {}
+            self._client = self._ask(lambda: Client(self.endpoint, existing_token=self._token, ssl_ca_cert=ca, **own))
+        _bounded(self._client._run_api.api_client)  # all its APIs share it
+
+    @functools.cached_property
+    def _experiment(self) -> str:
+        """Id of the experiment, which is made if missing."""
+        import kfp_server_api
+
+        def make():
+            try:
+                return self._client.create_experiment(EXPERIMENT, namespace=self._namespace)
+            except kfp_server_api.ApiException as error:
+                if error.status != 409:  # made meanwhile by another
+                    raise
+                return self._client.get_experiment(experiment_name=EXPERIMENT, namespace=self._namespace)
+
+        return _text(self._ask(make).experiment_id, self.endpoint)
+
+    def url(self, run) -> str:
+        """Where a run is shown."""
+        return f"{self.endpoint}/#/runs/details/{_line(str(run.run_id), None)}"
+
+    def find(self, name: str) -> list:
+        """Runs of a name that did not fail, the first one first."""
+        runs = [run for run in self._list(("EQUALS", name)) if run.display_name == name and run.state not in UNDONE]
+        return sorted(runs, key=lambda run: (str(run.created_at), str(run.run_id)))
+
+    def succeeded(self, pipeline: str) -> set[str]:
+        """Names of a pipeline's runs that succeeded."""
+        return {run.display_name for run in self._list(("IS_SUBSTRING", f"{pipeline}-")) if run.state == "SUCCEEDED"}
+
+    def _list(self, wanted: tuple[str, str]) -> list:
+        operation, text = wanted
+        predicate = {"operation": operation, "key": "display_name", "stringValue": text}
+        found, token = [], ""
+        for _ in range(MAX_PAGES):
+            answer = self._ask(
+                lambda t=token: self._client.list_runs(
+                    page_token=t,
+                    page_size=PAGE,
+                    experiment_id=self._experiment,
+                    filter=json.dumps({"predicates": [predicate]}),
+                )
+            )
+            found += answer.runs or []
+            if not answer.next_page_token:
+                return found
+            token = answer.next_page_token
+        raise MedmarkError(f"more than {MAX_PAGES} pages of runs at {self.endpoint}; archive and delete old ones")
+
+    def submit(self, name: str, pipeline, arguments: Callable[[], dict]) -> tuple[object, bool]:
+        """Starts a run unless one of that name was started and did not fail.
+
+        Two that submit at once may both start one; the later one then ends its own.
+
+        Args:
+            name: of the run.
+            pipeline: decorated with ``dsl.pipeline``.
+            arguments: makes the pipeline's, if they are needed.
+
+        Returns:
+            The run, and whether it is new.
+        """
+        from kfp import compiler
+
+        known = self.find(name)
+        if known:
+            return known[0], False
+        with tempfile.TemporaryDirectory() as folder:
+            package = str(Path(folder) / "pipeline.yaml")
+            compiler.Compiler().compile(pipeline, package)
+            given = arguments()
+            run = self._ask(lambda: self._client.run_pipeline(self._experiment, name, package, given))
+        mine = _text(run.run_id, self.endpoint)
+        first = (self.find(name) or [run])[0]
+        if first.run_id == mine:
+            return run, True
+        self._ask(lambda: self._client.terminate_run(mine))
+        return first, False
+
+    def wait(self, run, timeout: float) -> None:
+        """Until a run has succeeded; every new state is told on standard error.
+
+        Args:
+            run: as :meth:`submit` returns it.
+            timeout: seconds.
+
+        Raises:
+            MedmarkError: it did not succeed, or not in time, or the server does not answer for a minute.
+        """
+        run_id, shown, silent, started = run.run_id, None, 0, time.monotonic()
+        deadline = started + timeout
+        while True:
+            try:
+                run, silent = self._ask(lambda: self._client.get_run(run_id)), 0
+            except MedmarkError:
+                silent += 1
+                if silent >= PATIENCE:
+                    raise
+            if run.state != shown and not silent:
+                shown = run.state
+                print(
+                    f"{run.display_name}: {shown} after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
+                )
+            if run.state == "SUCCEEDED":
+                return
+            if run.state in ENDED:
+                reason = _line(run.error.message if run.error and run.error.message else "no reason given", self._token)
+                raise MedmarkError(
+                    f"run {run.state}: {reason}; see {self.url(run)}, correct the cause and submit again"
+                )
+            if time.monotonic() > deadline:
+                raise MedmarkError(
+                    f"run still {run.state} after {timeout:g} s: {self.url(run)}; it goes on, the same command waits again"
+                )
+            time.sleep(min(POLL, max(0.0, deadline - time.monotonic()) + 0.01))
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """An answer of the server; what the client prints is left out."""
+        import kfp_server_api
+        import urllib3
+
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                answer = question()
+        except kfp_server_api.ApiException as error:
+            raise self._explained(error) from None  # the cause may quote a server that echoes the token
+        except urllib3.exceptions.HTTPError as error:
+            raise self._silent(str(error)) from None
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            if isinstance(error.__context__, kfp_server_api.ApiException):  # it fails to handle one without a body
+                raise self._explained(error.__context__) from None
+            text = _line(str(error), self._token)
+            raise MedmarkError(f"no KFP API server's answer from {self.endpoint} ({text}); check the address") from None
+        return answer
+
+    def _explained(self, error) -> MedmarkError:
+        """What the server says, in one line with a remedy; ``error`` is kfp_server_api's."""
+        if not error.status:  # TLS
+            return self._silent(str(error.reason))
+        try:
+            said = json.loads(error.body)["message"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            said = error.reason
+        text = f"{error.status} {_line(str(said), self._token)}"
+        if error.status in (401, 403):
+            return MedmarkError(f"refused by {self.endpoint} ({text}); set KFP_TOKEN to a token that may do this")
+        if error.status >= 500:
+            return MedmarkError(f"{self.endpoint} fails ({text}); see its log, then run again")
+        return MedmarkError(f"refused by {self.endpoint} ({text}); check the address and the server's version")
+
+    def _silent(self, reason: str) -> MedmarkError:
+        text = _line(reason, self._token)
+        if "certificate" in reason or "SSLError" in reason:
+            return MedmarkError(f"not trusted: {self.endpoint} ({text}); set KFP_CA to its authority's PEM file")
+        return MedmarkError(f"no answer from {self.endpoint} ({text}); is it up? check the address")
+
+
+def _bounded(client):
+    """Gives kfp_server_api's client time limits, which it has none of, and keeps it from trying again or elsewhere."""
+    rest = client.rest_client
+    send = rest.request
+    rest.request = lambda *arguments, **named: send(*arguments, **{**named, "_request_timeout": TIMEOUT})
+    rest.pool_manager.connection_pool_kw["retries"] = False
+    return client
+
+
+def _checked(endpoint: str) -> str:
+    try:
+        parts = urlsplit(endpoint)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or parts.username or parts.password or parts.query:
+        raise MedmarkError("not an endpoint of a KFP API server; give --endpoint https://host[:port]")
+    if parts.scheme == "http" and not is_local(host) and os.environ.get("KFP_INSECURE") != "1":
+        raise MedmarkError(f"http to another machine: {host}; use https, or set KFP_INSECURE=1 if the net is trusted")
+    return endpoint.rstrip("/")
+
+
+def _text(value: object, endpoint: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise MedmarkError(f"no KFP API server's answer from {endpoint}; check the address")
+    return value
+
+
+def _line(text: str, token: str | None) -> str:
+    """A server's words in a short line without the token."""
+    text = text.replace(token, "***") if token else text
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]

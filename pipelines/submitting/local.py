@@ -1,0 +1,181 @@
+"""Running a submission on this machine and publishing what comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmark.components.dataset.release import canonical_json
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.publish import (
+    fetch_evidence,
+    fetch_keep,
+    fetch_release,
+    publish,
+    publish_evidence,
+    publish_keep,
+)
+from medmark.components.platform.store import Store
+from medmark.pipelines.submitting.drop import fetch_drop
+from medmark.pipelines.submitting.submission import Submission, new_record, read_record, write_record
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a local submission works and publishes.
+
+    Attributes:
+        releases: where releases go, ``s3://bucket/prefix``.
+        evidence: where evidence, what is kept for updates, and records of submissions go, in another bucket.
+        store: for the releases and drops.
+        evidence_store: for the evidence.
+        work: folder for what is fetched and made meanwhile; private.
+        key: ``medmark.key`` that signs what comes out; None: nothing is signed.
+        debug: show all that the steps print.
+    """
+
+    releases: str
+    evidence: str
+    store: Store
+    evidence_store: Store
+    work: Path
+    key: Path | None = None
+    debug: bool = False
+
+
+def run_mark(submission: Submission, inputs: Path, out: Path, debug: bool) -> dict:
+    """Runs mark-release; returns its verdict."""
+    from medmark.pipelines.mark_release.run import run_mark_release
+
+    settings = {name: str(value) for name, value in submission.parameters.items()}
+    profile, version = settings.pop("profile"), settings.pop("version")
+    return run_mark_release(
+        out, data=str(inputs / "release"), profile=profile, settings=settings, version=version, debug=debug
+    )
+
+
+def run_update(submission: Submission, inputs: Path, out: Path, debug: bool) -> dict:
+    """Runs update-release; returns its verdict."""
+    from medmark.pipelines.update_release.run import run_update_release
+
+    options = dict(submission.parameters)
+    version = options.pop("version", None)
+    return run_update_release(inputs, out, data=inputs / "drop", drop_options=options, version=version, debug=debug)
+
+
+RUNNERS = {"mark-release": run_mark, "update-release": run_update}
+
+
+def submit_locally(
+    submission: Submission, target: Target, *, runners: dict[str, Callable[..., dict]] = RUNNERS
+) -> tuple[dict, bool]:
+    """Runs a submission unless it was done, publishes what comes out, and writes the record, in this order.
+
+    What was finished stays in ``<work>/<16 digits of the key>`` when something fails, and a second call goes on from there.
+    Two at once on one machine: the second is refused. On two machines: both run; the one that ends later finds the other's
+    record and throws its own result away. In the seconds between looking and publishing that can fail; then both
+    releases of a first marking lie there, and :func:`medmark.pipelines.submitting.reconcile.read_chain` names them.
+
+    Args:
+        submission: what to run.
+        target: where to.
+        runners: by name of the pipeline: called with submission, folder of inputs, output folder and debug.
+
+    Returns:
+        The record, and whether it is new.
+
+    Raises:
+        MedmarkError: the mark does not work, so nothing is published; the drop changed; or what run and store raise.
+    """
+    with _private_folder(target.work.resolve() / submission.key[:16]) as folder:
+        known = read_record(submission.key, target.evidence, target.evidence_store)
+        if known:
+            shutil.rmtree(folder)
+            return known, False
+        verdict = _run(submission, folder, target, runners[submission.pipeline])
+        result = None
+        if verdict.get("change", {}).get("changed", 1):
+            if verdict["verdict"] != "owned":
+                raise MedmarkError(
+                    f"verdict {verdict['verdict']!r}, nothing is published: {'; '.join(verdict['reasons'])[:300]}; see"
+                    f" {folder / 'out'}; to try again with the same input, remove {folder}"
+                )
+            out = folder / "out"
+            if target.key:
+                sign(out, folder / "release" if submission.drop else None, target.key)
+            known = read_record(submission.key, target.evidence, target.evidence_store)
+            if known:
+                shutil.rmtree(folder)
+                return known, False
+            # the release last: whoever finds it can update it
+            publish_evidence(out / "evidence", target.evidence, target.evidence_store)
+            publish_keep(out / "keep", target.evidence, target.evidence_store)
+            result = publish(out / "release", target.releases, target.store).digest
+        record = new_record(submission, result)
+        write_record(record, target.evidence, target.evidence_store)
+        shutil.rmtree(folder)
+    return record, True
+
+
+def _run(submission: Submission, folder: Path, target: Target, runner: Callable[..., dict]) -> dict:
+    """The verdict of the run, which is not run again once it has ended."""
+    ended = folder / "ended.json"
+    if not ended.exists():
+        fetch_release(submission.release, folder / "release", target.store)
+        if submission.drop:
+            fetch_evidence(submission.evidence, folder / "evidence", target.evidence_store)
+            fetch_keep(submission.keep, folder / "keep", target.evidence_store)
+            fetch_drop(submission.drop, folder / "drop", submission.drop_listing, target.store)
+        verdict = runner(submission, folder, folder / "out", target.debug)
+        partial = ended.with_suffix(".partial")
+        partial.write_bytes(canonical_json(verdict))
+        partial.replace(ended)
+    return json.loads(ended.read_bytes())
+
+
+def sign(out: Path, parent: Path | None, key: Path) -> None:
+    """Commits to the evidence and signs the lineage, unless that was done.
+
+    Args:
+        out: of the run, with ``release/``, ``evidence/`` and ``record.json``.
+        parent: of an update, the previous marked release with its ``lineage.json``.
+        key: its passphrase is asked for, see :func:`medmark.components.lineage.keys.ask_passphrase`.
+
+    Raises:
+        MedmarkError: what :func:`commit` and :func:`sign_lineage` raise.
+    """
+    from medmark.components.lineage.commitment import commit
+    from medmark.components.lineage.keys import ask_passphrase, load_private
+    from medmark.components.lineage.record import LINEAGE, sign_lineage
+
+    private, release, commitment = load_private(key, ask_passphrase()), out / "release", out / "commitment.json"
+    if not commitment.exists():
+        commit(release, out / "evidence", private, commitment)
+    if not (release / LINEAGE).exists():
+        sign_lineage(release, out / "record.json", private, commitment=commitment, parent=parent)
+
+
+@contextlib.contextmanager
+def _private_folder(folder: Path) -> Iterator[Path]:
+    """A folder that only its owner may read and that no other process works in."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.chmod(folder, 0o700)
+        lock = open(folder.with_name(f".{folder.name}.lock"), "a")
+    except OSError as error:
+        raise MedmarkError(f"cannot write: {folder} ({error.strerror}); choose another folder with --work") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise MedmarkError(
+                f"submitted at this moment by another process, which works in {folder}; wait for it"
+            ) from error
+        folder.mkdir(exist_ok=True, mode=0o700)  # the one who had the lock may just have removed it
+        yield folder

@@ -1,0 +1,195 @@
+"""The nightly sweep: drops whose event was lost, in the order of their names, each on top of the newest release."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from medmark.components.dataset.release import MAX_MANIFEST_BYTES
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.publish import DIGEST
+from medmark.components.platform.store import Store, parallel, parse
+from medmark.pipelines.submitting.drop import COMPLETE, listing_digest
+from medmark.pipelines.submitting.kfp_server import KfpServer
+from medmark.pipelines.submitting.submission import (
+    Submission,
+    new_record,
+    of_update_release,
+    read_manifest,
+    read_records,
+    write_record,
+)
+
+Submit = Callable[[Submission, list[str]], dict]
+
+
+def reconcile(
+    drops: str,
+    releases: str,
+    evidence: str,
+    *,
+    store: Store,
+    evidence_store: Store,
+    options: dict,
+    submit: Submit,
+) -> Iterator[str]:
+    """Submits every complete drop that has no record; ends at the first that fails, because later ones build on it.
+
+    A drop is ``<drops>/<name>/``, complete when it holds the object ``_SUCCESS``.
+
+    Args:
+        drops: where they lie.
+        releases: where the releases lie.
+        evidence: where evidence, what was kept for updates, and records of submissions lie.
+        store: that may use releases and read drops.
+        evidence_store: that may use the evidence.
+        options: see :func:`medmark.components.dataset.drop.read_drop`.
+        submit: does a submission; it gets the chain of releases too and returns the record.
+
+    Yields:
+        A line a drop.
+
+    Raises:
+        MedmarkError: a drop fails, or was changed after it was done; there is no release, or no single newest one; evidence is
+            missing; or a store fails.
+    """
+    done: dict[str, dict[str, dict]] = {}  # place of the drop to digest of its listing to record
+    for record in read_records(evidence, evidence_store):
+        if record["drop"]:
+            done.setdefault(record["drop"]["uri"], {})[record["drop"]["listing_sha256"]] = record
+    names = store.folders(drops)
+    if not names:
+        yield f"no drop in {parse(drops)}"
+    for position, name in enumerate(names):
+        place = parse(drops) / name
+        listing = store.listing(place)
+        if COMPLETE not in listing:
+            yield f"{name}: not complete, it has no {COMPLETE}; left alone"
+            continue
+        try:
+            known = done.get(str(place))
+            record = (known or {}).get(listing_digest(listing))
+            if record:
+                yield f"{name}: done before, {_result(record)}"
+                continue
+            if known:
+                raise MedmarkError(
+                    f"changed after it was done: {place}; undo that, and put what is new into a new drop"
+                )
+            chain = read_chain(releases, store)
+            submission = of_update_release(
+                f"{parse(releases) / chain[-1]}/release.json",
+                store,
+                drop=str(place),
+                **find_private(evidence, chain[-1], evidence_store),
+                options=options,
+            )
+            record = submit(submission, chain)
+        except MedmarkError as error:
+            waiting = len(names) - position - 1
+            later = f" ({waiting} after it not looked at)" if waiting else ""
+            raise MedmarkError(f"drop {name}{later}: {error}; then run the same command again") from error
+        yield f"{name}: done on top of {record['release_digest']}, {_result(record)}"
+
+
+def _result(record: dict) -> str:
+    return f"release {record['result']}" if record["result"] else "nothing changed"
+
+
+def read_chain(releases: str, store: Store) -> list[str]:
+    """Digests of the releases, oldest first; each is the parent of the next.
+
+    Raises:
+        MedmarkError: there is none, two are no other's parent, or one is damaged.
+    """
+    place = parse(releases)
+    digests = [name for name in store.folders(place) if DIGEST.fullmatch(name)]
+    read = parallel([lambda d=d: (d, read_manifest(place / d, store)) for d in digests], "reading releases")
+    parents = {digest: manifest["parent"] for digest, manifest in read if manifest}
+    heads = sorted(set(parents) - set(parents.values()))
+    if not heads:
+        raise MedmarkError(f"no release in {place}; publish a first one, made with mark-release")
+    if len(heads) > 1:
+        raise MedmarkError(
+            f"{len(heads)} newest releases in {place}: {' and '.join(heads)}; move all but the right one elsewhere"
+        )
+    chain = heads
+    while (parent := parents[chain[0]]) in parents:
+        chain = [parent, *chain]
+    return chain
+
+
+def find_private(evidence: str, release_digest: str, store: Store) -> dict[str, str]:
+    """Addresses of a release's ``evidence`` and ``keep``.
+
+    Raises:
+        MedmarkError: one of them is not there.
+    """
+    place = parse(evidence)
+    digests = [name for name in store.folders(place) if DIGEST.fullmatch(name)]
+    found = {}
+    for what in ("evidence", "keep"):
+
+        def of_release(digest: str, manifest: str = f"{what}.json") -> str | None:
+            content = store.read(place / digest / manifest, MAX_MANIFEST_BYTES)
+            try:
+                return digest if content and json.loads(content)["release_digest"] == release_digest else None
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise MedmarkError(f"damaged: {place / digest / manifest} ({error!r}); publish it again") from error
+
+        answers = parallel([lambda d=d: of_release(d) for d in digests], f"looking for {what}")
+        if not any(answers):
+            raise MedmarkError(
+                f"no {what} of release {release_digest} in {place}; store it with 'medmark publish-evidence'"
+            )
+        found[what] = str(place / min(filter(None, answers)))  # of two runs with one result, either
+    return found
+
+
+def submit_and_wait(
+    submission: Submission,
+    chain: list[str],
+    server: KfpServer,
+    start: Callable[[Submission], object],
+    releases: str,
+    evidence: str,
+    store: Store,
+    evidence_store: Store,
+    timeout: float,
+) -> dict:
+    """Does a drop on a cluster. The record is written when the run's release is among the releases.
+
+    Args:
+        submission: on top of the newest release.
+        chain: of releases, oldest first.
+        server: that runs it.
+        start: starts the run or finds it.
+        releases: where the release must appear.
+        evidence: where the record goes.
+        store: that may read the releases.
+        evidence_store: that may use the evidence.
+        timeout: seconds to wait for the run.
+
+    Returns:
+        The record.
+
+    Raises:
+        MedmarkError: the run fails or takes too long, or its release is not there yet.
+    """
+    ran = server.succeeded(submission.pipeline)
+    earlier = [(replace(submission, release_digest=p), child) for p, child in zip(chain, chain[1:], strict=False)]
+    did, result = next(((before, child) for before, child in earlier if before.name in ran), (submission, None))
+    if result is None:
+        run = start(submission)
+        server.wait(run, timeout)
+        newest = read_chain(releases, store)
+        if newest[-1] == submission.release_digest:
+            raise MedmarkError(
+                f"run {server.url(run)} succeeded, its release is not in {releases} yet: publish what it made (evidence and"
+                f" keep first), or, if its verdict is 'unchanged', remove {submission.drop}/{COMPLETE}"
+            )
+        result = newest[newest.index(submission.release_digest) + 1]
+    record = new_record(did, result)
+    write_record(record, evidence, evidence_store)
+    return record

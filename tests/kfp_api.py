@@ -1,0 +1,220 @@
+"""A loopback stand-in for the KFP API server: the v2beta1 calls that submitting makes, in the server's words.
+
+It is no KFP: it stores runs and lets them go through states that a test names. Requests are held against the models of
+``kfp_server_api``, the pipeline against the schema of the IR, and the parameters against the pipeline, as the server does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import kfp_server_api as api
+from google.protobuf.json_format import ParseDict, ParseError
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+
+OPERATIONS = {"EQUALS": 1, "IS_SUBSTRING": 9}  # kfp sends numbers; the server takes both
+CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13}  # HTTP status to gRPC's
+
+
+class Refused(Exception):
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+class KfpApi:
+    """The server; use it as a context manager.
+
+    Attributes:
+        url: ``http://127.0.0.1:port``, or https with a TLS context.
+        states: that every new run goes through, one each time it is looked at; it stays in the last.
+        error: message of a run that fails.
+        token: that requests must bear, or None.
+        multi_user: whether requests must name a namespace.
+        answer: called with the path; None for the usual answer, else status, content type and body.
+        runs, experiments: by id, in the order in which they were made.
+        created: called when a run was made, before the answer.
+        requests: method and path of each.
+    """
+
+    def __init__(self, *, token: str | None = None, multi_user: bool = False, tls=None):
+        self.states, self.error = ["PENDING"], "a step failed"
+        self.token, self.multi_user = token, multi_user
+        self.answer: Callable[[str], tuple[int, str, bytes] | None] = lambda path: None
+        self.created: Callable[[], None] = lambda: None
+        self.runs: dict[str, api.V2beta1Run] = {}
+        self.experiments: dict[str, api.V2beta1Experiment] = {}
+        self.requests: list[tuple[str, str]] = []
+        self._left: dict[str, list[str]] = {}
+        self._lock = threading.Lock()
+        self._models = api.ApiClient()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> KfpApi:
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def state(self, name: str) -> list[str]:
+        """States of the runs of a name."""
+        return [run.state for run in self.runs.values() if run.display_name == name]
+
+    def _handler(self):
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                outer._respond(self)
+
+            do_POST = do_GET
+
+            def log_message(self, *arguments):
+                pass
+
+        return Handler
+
+    def _respond(self, request: BaseHTTPRequestHandler) -> None:
+        parts = urlsplit(request.path)
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        self.requests.append((request.command, parts.path))
+        given = self.answer(parts.path)
+        if given is None:
+            try:
+                if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+                    raise Refused(401, f"Unauthenticated: {request.headers.get('Authorization')}")
+                query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+                status, content = 200, self._call(request.command, parts.path, query, body)
+            except Refused as error:
+                status, message = error.status, str(error)
+                content = {"error": message, "code": CODES[status], "message": message, "details": []}
+            given = status, "application/json", json.dumps(self._models.sanitize_for_serialization(content)).encode()
+        request.send_response(given[0])
+        request.send_header("Content-Type", given[1])
+        request.send_header("Content-Length", str(len(given[2])))
+        request.end_headers()
+        request.wfile.write(given[2])
+
+    def _call(self, method: str, path: str, query: dict[str, str], body: bytes):
+        call = re.fullmatch(r"/apis/v2beta1/(healthz|experiments|runs)(?:/([\w-]+))?(?::(terminate))?", path)
+        match (method, *call.groups()) if call else ():
+            case ("GET", "healthz", None, None):
+                return {"multi_user": True} if self.multi_user else {}  # what is false is left out
+            case ("GET", "experiments", None, None):
+                return api.V2beta1ListExperimentsResponse(**self._page("experiments", self.experiments, query))
+            case ("POST", "experiments", None, None):
+                return self._new_experiment(self._parsed(body, "V2beta1Experiment"))
+            case ("GET", "runs", None, None):
+                return api.V2beta1ListRunsResponse(**self._page("runs", self.runs, query))
+            case ("POST", "runs", None, None):
+                return self._new_run(self._parsed(body, "V2beta1Run"))
+            case ("GET", "runs", run_id, None) if run_id in self.runs:
+                return self._advanced(run_id)
+            case ("POST", "runs", run_id, "terminate") if run_id in self.runs:
+                self._left[run_id] = ["CANCELED"]
+                self.runs[run_id].state = "CANCELING"
+                return {}
+        raise Refused(404, f"Not Found: {method} {path}")
+
+    def _parsed(self, body: bytes, model: str):
+        try:
+            content = json.loads(body)
+            unknown = set(content) - set(getattr(api, model).attribute_map.values())
+            if unknown:
+                raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
+            return self._models._ApiClient__deserialize(content, model)  # checks types and enumerations
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Refused(400, f"Invalid input error: {error}") from error
+
+    def _page(self, kind: str, everything: dict, query: dict[str, str]) -> dict:
+        items = list(everything.values())
+        if self.multi_user and not (query.get("namespace") or query.get("experiment_id")):
+            raise Refused(400, "Invalid input error: a namespace or an experiment is needed in multi-user mode")
+        if "experiment_id" in query:
+            items = [item for item in items if item.experiment_id == query["experiment_id"]]
+        if query.get("filter"):
+            for predicate in json.loads(query["filter"])["predicates"]:
+                if set(predicate) != {"operation", "key", "stringValue"} or predicate["key"] != "display_name":
+                    raise Refused(400, f"Invalid input error: filter {predicate}")
+                text = predicate["stringValue"]
+                match OPERATIONS.get(predicate["operation"], predicate["operation"]):
+                    case 1:
+                        items = [item for item in items if item.display_name == text]
+                    case 9:
+                        items = [item for item in items if text in item.display_name]
+                    case other:
+                        raise Refused(400, f"Invalid input error: operation {other}")
+        start, size = int(query.get("page_token") or 0), int(query.get("page_size") or 10)
+        more = str(start + size) if start + size < len(items) else None
+        return {kind: items[start : start + size] or None, "next_page_token": more}
+
+    def _new_experiment(self, experiment):
+        with self._lock:
+            if any(known.display_name == experiment.display_name for known in self.experiments.values()):
+                raise Refused(409, f"Already exist error: {experiment.display_name}")
+            experiment.experiment_id, experiment.created_at = str(uuid4()), datetime.now(UTC)
+            self.experiments[experiment.experiment_id] = experiment
+            return experiment
+
+    def _new_run(self, run):
+        if run.experiment_id not in self.experiments:
+            raise Refused(404, f"ResourceNotFoundError: experiment {run.experiment_id}")
+        if not run.display_name or len(run.display_name) > 128:
+            raise Refused(400, "Invalid input error: the run's name is empty or too long")
+        spec = run.pipeline_spec
+        try:
+            parsed = ParseDict(spec.get("pipeline_spec", spec), PipelineSpec())
+        except ParseError as error:
+            raise Refused(400, f"Invalid input error: pipeline spec: {error}") from error
+        self._check_parameters(parsed, run.runtime_config.parameters or {})
+        with self._lock:
+            run.run_id, run.created_at, run.state = (
+                str(uuid4()),
+                datetime.now(UTC).replace(microsecond=0),
+                "PENDING",
+            )  # whole seconds, as KFP
+            self.runs[run.run_id], self._left[run.run_id] = run, list(self.states)
+        self.created()
+        return run
+
+    def _check_parameters(self, spec: PipelineSpec, given: dict) -> None:
+        """As the server's validation of a runtime configuration against the root's inputs."""
+        kinds = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": (int, float), "STRUCT": dict, "LIST": list}
+        wanted = spec.root.input_definitions.parameters
+        if set(given) - set(wanted):
+            raise Refused(400, f"Invalid input error: unknown parameter {sorted(set(given) - set(wanted))[0]}")
+        for name, definition in wanted.items():
+            kind = (
+                definition.DESCRIPTOR.fields_by_name["parameter_type"]
+                .enum_type.values_by_number[definition.parameter_type]
+                .name
+            )
+            if name not in given:
+                if not definition.is_optional and not definition.HasField("default_value"):
+                    raise Refused(400, f"Invalid input error: missing parameter {name}")
+            elif not isinstance(given[name], kinds[kind]):
+                raise Refused(400, f"Invalid input error: parameter {name} is no {kind}")
+
+    def _advanced(self, run_id: str):
+        run, left = self.runs[run_id], self._left[run_id]
+        run.state = left.pop(0) if len(left) > 1 else left[0]
+        if run.state == "FAILED":
+            run.error = api.GoogleRpcStatus(code=13, message=self.error)
+        return run

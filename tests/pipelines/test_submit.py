@@ -1,0 +1,495 @@
+"""``medmark submit`` and ``reconcile`` against a stand-in for the KFP API server, and the CI files."""
+
+import datetime
+import hashlib
+import io
+import ipaddress
+import itertools
+import json
+import re
+import shlex
+import socket
+import ssl
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from kfp_api import KfpApi
+from medmark.components.dataset.release import canonical_json
+from medmark.components.platform.services import EVIDENCE, RELEASES, down, up
+from medmark.components.platform.store import Store, parse
+from medmark.pipelines import cli
+from medmark.pipelines.submitting import kfp_server
+from medmark.pipelines.submitting.cluster import submit_to_server
+from medmark.pipelines.submitting.submission import Submission, of_update_release, read_records
+
+ROOT = Path(__file__).resolve().parents[2]
+CI = ROOT / "manifests" / "ci"
+NUMBERS = itertools.count()  # a prefix of its own for each test
+TOKEN = "a-token-nobody-may-see"
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("services")
+    try:
+        yield up(folder, mlflow_port=None)
+    finally:
+        down(folder)
+
+
+@pytest.fixture
+def store(services, monkeypatch):
+    """The environment that the commands need, and the store of the releases."""
+    for name, identity in (("MEDMARK_S3_CREDENTIALS", "release"), ("MEDMARK_S3_EVIDENCE_CREDENTIALS", "evidence")):
+        monkeypatch.setenv(name, str(services.credentials[identity]))
+    for name in ("KFP_ENDPOINT", "KFP_TOKEN", "KFP_CA", "KFP_INSECURE", "KFP_NAMESPACE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(kfp_server, "POLL", 0.02)
+    return Store.from_environment()
+
+
+@pytest.fixture
+def medmark(monkeypatch, capsys):
+    """Runs the command in this process; gives its exit code, output and error output."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["medmark", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        return end.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def server():
+    with KfpApi() as server:
+        yield server
+
+
+def put(store: Store, uri: str, content: bytes) -> None:
+    place = parse(uri)
+    store._client.put_object(place.bucket, place.prefix, io.BytesIO(content), len(content))
+
+
+def put_release(store: Store, prefix: str, **manifest) -> str:
+    """Only ``release.json``: a cluster reads the rest. Gives the address of its folder."""
+    content = canonical_json({"name": "cxr", "version": "1", "parent": None, **manifest})
+    place = f"s3://{RELEASES}/{prefix}/{hashlib.sha256(content).hexdigest()}"
+    put(store, f"{place}/release.json", content)
+    return place
+
+
+@pytest.fixture
+def clean(store):
+    return put_release(store, f"clean-{next(NUMBERS)}")
+
+
+@pytest.fixture
+def mark(clean, server):
+    return [
+        "submit",
+        "mark-release",
+        "--release-json",
+        f"{clean}/release.json",
+        "--profile",
+        "smoke",
+        "--endpoint",
+        server.url,
+    ]
+
+
+class Chain:
+    """A marked release with evidence and keep, and a place for drops."""
+
+    def __init__(self, store: Store, name: str):
+        self.store, self.evidence_store = store, Store.from_environment("evidence")
+        self.drops, self.evidence = f"s3://{RELEASES}/{name}/drops", f"s3://{EVIDENCE}/{name}"
+        self.releases = f"s3://{RELEASES}/{name}/releases"
+        self.head = self.publish("0" * 64, "1")
+
+    def publish(self, parent: str, version: str) -> str:
+        place = put_release(self.store, self.releases.removeprefix(f"s3://{RELEASES}/"), parent=parent, version=version)
+        self.private = {}
+        for what in ("evidence", "keep"):
+            content = canonical_json({"release_digest": place[-64:], "seed": 7})
+            self.private[what] = f"{self.evidence}/{hashlib.sha256(what.encode() + content).hexdigest()}"
+            put(self.evidence_store, f"{self.private[what]}/{what}.json", content)
+        return place
+
+    def drop(self, name: str) -> str:
+        for file in ("normal/a.png", "_SUCCESS"):
+            put(self.store, f"{self.drops}/{name}/{file}", file.encode())
+        return f"{self.drops}/{name}"
+
+    def submit(self, name: str) -> list[str]:
+        private = [part for what, uri in self.private.items() for part in (f"--{what}", uri)]
+        return [
+            "submit",
+            "update-release",
+            "--release-json",
+            f"{self.head}/release.json",
+            "--drop",
+            f"{self.drops}/{name}/",
+            *private,
+        ]
+
+    @property
+    def reconcile(self) -> list[str]:
+        return ["reconcile", "--drops", self.drops, "--releases", self.releases, "--evidence", self.evidence]
+
+
+@pytest.fixture
+def chain(store):
+    return Chain(store, f"chain-{next(NUMBERS)}")
+
+
+def test_a_release_is_submitted_once(medmark, mark, clean, server):
+    code, out, err = medmark(*mark)
+    assert code == 0 and err == ""
+    name, link = re.fullmatch(r"submitted: (mark-release-[0-9a-f]{64})\n(.*)\n", out).groups()
+    ((run_id, run),) = server.runs.items()
+    assert run.display_name == name and link == f"{server.url}/#/runs/details/{run_id}"
+    given = run.runtime_config.parameters
+    assert given["source"] == clean and given["source_state"] == clean[-64:]
+    assert given["seed"] < 2**48 and given["seeds"]["run"] == given["seed"]
+    code, out, err = medmark(*mark)
+    assert (code, err) == (0, "") and out == f"submitted before, nothing to do: {name}\n{link}\n"
+    assert list(server.runs) == [run_id]
+    assert medmark(*mark, "--set", "epochs=3")[0] == 0
+    assert len({run.display_name for run in server.runs.values()}) == 2
+    other = {run.runtime_config.parameters["seed"] for run in server.runs.values()}
+    assert len(other) == 2  # each first marking draws its own secrets
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELED", "CANCELING"])
+def test_what_failed_is_submitted_again(medmark, mark, server, state, monkeypatch):
+    monkeypatch.setattr(kfp_server, "PAGE", 1)
+    medmark(*mark)
+    (run,) = server.runs.values()
+    run.state = state
+    assert medmark(*mark)[1].startswith("submitted: ")
+    assert server.state(run.display_name) == [state, "PENDING"]
+    assert medmark(*mark)[1].startswith("submitted before")  # found on the second page
+
+
+def test_a_list_of_runs_without_end(medmark, mark, server, monkeypatch):
+    medmark(*mark)
+    monkeypatch.setattr(kfp_server, "MAX_PAGES", 3)
+    endless = json.dumps({"runs": [], "next_page_token": "on"}).encode()
+    server.answer = lambda path: (200, "application/json", endless) if path.endswith("/runs") else None
+    assert "more than 3 pages of runs" in one_line(medmark(*mark))
+
+
+def test_waiting_for_a_run(medmark, mark, server):
+    server.states = ["PENDING", "RUNNING", "RUNNING", "SUCCEEDED"]
+    code, out, err = medmark(*mark, "--wait")
+    assert code == 0 and out.startswith("submitted: ")
+    assert re.findall(r": ([A-Z]+) after \d+ s\n", err) == ["PENDING", "RUNNING", "SUCCEEDED"]
+    code, out, _ = medmark(*mark, "--wait")
+    assert code == 0 and out.startswith("submitted before")
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELED", "SKIPPED"])
+def test_waiting_for_a_run_that_does_not_succeed(medmark, mark, server, state):
+    server.states, server.error = ["RUNNING", state], "step poison failed:\nno space\x1b[31m"
+    code, _, err = medmark(*mark, "--wait")
+    assert code == 1
+    reason = "step poison failed: no space" if state == "FAILED" else "no reason given"
+    assert re.search(rf"medmark: run {state}: {reason}.*; see {server.url}/#/runs/.*submit again\n$", err)
+    assert "\x1b" not in err
+
+
+def test_waiting_has_an_end(medmark, mark, server):
+    server.states = ["RUNNING"]
+    code, _, err = medmark(*mark, "--wait", "--timeout", "0.1")
+    assert code == 1 and "still RUNNING after 0.1 s" in err and "the same command waits again" in err
+
+
+def test_waiting_outlasts_a_server_that_is_away_for_a_moment(medmark, mark, server, monkeypatch):
+    server.states = ["RUNNING", "SUCCEEDED"]
+    away = iter([True, True, True])
+    server.answer = lambda path: (
+        (502, "text/html", b"<h1>Bad Gateway</h1>") if "/runs/" in path and next(away, None) else None
+    )
+    assert medmark(*mark, "--wait")[0] == 0
+    server.answer = lambda path: (502, "text/html", b"<h1>Bad Gateway</h1>") if "/runs/" in path else None
+    code, _, err = medmark(*mark, "--set", "epochs=3", "--wait")  # a new run
+    assert code == 1 and "fails (502" in err.splitlines()[-1]
+
+
+def test_two_that_submit_at_once_leave_one_run(store, server):
+    server.created = threading.Barrier(2, timeout=20).wait
+    submission = Submission("mark-release", "s3://b/" + "1" * 64, "1" * 64, "1", {"profile": "smoke", "version": "1"})
+    servers, results = [kfp_server.KfpServer(server.url) for _ in range(2)], []
+
+    def submit(number):
+        results.append(submit_to_server(submission, servers[number], None))
+
+    threads = [threading.Thread(target=submit, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(new for _, new in results) == [False, True]
+    assert len({run.run_id for run, _ in results}) == 1
+    assert sorted(server.state(submission.name)) == ["CANCELING", "PENDING"]
+
+
+def test_an_update_is_submitted_with_its_drop(medmark, chain, server):
+    chain.drop("2026-11-20")
+    submit = [*chain.submit("2026-11-20"), "--endpoint", server.url]
+    code, out, _ = medmark(*submit)
+    assert code == 0 and out.startswith("submitted: update-release-")
+    (run,) = server.runs.values()
+    given = run.runtime_config.parameters
+    assert given["source"] == f"{chain.drops}/2026-11-20"
+    assert (given["previous_uri"], given["previous_digest"]) == (chain.head, chain.head[-64:])
+    assert (given["evidence_uri"], given["keep_uri"]) == (chain.private["evidence"], chain.private["keep"])
+    assert given["version"] == "2" and given["seed"] == 6007
+    assert medmark(*submit)[1].startswith("submitted before")
+    put(chain.store, f"{chain.drops}/2026-11-20/normal/b.png", b"one more")
+    assert medmark(*submit)[1].startswith("submitted: ")
+    assert len(server.runs) == 2
+
+
+def test_reconcile_submits_and_waits_for_the_release(medmark, chain, server):
+    server.states = ["SUCCEEDED"]
+    command = [*chain.reconcile, "--endpoint", server.url]
+    assert medmark(*command)[1] == f"no drop in {chain.drops}\n"
+    chain.drop("a")
+    chain.drop("b")
+    for _ in range(2):  # the run is there and not started again
+        code, _, err = medmark(*command)
+        assert code == 1 and re.search(
+            r"drop a \(1 after it not looked at\): run .* succeeded, its release is not in", err
+        )
+        assert len(server.runs) == 1
+    first, second = chain.head, chain.publish(chain.head[-64:], "2")  # as a person does after a look
+    code, out, err = medmark(*command)
+    assert code == 1 and "drop b: run" in err and len(server.runs) == 2
+    assert out == f"a: done on top of {first[-64:]}, release {second[-64:]}\n"
+    third = chain.publish(second[-64:], "3")
+    code, out, _ = medmark(*command)
+    assert code == 0 and len(server.runs) == 2
+    assert out.splitlines() == [
+        f"a: done before, release {second[-64:]}",
+        f"b: done on top of {second[-64:]}, release {third[-64:]}",
+    ]
+    assert len(read_records(chain.evidence, chain.evidence_store)) == 2
+
+
+def test_reconcile_stops_when_a_run_fails(medmark, chain, server):
+    server.states = ["FAILED"]
+    chain.drop("a")
+    code, _, err = medmark(*chain.reconcile, "--endpoint", server.url)
+    assert code == 1 and "drop a: run FAILED: a step failed; see" in err and "run the same command again" in err
+
+
+def test_the_key_is_another_for_other_input(chain):
+    def submission(**changes):
+        given = {"drop": f"{chain.drops}/a", **chain.private, "options": {"uncertain": "ones"}}
+        return of_update_release(f"{chain.head}/release.json", chain.store, **{**given, **changes})
+
+    chain.drop("a")
+    base = submission()
+    assert submission().key == base.key
+    others = [
+        submission(options={"uncertain": "zeros"}),
+        submission(version="2"),
+        replace(base, release_digest="1" * 64),
+    ]
+    put(chain.store, f"{chain.drops}/a/_SUCCESS", b"says nothing of the content")
+    assert submission().key == base.key
+    put(chain.store, f"{chain.drops}/a/normal/a.png", b"NORMAL/A.PNG")  # as long as before
+    others.append(submission())
+    put(chain.store, f"{chain.drops}/a/normal/b.png", b"")
+    others.append(submission())
+    others += [replace(base, pipeline="mark-release"), replace(base, drop=f"{chain.drops}/b")]
+    assert len({base.key, *(other.key for other in others)}) == len(others) + 1
+
+
+def one_line(result) -> str:
+    code, out, err = result
+    assert code == 1 and out == "" and err.startswith("medmark: ") and err.count("\n") == 1, (out, err)
+    assert TOKEN not in err
+    return err
+
+
+def test_a_server_that_does_not_answer(medmark, mark, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    started = time.monotonic()
+    assert "is it up? check the address" in one_line(medmark(*mark[:-1], f"http://127.0.0.1:{port}"))
+    monkeypatch.setattr(kfp_server, "TIMEOUT", (0.3, 0.3))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "no answer from" in one_line(medmark(*mark[:-1], f"http://127.0.0.1:{silent.getsockname()[1]}"))
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    "status, kind, body, says",
+    [
+        (200, "text/html", b"<html>some site</html>", "no KFP API server's answer"),
+        (200, "application/json", b"[1, 2]", "no KFP API server's answer"),
+        (200, "application/json", b'{"experiments": [{"storage_state": "NONSENSE"}]}', "no KFP API server's answer"),
+        (200, "application/json", b"\xff\xfe\x00", "no KFP API server's answer"),
+        (500, "application/json", b'{"message": "database\\nis down"}', "fails (500 database is down); see its log"),
+        (503, "text/plain", b"upstream", "fails (503"),
+        (404, "text/html", b"<h1>nothing here</h1>", "refused by"),
+        (302, "text/html", b"login", "refused by"),
+    ],
+)
+def test_a_server_that_answers_something_else(medmark, mark, server, status, kind, body, says):
+    server.answer = lambda path: (status, kind, body)
+    assert says in one_line(medmark(*mark))
+
+
+def test_the_token_comes_from_the_environment_and_is_not_shown(medmark, mark, monkeypatch):
+    with KfpApi(token=TOKEN) as server:
+        command = [*mark[:-1], server.url]
+        assert "set KFP_TOKEN" in one_line(medmark(*command))
+        monkeypatch.setenv("KFP_TOKEN", TOKEN + "-old")  # the server's answer quotes it
+        error = one_line(medmark(*command))
+        assert "***" in error and "set KFP_TOKEN" in error
+        monkeypatch.setenv("KFP_TOKEN", TOKEN)
+        code, out, err = medmark(*command)
+        assert code == 0 and TOKEN not in out + err
+    assert not any(
+        "token" in option for option in medmark("submit", "--help")[1].lower().split() if option.startswith("--")
+    )
+
+
+def test_http_only_to_this_machine(medmark, mark, monkeypatch):
+    assert "http to another machine: kfp.example" in one_line(medmark(*mark[:-1], "http://kfp.example"))
+    for endpoint in ("kfp.example", "ftp://kfp.example", "https://user:secret@kfp.example", "http://[::1"):
+        error = one_line(medmark(*mark[:-1], endpoint))
+        assert "not an endpoint" in error and "secret" not in error
+
+
+def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """A self-signed one for 127.0.0.1."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kfp")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
+    builder = builder.not_valid_after(now + datetime.timedelta(days=1)).add_extension(address, critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    pem, secret = folder / "ca.pem", folder / "key.pem"
+    pem.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    secret.write_bytes(key.private_bytes(*plain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, secret)
+    return pem, context
+
+
+def test_certificates_are_checked(medmark, mark, tmp_path, monkeypatch):
+    pem, context = certificate(tmp_path)
+    with KfpApi(tls=context) as server:
+        command = [*mark[:-1], server.url]
+        assert "set KFP_CA to its authority's PEM file" in one_line(medmark(*command))
+        assert server.runs == {}
+        monkeypatch.setenv("KFP_CA", str(pem))
+        assert medmark(*command)[0] == 0
+        monkeypatch.setenv("KFP_CA", str(tmp_path / "absent"))
+        assert "no file of certificate authorities" in one_line(medmark(*command))
+
+
+def test_a_server_with_several_users_wants_a_namespace(medmark, mark):
+    with KfpApi(multi_user=True) as server:
+        command = [*mark[:-1], server.url]
+        assert "name yours with --namespace" in one_line(medmark(*command))
+        assert medmark(*command, "--namespace", "team")[0] == 0
+        assert [e.namespace for e in server.experiments.values()] == ["team"]
+        assert medmark(*command, "--namespace", "team")[1].startswith("submitted before")
+
+
+@pytest.mark.parametrize(
+    "arguments, remedy",
+    [
+        (["train"], "use mark-release or update-release"),
+        (["mark-release", "--drop", "s3://raw/a"], "go with update-release"),
+        (["update-release", "--drop", "s3://raw/a"], "go with update-release, all three"),
+        (["mark-release"], "give --local, or --endpoint"),
+        (["mark-release", "--local"], "give --publish and --publish-evidence"),
+    ],
+)
+def test_wrong_arguments(medmark, store, arguments, remedy):
+    assert remedy in one_line(medmark("submit", *arguments, "--release-json", f"s3://b/{'1' * 64}/release.json"))
+
+
+def test_an_update_needs_addresses_with_digests(medmark, chain, server):
+    chain.drop("a")
+    submit = [*chain.submit("a"), "--endpoint", server.url]
+    submit[submit.index("--keep") + 1] = chain.evidence
+    assert "no digest at the end of --keep" in one_line(medmark(*submit))
+    assert "no raw file in" in one_line(medmark(*chain.submit("absent"), "--endpoint", server.url))
+
+
+def scripts() -> dict[str, list[str]]:
+    """Lines of shell in the CI files, by job."""
+    github = yaml.safe_load((CI / "github-actions.yaml").read_text())
+    gitlab = yaml.safe_load((CI / "gitlab-ci.yaml").read_text())
+    found = {
+        f"github {name}": [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+        for name, job in github["jobs"].items()
+    }
+    for name, job in gitlab.items():
+        if isinstance(job, dict) and "script" in job:
+            found[f"gitlab {name}"] = [line for part in job["script"] for line in part.splitlines()]
+    return found
+
+
+def medmark_commands() -> list[list[str]]:
+    lines = [line for job in scripts().values() for line in "\n".join(job).replace("\\\n", " ").splitlines()]
+    return [shlex.split(line.strip()) for line in lines if line.strip().startswith("medmark ")]
+
+
+def test_the_commands_of_the_ci_files_are_ones_that_medmark_has():
+    import click
+    import typer
+
+    root = typer.main.get_command(cli.app)
+    commands = medmark_commands()
+    assert {tuple(words[1:2]) for words in commands} == {("submit",), ("reconcile",)} and len(commands) == 4
+    for _, name, *arguments in commands:
+        filled = [re.sub(r"\$\{?(\w+)\}?", r"\1", word) for word in arguments]
+        with click.Context(root) as context:
+            root.commands[name].make_context(name, filled, parent=context)  # refuses unknown and missing options
+
+
+def test_ci_files_run_one_at_a_time_and_on_schedule():
+    github = yaml.safe_load((CI / "github-actions.yaml").read_text())
+    assert set(github[True]) == {"repository_dispatch", "schedule", "workflow_dispatch"}  # YAML reads "on" as true
+    assert github["concurrency"]["group"] and github["concurrency"]["cancel-in-progress"] is False
+    assert github["permissions"] == {"contents": "read"}
+    uses = [step["uses"] for job in github["jobs"].values() for step in job["steps"] if "uses" in step]
+    assert uses and all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", use) for use in uses)
+    gitlab = yaml.safe_load((CI / "gitlab-ci.yaml").read_text())
+    jobs = [job for job in gitlab.values() if isinstance(job, dict) and "script" in job]
+    assert len({job["resource_group"] for job in jobs}) == 1 and all(job["interruptible"] is False for job in jobs)
+    triggers = {rule["if"] for job in jobs for rule in job["rules"]}
+    assert {'$CI_PIPELINE_SOURCE == "schedule"', '$CI_PIPELINE_SOURCE == "trigger"'} <= triggers
+
+
+def test_ci_files_keep_secrets_off_the_command_line():
+    for job, lines in scripts().items():
+        text = "\n".join(lines)
+        assert "${{" not in text, job  # what comes from outside would become shell
+        assert not re.search(r"(?i)(token|passphrase|secret_key|access_key)\s*[= ]", text), job
+        assert "set -x" not in text and "--debug" not in text, job
+    github = (CI / "github-actions.yaml").read_text()
+    for name in ("MEDMARK_S3_SECRET_KEY", "MEDMARK_S3_EVIDENCE_SECRET_KEY", "MEDMARK_KEY_PASSPHRASE"):
+        assert re.search(rf"{name}: \$\{{\{{ secrets\.{name} \}}\}}", github)
