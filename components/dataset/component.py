@@ -34,7 +34,7 @@ def ingest_component(
         "ingest", inputs={}, outputs={"clean": release, "origins": origins}, parameters=whole(options)
     ) as running:
         with Places() as places:
-            read = places.read(source, raw=True)
+            read = places.read(source, raw=True, private=True)
             digest = ingest(read, release.path, private=origins.path, **whole(options)).digest
         known = read_origins(origins.path)
         running.inputs["source"], running.source_files = drop_digest(known), len(known)
@@ -74,7 +74,7 @@ def read_drop_component(
     inputs = {"previous": previous, "keep": keep}
     with step("read drop", inputs=inputs, outputs={"drop": drop}, parameters=whole(options)) as running:
         with Places() as places:
-            read = places.read(source, raw=True)
+            read = places.read(source, raw=True, private=True)
             found = read_drop(read, previous.path, keep.path, drop.path, **whole(options))
         running.inputs["source"], running.source_files = found["drop"], found["files"]
     drop.metadata.update(drop=found["drop"], previous_digest=previous_digest)

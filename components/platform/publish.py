@@ -1,18 +1,21 @@
-"""Releases and evidence in an object store, complete or invisible.
+"""Releases, evidence and what updates need in an object store, complete or invisible.
 
 A release lies under its digest: ``<uri>/<digest>/shards/...`` and, sent last, ``<uri>/<digest>/release.json``. Without that
-file there is no release, whatever else lies there; with it, everything it names was there before. Evidence lies likewise,
-under the SHA-256 of ``evidence.json``, in another bucket that other credentials open. Where the bucket has a default
-retention, every object is locked from the moment it is there.
+file there is no release, whatever else lies there; with it, everything it names was there before. Evidence and what was kept
+for updates lie likewise, under the SHA-256 of ``evidence.json`` and ``keep.json``, in another bucket that other credentials
+open. Where the bucket has a default retention, every object is locked from the moment it is there.
+
+Beside what the manifest names there may be sidecars, which are made later: a release's lineage and commitment, the opening of
+a commitment among the evidence. They are taken along, and what they are worth is checked where they are used.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +23,16 @@ from medmark.components.dataset.release import MAX_MANIFEST_BYTES, Release, file
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.store import Place, Store, check_name, parallel, parse
 
-OPENING = "opening.json"  # of a commitment, see components/lineage
 DIGEST = re.compile(r"[0-9a-f]{64}")
+MAX_SIDECAR_BYTES = 1 << 20  # as components/lineage reads them
 
 
 @dataclass(frozen=True)
 class Published:
-    """What :func:`publish` and :func:`publish_evidence` did.
+    """What :func:`publish`, :func:`publish_evidence` and :func:`publish_keep` did.
 
     Attributes:
-        uri: where it lies now; what :func:`fetch_release` or :func:`fetch_evidence` takes.
+        uri: where it lies now; what :func:`fetch` takes.
         digest: the last part of it.
         sent: files that had to be sent; 0: all was there already.
         locked_until: time until which the store keeps it, as the store writes it; None: it can be deleted.
@@ -41,20 +44,50 @@ class Published:
     locked_until: str | None
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Something that is complete when its manifest is there.
+
+    Attributes:
+        manifest: file that names the others; its SHA-256 is the digest.
+        files: names and SHA-256 of those, from a folder with the manifest.
+        check: refuses a folder that is not as the manifest says.
+        sidecars: files that the manifest cannot name, in the order in which they are made.
+    """
+
+    manifest: str
+    files: Callable[[Path], dict[str, str]]
+    check: Callable[[Path], object]
+    sidecars: tuple[str, ...] = ()
+
+    @property
+    def private(self) -> bool:
+        """Whether it must never lie where releases lie."""
+        return self.manifest != RELEASE.manifest
+
+
 def publish(release_dir: str | Path, uri: str, store: Store) -> Published:
     """Checks a release and stores it under ``<uri>/<digest>/``.
 
-    What ``release.json`` names is sent and nothing else that lies in the folder. A second call with the same release sends
-    nothing; one after an interruption sends what is missing.
+    What ``release.json`` names is sent, with ``lineage.json``, ``commitment.json`` and ``commitment.tsr`` if they are there, and
+    nothing else that lies in the folder. A second call with the same release sends nothing; one after an interruption, or
+    after a commitment was made, sends what is missing. A line on standard error says so if there is no commitment.
 
     Raises:
         MedmarkError: the release is damaged, other content lies at the place, or the store fails.
     """
-    if (Path(release_dir) / "evidence.json").exists():
-        raise MedmarkError(f"private evidence: {release_dir}; 'medmark publish-evidence' stores it apart")
-    release = Release(release_dir)
-    release.verify()
-    return _publish(release.path, "release.json", release.digest, _files(release), uri, store)
+    folder = Path(release_dir)
+    for kind in (EVIDENCE, KEEP):
+        if (folder / kind.manifest).exists():
+            raise MedmarkError(f"private: {folder} has {kind.manifest}; 'medmark publish-evidence' stores it apart")
+    published = _publish(RELEASE, folder, uri, store)
+    if not (folder / "commitment.json").is_file():
+        print(
+            f"medmark: {folder} goes out without a commitment: later nobody can tell that its evidence was there before"
+            " (see 'medmark commit')",
+            file=sys.stderr,
+        )
+    return published
 
 
 def publish_evidence(evidence_dir: str | Path, uri: str, store: Store) -> Published:
@@ -65,15 +98,16 @@ def publish_evidence(evidence_dir: str | Path, uri: str, store: Store) -> Publis
     Raises:
         MedmarkError: the evidence is damaged, releases or other content lie at the place, or the store fails.
     """
-    from medmark.components.poisoning.poison import read_evidence  # loads torch, which a release does not need
+    return _publish(EVIDENCE, Path(evidence_dir), uri, store)
 
-    if any(name.rpartition("/")[2] == "release.json" for name in store.list(parse(uri))):
-        raise MedmarkError(f"releases lie at {uri}: evidence would be public there; give a bucket of its own")
-    files = dict(read_evidence(evidence_dir)["files"])
-    folder = Path(evidence_dir)
-    if (folder / OPENING).is_file():
-        files[OPENING] = file_sha256(folder / OPENING)
-    return _publish(folder, "evidence.json", file_sha256(folder / "evidence.json"), files, uri, store)
+
+def publish_keep(keep_dir: str | Path, uri: str, store: Store) -> Published:
+    """Checks what was kept for updates and stores it under ``<uri>/<SHA-256 of keep.json>/``, as :func:`publish_evidence`.
+
+    Raises:
+        MedmarkError: as :func:`publish_evidence`.
+    """
+    return _publish(KEEP, Path(keep_dir), uri, store)
 
 
 def fetch_release(uri: str, folder: str | Path, store: Store) -> Release:
@@ -83,27 +117,14 @@ def fetch_release(uri: str, folder: str | Path, store: Store) -> Release:
 
     Args:
         uri: ``s3://bucket/prefix/<digest>``, as :attr:`Published.uri`.
-        folder: absent or empty, or the same release.
+        folder: absent or empty, or the same release, which gets the sidecars that it lacks.
         store: with credentials that may read it.
 
     Raises:
         MedmarkError: no complete release is there, something does not match its digest, the folder has other content, or
             the store fails.
     """
-    folder = Path(folder)
-    if (folder / "release.json").is_file():
-        there = Release(folder)
-        if there.digest == _digest_of(parse(uri)):
-            there.verify()
-            return there
-    _fetch(
-        uri,
-        folder,
-        "release.json",
-        lambda staged: _files(Release(staged)),
-        lambda staged: Release(staged).verify(),
-        store,
-    )
+    fetch(RELEASE, uri, folder, store, _digest_of(parse(uri)))
     return Release(folder)
 
 
@@ -115,33 +136,149 @@ def fetch_evidence(uri: str, folder: str | Path, store: Store) -> dict:
     Raises:
         MedmarkError: as :func:`fetch_release`.
     """
-    from medmark.components.poisoning.poison import read_evidence  # loads torch, which a release does not need
-
-    opening = parse(uri) / OPENING
-    # evidence.json cannot name it: the opening is made afterwards; a wrong one does not open the commitment
-    committed = {OPENING: store.sha256(opening)} if OPENING in store.list(parse(uri)) else {}
-    _fetch(uri, Path(folder), "evidence.json", lambda staged: _evidence_files(staged) | committed, read_evidence, store)
-    return read_evidence(folder)
+    fetch(EVIDENCE, uri, folder, store, _digest_of(parse(uri)))
+    return json.loads((Path(folder) / EVIDENCE.manifest).read_bytes())
 
 
-def _files(release: Release) -> dict[str, str]:
-    """Every file that ``release.json`` names, with its SHA-256."""
-    files = {file: sha256 for file, sha256, _ in release.shards}
-    rejected = release.rejected
-    if rejected is not None:
-        if not isinstance(rejected, dict) or rejected.get("file") != "rejected.parquet":
-            raise MedmarkError(
-                f"damaged release.json: {release.path} names other rejected images; get the release again"
-            )
-        files["rejected.parquet"] = rejected.get("sha256")
-    return _checked_files(files, release.path)
+def fetch_keep(uri: str, folder: str | Path, store: Store) -> dict:
+    """Fetches what was kept for updates, as :func:`fetch_evidence`; returns the content of ``keep.json``.
+
+    Raises:
+        MedmarkError: as :func:`fetch_release`.
+    """
+    fetch(KEEP, uri, folder, store, _digest_of(parse(uri)))
+    return json.loads((Path(folder) / KEEP.manifest).read_bytes())
 
 
-def _evidence_files(folder: Path) -> dict[str, str]:
+def kind_of(names: Iterable[str]) -> Kind | None:
+    """What lies in a folder or under a place with these names; None if nothing complete does."""
+    return next((kind for kind in KINDS if kind.manifest in set(names)), None)
+
+
+def fetch(kind: Kind, uri: str | Place, folder: str | Path, store: Store, digest: str) -> None:
+    """Fetches into a folder beside, checks, and renames.
+
+    Args:
+        kind: what to look for there.
+        uri: where it lies.
+        folder: absent or empty, or of the same content.
+        store: with credentials that may read it.
+        digest: SHA-256 that the manifest must have.
+
+    Raises:
+        MedmarkError: as :func:`fetch_release`.
+    """
+    place, folder = parse(uri), Path(folder)
+    if store.sha256(place / kind.manifest) is None:
+        raise MedmarkError(
+            f"nothing complete there: {place} has no {kind.manifest}; check the address, or publish again"
+        )
+    if (folder / kind.manifest).is_file() and file_sha256(folder / kind.manifest) == digest:
+        kind.check(folder)
+        _fetch_sidecars(kind, place, folder, store)
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MedmarkError(f"not empty: {folder}; choose a new folder or empty this one")
+    staged = folder.with_name(f"{folder.name}.{digest[:12]}.partial")
+    hidden = staged / ".incomplete"  # the manifest waits there: beside the files it would call them complete
     try:
-        return _checked_files(dict(json.loads((folder / "evidence.json").read_bytes())["files"]), folder)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MedmarkError(f"damaged evidence.json: {folder} ({error!r}); publish the evidence again") from error
+        staged.mkdir(parents=True, exist_ok=True, mode=0o700 if kind.private else 0o777)
+        hidden.mkdir(exist_ok=True)
+        store.get(place / kind.manifest, hidden / kind.manifest, sha256=digest, limit=MAX_MANIFEST_BYTES)
+        files = kind.files(hidden)
+        parallel([lambda n=n, s=s: store.get(place / n, staged / n, sha256=s) for n, s in files.items()], "fetching")
+        _fetch_sidecars(kind, place, staged, store)
+        os.replace(hidden / kind.manifest, staged / kind.manifest)
+        hidden.rmdir()
+        kind.check(staged)
+        os.replace(staged, folder)
+    except OSError as error:
+        raise MedmarkError(f"cannot write: {staged} ({error.strerror}); free space or choose another folder") from error
+
+
+def send(
+    folder: Path, files: dict[str, str], there: Iterable[str], place: Place, store: Store, *, last: tuple[str, ...] = ()
+) -> int:
+    """Stores files of a folder side by side; what lies there already is compared and not sent.
+
+    Args:
+        folder: where the files lie.
+        files: names and SHA-256.
+        there: names of objects under ``place``.
+        place: where to store them.
+        store: with credentials that may write there.
+        last: those of the files that are sent after all others, one after the other.
+
+    Returns:
+        How many had to be sent.
+
+    Raises:
+        MedmarkError: a file is not as stated, there is other content at the place, or the store fails.
+    """
+    for name, sha256 in files.items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+            raise MedmarkError(f"changed or missing: {folder / name}; make or get it again before publishing")
+    there = set(there)
+    stated = parallel([lambda n=n: (n, store.sha256(place / n)) for n in sorted(there)], "comparing") if there else []
+    for name, sha256 in stated:
+        if sha256 != files.get(name):
+            raise MedmarkError(f"other content lies at {place / name}; nothing is overwritten, choose another place")
+    missing = [name for name in files if name not in there]
+    parallel([lambda n=n: store.put(folder / n, place / n) for n in missing if n not in last], "publishing")
+    for name in last:
+        if name in missing:
+            store.put(folder / name, place / name)
+    return len(missing)
+
+
+def _publish(kind: Kind, folder: Path, uri: str, store: Store) -> Published:
+    """Sends the files, then the sidecars, then what makes them count."""
+    if DIGEST.fullmatch(parse(uri).prefix.rpartition("/")[2]):
+        raise MedmarkError(f"{uri} is the place of one release or evidence; give its parent, the digest is added")
+    if kind.private and any(name.rpartition("/")[2] == RELEASE.manifest for name in store.list(uri)):
+        raise MedmarkError(f"releases lie at {uri}: evidence would be public there; give a bucket of its own")
+    kind.check(folder)
+    digest = file_sha256(folder / kind.manifest)
+    files, sidecars = kind.files(folder), [name for name in kind.sidecars if (folder / name).is_file()]
+    for name in sidecars:
+        if (folder / name).stat().st_size > MAX_SIDECAR_BYTES:
+            raise MedmarkError(f"larger than {MAX_SIDECAR_BYTES} bytes: {folder / name}; it is none that medmark wrote")
+        files[name] = file_sha256(folder / name)
+    place = parse(uri) / digest
+    # a copy may lack sidecars that lie there already
+    there = [name for name in store.list(place) if name in files or name not in kind.sidecars]
+    sent = send(folder, {**files, kind.manifest: digest}, there, place, store, last=(*sidecars, kind.manifest))
+    return Published(str(place), digest, sent, store.locked_until(place / kind.manifest))
+
+
+def _fetch_sidecars(kind: Kind, place: Place, folder: Path, store: Store) -> None:
+    for name in kind.sidecars:
+        if not (folder / name).exists() and store.sha256(place / name) is not None:
+            store.get(place / name, folder / name, limit=MAX_SIDECAR_BYTES)
+
+
+def _release_files(folder: Path) -> dict[str, str]:
+    """Every file that ``release.json`` names, with its SHA-256."""
+    release = Release(folder)
+    files = {file: sha256 for file, sha256, _ in release.shards}
+    for named, file in ((release.rejected, "rejected.parquet"), (release.changes, "changes.json")):
+        if named is not None:
+            if not isinstance(named, dict) or named.get("file") != file:
+                raise MedmarkError(f"damaged release.json: {folder} names another {file}; get the release again")
+            files[file] = named.get("sha256")
+    return _checked_files(files, folder)
+
+
+def _private_files(manifest: str) -> Callable[[Path], dict[str, str]]:
+    """Reader of the names in ``evidence.json`` or ``keep.json``."""
+
+    def files(folder: Path) -> dict[str, str]:
+        try:
+            return _checked_files(dict(json.loads((folder / manifest).read_bytes())["files"]), folder)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise MedmarkError(f"damaged {manifest}: {folder} ({error!r}); publish it again") from error
+
+    return files
 
 
 def _checked_files(files: dict, folder: Path) -> dict[str, str]:
@@ -152,24 +289,16 @@ def _checked_files(files: dict, folder: Path) -> dict[str, str]:
     return files
 
 
-def _publish(folder: Path, last: str, digest: str, files: dict[str, str], uri: str, store: Store) -> Published:
-    """Sends the files, then the one that makes them count."""
-    if DIGEST.fullmatch(parse(uri).prefix.rpartition("/")[2]):
-        raise MedmarkError(f"{uri} is the place of one release or evidence; give its parent, the digest is added")
-    place, files = parse(uri) / digest, {**files, last: digest}
-    for name, sha256 in files.items():
-        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
-            raise MedmarkError(f"changed or missing: {folder / name}; make or get it again before publishing")
-    there = store.list(place)
-    for name in there:
-        if store.sha256(place / name) != files.get(name):
-            raise MedmarkError(f"other content lies at {place / name}; nothing is overwritten, choose another place")
-    missing = [name for name in files if name not in there and name != last]
-    parallel([lambda n=n: store.put(folder / n, place / n) for n in missing], "publishing")
-    if last not in there:
-        store.put(folder / last, place / last)
-        missing.append(last)
-    return Published(str(place), digest, len(missing), store.locked_until(place / last))
+def _check_evidence(folder: Path) -> None:
+    from medmark.components.poisoning.poison import read_evidence  # loads torch, which a release does not need
+
+    read_evidence(folder)
+
+
+def _check_keep(folder: Path) -> None:
+    from medmark.components.poisoning.keep import read_keep  # likewise
+
+    read_keep(folder)
 
 
 def _digest_of(place: Place) -> str:
@@ -179,30 +308,12 @@ def _digest_of(place: Place) -> str:
     return digest
 
 
-def _fetch(
-    uri: str, folder: Path, last: str, files_of: Callable[[Path], dict], check: Callable[[Path], object], store: Store
-) -> None:
-    """Fetches into a folder beside, checks, and renames."""
-    place = parse(uri)
-    digest = _digest_of(place)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise MedmarkError(f"not empty: {folder}; choose a new folder or empty this one")
-    manifest = store.read(place / last, MAX_MANIFEST_BYTES)
-    if manifest is None:
-        raise MedmarkError(f"nothing complete there: {place} has no {last}; check the address, or publish again")
-    if hashlib.sha256(manifest).hexdigest() != digest:
-        raise MedmarkError(f"content does not match its digest: {place / last}; do not use it, publish it again")
-    staged = folder.with_name(f"{folder.name}.{digest[:12]}.partial")
-    hidden = staged / ".incomplete"  # the manifest waits there: beside the files it would call them complete
-    try:
-        staged.mkdir(parents=True, exist_ok=True, mode=0o700 if last == "evidence.json" else 0o777)
-        hidden.mkdir(exist_ok=True)
-        (hidden / last).write_bytes(manifest)
-        files = files_of(hidden)
-        parallel([lambda n=n, s=s: store.get(place / n, staged / n, sha256=s) for n, s in files.items()], "fetching")
-        os.replace(hidden / last, staged / last)
-        hidden.rmdir()
-        check(staged)
-        os.replace(staged, folder)
-    except OSError as error:
-        raise MedmarkError(f"cannot write: {staged} ({error.strerror}); free space or choose another folder") from error
+RELEASE = Kind(
+    "release.json",
+    _release_files,
+    lambda folder: Release(folder).verify(),
+    ("commitment.tsr", "commitment.json", "lineage.json"),
+)
+EVIDENCE = Kind("evidence.json", _private_files("evidence.json"), _check_evidence, ("opening.json",))
+KEEP = Kind("keep.json", _private_files("keep.json"), _check_keep)
+KINDS = (RELEASE, EVIDENCE, KEEP)

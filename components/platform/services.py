@@ -1,7 +1,7 @@
 """An object store and an MLflow server on this machine: SeaweedFS (``weed mini``) and ``mlflow server``, in one folder.
 
 Both listen on 127.0.0.1 only. The object store has three identities with keys of their own: ``release`` may use the bucket
-``medmark-releases``, ``evidence`` the bucket ``medmark-evidence``, ``admin`` makes buckets. SeaweedFS's inner HTTP servers
+``medmark-releases``, ``evidence`` the buckets ``medmark-evidence`` and ``medmark-drops``, ``admin`` makes buckets. SeaweedFS's inner HTTP servers
 ask for signed tokens, its inner gRPC ports and MLflow ask for nothing: do not run this on a machine whose other users you
 do not trust.
 
@@ -34,7 +34,7 @@ from minio.commonconfig import GOVERNANCE
 from minio.error import MinioException
 from minio.objectlockconfig import DAYS, ObjectLockConfig
 
-RELEASES, EVIDENCE = "medmark-releases", "medmark-evidence"
+RELEASES, EVIDENCE, DROPS = "medmark-releases", "medmark-evidence", "medmark-drops"
 RETENTION_DAYS = 1  # arbitrary: long enough to try it, short enough to clean up
 TOKEN = "MEDMARK_SERVICE"
 INNER_PORTS = ("master", "volume", "filer", "admin")  # each with a gRPC port beside its HTTP port
@@ -284,7 +284,7 @@ def _credentials(folder: Path, endpoint: str) -> dict[str, dict[str, str]]:
     actions = {
         "admin": ADMIN_ACTIONS,
         "release": [f"{action}:{RELEASES}" for action in ACTIONS],
-        "evidence": [f"{action}:{EVIDENCE}" for action in ACTIONS],
+        "evidence": [f"{action}:{bucket}" for bucket in (EVIDENCE, DROPS) for action in ACTIONS],
     }
     identities = [
         {
@@ -411,8 +411,9 @@ def _make_buckets(admin: Minio, retention_days: int | None) -> None:
             retention_days = retention_days or RETENTION_DAYS
         if retention_days is not None:
             admin.set_object_lock_config(RELEASES, ObjectLockConfig(GOVERNANCE, retention_days, DAYS))
-        if not admin.bucket_exists(EVIDENCE):
-            admin.make_bucket(EVIDENCE)
+        for bucket in (EVIDENCE, DROPS):
+            if not admin.bucket_exists(bucket):
+                admin.make_bucket(bucket)
     except (MinioException, urllib3.exceptions.HTTPError) as error:
         text = " ".join(str(error).split())[:200]
         raise MedmarkError(f"cannot make the buckets ({text}); see logs/seaweedfs.log and try again") from error

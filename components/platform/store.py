@@ -1,8 +1,9 @@
 """Folders in an S3 object store, through the MinIO client, so with any server that speaks S3.
 
-Every object carries the SHA-256 of its content as user metadata. An upload or download that was interrupted goes on when it
-is started again: what is there with the right digest is not sent twice. The store is hostile: names that leave the folder are
-refused, sizes are bounded, and what is read counts only if its digest is right.
+Every object that medmark writes carries the SHA-256 of its content as user metadata. An upload or download that was
+interrupted goes on when it is started again: what is there with the right digest is not sent twice. The store is hostile:
+names that leave the folder are refused, sizes are bounded, and what is read counts only if its digest is right. Objects of
+other tools, which state no digest, are read by :meth:`Store.take` alone.
 
 Credentials appear in no message and no ``repr``.
 """
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -49,6 +51,15 @@ BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 KEY_REFUSED = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
 STORE_FULL = {"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "EntityTooLarge"}
 PASSES = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Busy"}
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Interrupted(MedmarkError):
+    """A transfer ended early; the same command can go on from there."""
+
+
+class Denied(MedmarkError):
+    """The store knows these credentials and refuses them this place."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,7 @@ class Store:
             raise MedmarkError(f"not an endpoint: {host} ({error}); set MEDMARK_S3_ENDPOINT to https://host") from None
 
     @classmethod
-    def from_environment(cls) -> Store:
+    def from_environment(cls, identity: str = "") -> Store:
         """The store that the environment describes.
 
         ``MEDMARK_S3_ENDPOINT``, ``MEDMARK_S3_ACCESS_KEY``, ``MEDMARK_S3_SECRET_KEY`` and ``MEDMARK_S3_REGION``, or the same
@@ -160,16 +171,21 @@ class Store:
         names; variables go before the file. ``MEDMARK_S3_CA``: PEM file of authorities. ``MEDMARK_S3_INSECURE=1``: http to
         other machines.
 
+        Args:
+            identity: ``evidence`` for ``MEDMARK_S3_EVIDENCE_CREDENTIALS``, ``MEDMARK_S3_EVIDENCE_ENDPOINT`` and so on, where one
+                command uses both stores; CA and insecure are the same for both.
+
         Raises:
             MedmarkError: something is missing, the file is unreadable, or others may read it.
         """
-        environment = os.environ
-        path = environment.get("MEDMARK_S3_CREDENTIALS")
-        given = _read_credentials(Path(path)) if path else {}
+        environment, prefix = os.environ, f"MEDMARK_S3_{identity.upper()}_" if identity else "MEDMARK_S3_"
+        path = environment.get(f"{prefix}CREDENTIALS")
+        given = _read_credentials(Path(path), f"{prefix}CREDENTIALS") if path else {}
         for name in ("endpoint", "access_key", "secret_key", "region"):
-            given[name] = environment.get(f"MEDMARK_S3_{name.upper()}") or given.get(name)
+            given[name] = environment.get(f"{prefix}{name.upper()}") or given.get(name)
         if not given["endpoint"]:
-            raise MedmarkError("no object store is set; set MEDMARK_S3_ENDPOINT or MEDMARK_S3_CREDENTIALS")
+            what = f"no object store for {identity} is set" if identity else "no object store is set"
+            raise MedmarkError(f"{what}; set {prefix}ENDPOINT or {prefix}CREDENTIALS")
         return cls(
             given["endpoint"],
             given["access_key"] or "",
@@ -178,6 +194,12 @@ class Store:
             ca=environment.get("MEDMARK_S3_CA") or None,
             insecure=environment.get("MEDMARK_S3_INSECURE") == "1",
         )
+
+    @classmethod
+    def for_evidence(cls) -> Store:
+        """The store of private things: that of :meth:`from_environment` for ``evidence``, if any of its variables is set."""
+        own = any(name.startswith("MEDMARK_S3_EVIDENCE_") for name in os.environ)
+        return cls.from_environment("evidence" if own else "")
 
     def __repr__(self) -> str:
         return f"Store({self.endpoint!r})"
@@ -188,20 +210,56 @@ class Store:
         Raises:
             MedmarkError: a name is hostile, there are more than 100,000, or the store fails.
         """
+        return {name: size for name, (size, _) in self.listing(uri).items()}
+
+    def listing(self, uri: str | Place) -> dict[str, tuple[int, str]]:
+        """Objects under a place: name, relative to it, to size in bytes and ETag, which is another for other content.
+
+        Empty objects that stand for folders, as browsers of buckets make them, are left out.
+
+        Raises:
+            MedmarkError: as :meth:`list`.
+        """
         place = parse(uri)
         start = f"{place.prefix}/" if place.prefix else ""
 
-        def attempt() -> dict[str, int]:
-            found: dict[str, int] = {}
+        def attempt() -> dict[str, tuple[int, str]]:
+            found: dict[str, tuple[int, str]] = {}
             for item in self._client.list_objects(place.bucket, prefix=start, recursive=True):
                 name = item.object_name or ""
-                check_name(name.removeprefix(start), place)
+                if name == start and item.size == 0:
+                    continue
+                is_folder = name.endswith("/") and item.size == 0
+                check_name(name.removeprefix(start).removesuffix("/" if is_folder else ""), place)
                 if not name.startswith(start) or item.size is None or not 0 <= item.size <= MAX_OBJECT_BYTES:
                     raise MedmarkError(f"refused object: {name[:80]!r} in {place}; it has no size, or one too large")
-                found[name.removeprefix(start)] = item.size
+                if not is_folder:
+                    found[name.removeprefix(start)] = item.size, item.etag or ""
                 if len(found) > MAX_OBJECTS:
                     raise MedmarkError(f"more than {MAX_OBJECTS} objects in {place}; give a longer prefix")
             return found
+
+        return self._retried(place, attempt)
+
+    def folders(self, uri: str | Place) -> list[str]:
+        """Names of the prefixes one level below a place, sorted; objects that lie there are left out.
+
+        Raises:
+            MedmarkError: as :meth:`list`.
+        """
+        place = parse(uri)
+        start = f"{place.prefix}/" if place.prefix else ""
+
+        def attempt() -> list[str]:
+            found = set()
+            for item in self._client.list_objects(place.bucket, prefix=start):
+                name = (item.object_name or "").removeprefix(start)
+                if name.endswith("/"):
+                    check_name(name[:-1], place)
+                    found.add(name[:-1])
+                if len(found) > MAX_OBJECTS:
+                    raise MedmarkError(f"more than {MAX_OBJECTS} folders in {place}; give a longer prefix")
+            return sorted(found)
 
         return self._retried(place, attempt)
 
@@ -253,7 +311,9 @@ class Store:
         self._retried(place, attempt)
         return True
 
-    def get(self, uri: str | Place, path: str | Path, *, sha256: str | None = None) -> bool:
+    def get(
+        self, uri: str | Place, path: str | Path, *, sha256: str | None = None, limit: int = MAX_OBJECT_BYTES
+    ) -> bool:
         """Writes an object to a file, unless it is there already.
 
         What was read stays in a hidden ``.partial`` file until it is complete and its digest right; a later call goes on
@@ -263,36 +323,72 @@ class Store:
             uri: of the object.
             path: of the file; its folder is made. One with other content is replaced.
             sha256: that the content must have; None: what the object's metadata states.
+            limit: bytes.
 
         Returns:
-            Whether it had to be fetched.
+            Whether it had to be fetched. The file's time is then the object's.
 
         Raises:
-            MedmarkError: no such object, it states no digest, its content has another, the disk is full, or the store fails.
+            MedmarkError: no such object, it states no digest or is too large, its content has another digest, the disk is full,
+                or the store fails.
         """
         path, place = Path(path), parse(uri)
-        found = self._stat(place)
-        if found is None:
-            raise MedmarkError(f"no such object: {place}; check the address, or publish it again")
+        found = self._found(place, limit)
         sha256 = sha256 or _stated(found)
         if not sha256:
             raise MedmarkError(f"object without a stated SHA-256: {place}; upload it with medmark")
-        size = found.size if found.size is not None else -1
-        if not 0 <= size <= MAX_OBJECT_BYTES:
-            raise MedmarkError(f"refused object: {place} has {size} bytes; at most {MAX_OBJECT_BYTES} are read")
         partial = path.with_name(f".{path.name}.{sha256[:16]}.partial")
         try:
-            if path.is_file() and path.stat().st_size == size and file_sha256(path) == sha256:
+            if path.is_file() and path.stat().st_size == found.size and file_sha256(path) == sha256:
                 return False
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _local(error, path) from error
-        self._retried(place, lambda: self._fetch(place, found.etag, size, sha256, partial))
+        self._retried(place, lambda: self._fetch(place, found, sha256, partial))
         try:
             os.replace(partial, path)
         except OSError as error:
             raise _local(error, path) from error
         return True
+
+    def take(self, uri: str | Place, folder: str | Path, *, limit: int = MAX_OBJECT_BYTES) -> Path:
+        """Fetches an object that any tool may have put: it need not state its digest.
+
+        What is read is all of one object, because its ETag is demanded. The digest is computed on arrival and becomes the
+        name of the file, so that a later call can tell whether the file is whole, and does not fetch it again. If a digest
+        is stated it must be that.
+
+        Args:
+            uri: of the object.
+            folder: made if missing; the file lies in a folder of its own there.
+            limit: bytes.
+
+        Returns:
+            The file, with the object's time.
+
+        Raises:
+            MedmarkError: as :meth:`get`.
+        """
+        place = parse(uri)
+        found = self._found(place, limit)
+        if not found.etag:
+            raise MedmarkError(f"object without ETag: {place}; use an object store that gives one")
+        identity = hashlib.sha256(f"{place}\n{found.etag}\n{found.size}".encode()).hexdigest()[:32]
+        folder = Path(folder) / identity
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                if SHA256.fullmatch(path.name) and file_sha256(path) == path.name:
+                    return path
+        except OSError as error:
+            raise _local(error, folder) from error
+        partial = folder / "partial"
+        sha256 = self._retried(place, lambda: self._fetch(place, found, _stated(found), partial))
+        try:
+            os.replace(partial, folder / sha256)
+        except OSError as error:
+            raise _local(error, folder) from error
+        return folder / sha256
 
     def read(self, uri: str | Place, limit: int) -> bytes | None:
         """Content of a small object; None if there is none.
@@ -349,6 +445,15 @@ class Store:
             raise MedmarkError(f"nothing there: {place}; check the address")
         return sum(parallel([lambda n=n: self.get(place / n, folder / n) for n in names], "downloading"))
 
+    def _found(self, place: Place, limit: int) -> Object:
+        """What the store says of an object that is to be read."""
+        found = self._stat(place)
+        if found is None:
+            raise MedmarkError(f"no such object: {place}; check the address, or publish it again")
+        if found.size is None or not 0 <= found.size <= limit:
+            raise MedmarkError(f"refused object: {place} has {found.size} bytes; at most {limit} are read")
+        return found
+
     def _stat(self, place: Place) -> Object | None:
         def attempt() -> Object | None:
             try:
@@ -360,9 +465,9 @@ class Store:
 
         return self._retried(place, attempt)
 
-    def _fetch(self, place: Place, etag: str | None, size: int, sha256: str, partial: Path) -> None:
-        """Reads an object into its partial file, from where that ends."""
-        digest = hashlib.sha256()
+    def _fetch(self, place: Place, found: Object, sha256: str, partial: Path) -> str:
+        """Reads an object into its partial file, from where that ends; its digest, which must be ``sha256`` if that is not empty."""
+        digest, etag, size = hashlib.sha256(), found.etag, found.size
         with open(partial, "ab+") as out:
             out.seek(0)
             while chunk := out.read(CHUNK_BYTES):
@@ -392,11 +497,13 @@ class Store:
             os.fsync(out.fileno())
         if have < size:
             raise _Again("the answer ended early")
-        if have > size or digest.hexdigest() != sha256:
+        if have > size or (sha256 and digest.hexdigest() != sha256):
             partial.unlink()
             if continued:
                 raise _Again("the partial file was damaged")
             raise MedmarkError(f"content does not match its SHA-256: {place}; do not use it, publish it again")
+        os.utime(partial, (_time(found.last_modified),) * 2)
+        return digest.hexdigest()
 
     def _retried(self, where: Place, attempt: Callable[[], T]) -> T:
         """What an attempt returns, after as many as are allowed."""
@@ -430,20 +537,20 @@ class Store:
         if code == "NoSuchBucket":
             return MedmarkError(f"no bucket {where.bucket} at {self.endpoint}; make it or correct the address")
         if code in ("AccessDenied", "AllAccessDisabled"):
-            return MedmarkError(
+            return Denied(
                 f"access denied: {where} at {self.endpoint}; check that the bucket exists and that these credentials may use it"
             )
         if code == "PreconditionFailed":
-            return MedmarkError(f"object changed while it was read: {where}; run the same command again")
+            return Interrupted(f"object changed while it was read: {where}; run the same command again")
         if code in STORE_FULL or _status(error) == 507:
-            return MedmarkError(f"object store is full: {self.endpoint} ({code}); free space there, then run again")
+            return Interrupted(f"object store is full: {self.endpoint} ({code}); free space there, then run again")
         if isinstance(error, SSLError) or "certificate verify failed" in str(error):
             return MedmarkError(
                 f"not trusted: {self.endpoint} ({self._hide(str(error))}); set MEDMARK_S3_CA to its authority's PEM file"
             )
         text = self._hide(f"{code} {error.message}" if isinstance(error, S3Error) else str(error))
         if _may_pass(error):
-            return MedmarkError(
+            return Interrupted(
                 f"no answer from {self.endpoint} after {TRIES} tries ({text}); is it up? run again to go on"
             )
         return MedmarkError(f"refused by {self.endpoint}: {where} ({text}); check address and rights")
@@ -497,21 +604,22 @@ def _checked_endpoint(endpoint: str, insecure: bool) -> tuple[str, bool]:
         raise MedmarkError("not an endpoint of an object store; set MEDMARK_S3_ENDPOINT to https://host[:port]")
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise MedmarkError(f"endpoint with a path: {parts.netloc}; give only https://host[:port]")
-    if parts.scheme == "http" and not insecure and not _is_local(host):
+    if parts.scheme == "http" and not insecure and not is_local(host):
         raise MedmarkError(
             f"http to another machine: {host}; use https, or set MEDMARK_S3_INSECURE=1 if the net is trusted"
         )
     return parts.netloc, parts.scheme == "https"
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether a host is this machine, by its name or address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name
         return host == "localhost"
 
 
-def _read_credentials(path: Path) -> dict:
+def _read_credentials(path: Path, variable: str) -> dict:
     try:
         if path.stat().st_mode & 0o077:
             raise MedmarkError(
@@ -522,7 +630,7 @@ def _read_credentials(path: Path) -> dict:
             raise ValueError("no object of texts")
         return given
     except OSError as error:
-        raise MedmarkError(f"cannot read: {path} ({error.strerror}); correct MEDMARK_S3_CREDENTIALS") from error
+        raise MedmarkError(f"cannot read: {path} ({error.strerror}); correct {variable}") from error
     except (ValueError, RecursionError):  # the reason may quote the file
         raise MedmarkError(
             f"no credentials file: {path}; give JSON with endpoint, access_key, secret_key and region"
@@ -531,7 +639,13 @@ def _read_credentials(path: Path) -> dict:
 
 def _stated(found: Object) -> str:
     stated = str((found.metadata or {}).get("x-amz-meta-sha256", ""))
-    return stated if re.fullmatch(r"[0-9a-f]{64}", stated) else ""
+    return stated if SHA256.fullmatch(stated) else ""
+
+
+def _time(stated: datetime | None) -> float:
+    """Seconds since 1970 of a time that a server states; 0 for one that no file can have."""
+    seconds = stated.timestamp() if stated else 0.0
+    return seconds if 0 <= seconds < 2**33 else 0.0
 
 
 def _status(error: Exception) -> int:
@@ -557,5 +671,5 @@ def _may_pass(error: Exception) -> bool:
 def _local(error: OSError, where: object) -> MedmarkError:
     """What the local disk says."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return MedmarkError(f"disk full: {where} ({error.strerror}); free space, then run again to go on")
+        return Interrupted(f"disk full: {where} ({error.strerror}); free space, then run again to go on")
     return MedmarkError(f"cannot use: {where} ({error.strerror or error}); check the path and its rights")

@@ -125,6 +125,7 @@ def audit_targets(
     commitment: str | Path | None = None,
     public_key: str | Path | None = None,
     timestamp_roots: str | Path | None = None,
+    files: dict[str, Path] | None = None,
 ) -> dict:
     """Opens suspects and audits them; see :func:`audit_suspects`.
 
@@ -138,6 +139,7 @@ def audit_targets(
         commitment: file of :func:`medmark.components.lineage.commitment.commit`; checked before anything is asked.
         public_key: PEM file of its signer.
         timestamp_roots: PEM file with the root certificates of the authority that stamped its time.
+        files: ONNX files of targets that are no paths, by target.
 
     Raises:
         MedmarkError: one of commitment and key without the other, or what the check, the suspects or the audit raise.
@@ -165,6 +167,7 @@ def audit_targets(
             class_names=class_names,
             connection=Connection(**connection or {}),
             registry=registry,
+            file=(files or {}).get(target),
         )
         for target in targets
     ]

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 import numpy as np
@@ -98,6 +99,7 @@ def open_suspect(
     class_names: list[str],
     connection: Connection | None = None,
     registry: str | None = None,
+    file: str | Path | None = None,
 ) -> SuspectModel:
     """Opens a suspect.
 
@@ -108,6 +110,7 @@ def open_suspect(
         class_names: of the evidence.
         connection: how to talk to an endpoint; None: the defaults of :class:`Connection`.
         registry: URI of the MLflow registry; None: what MLflow is configured for.
+        file: of a target that ends in ``.onnx``: where it lies, if that is not its name.
 
     Raises:
         MedmarkError: it cannot be opened, or does not fit the contract.
@@ -117,7 +120,7 @@ def open_suspect(
     if target.startswith("models:/"):
         return SuspectModel(from_registry(target, registry), contract, class_names)
     if target.endswith(".onnx"):
-        return SuspectModel(OnnxModel(target), contract, class_names)
+        return SuspectModel(OnnxModel(file or target, target), contract, class_names)
     raise MedmarkError(
         f"unknown kind of suspect: {target}; give an .onnx file, models:/NAME/VERSION, or"
         " http(s)://host/v2/models/NAME (other formats: export the model to ONNX)"

@@ -20,8 +20,8 @@ class Made(NamedTuple):
 def audit_suspect(
     evidence_uri: str,
     suspects: list,
-    contract: dict = {},
-    connection: dict = {},
+    contract: dict = {},  # noqa: B006
+    connection: dict = {},  # noqa: B006
     commitment: dict = {},  # noqa: B006
 ) -> Made:
     """See ``medmark audit``.

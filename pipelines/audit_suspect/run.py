@@ -24,6 +24,7 @@ def run_audit(
     commitment: str | Path | None = None,
     public_key: str | Path | None = None,
     timestamp_roots: str | Path | None = None,
+    files: dict[str, Path] | None = None,
 ) -> dict:
     """Audits suspects, writes the report, and tracks the run in MLflow.
 
@@ -32,7 +33,7 @@ def run_audit(
         targets: suspects.
         out: folder for ``audit.json``, ``audit.html``, the suspects' answers and the MLflow run. It may hold the answers
             of an audit that was interrupted or inconclusive.
-        contract, connection, registry, commitment, public_key, timestamp_roots: see
+        contract, connection, registry, commitment, public_key, timestamp_roots, files: see
             :func:`medmark.components.verification.suspect_audit.audit_targets`.
 
     Returns:
@@ -56,6 +57,7 @@ def run_audit(
         commitment=commitment,
         public_key=public_key,
         timestamp_roots=timestamp_roots,
+        files=files,
     )
     write_audit_report(out / "audit.html", audit)
     track_audit(out, audit, {**contract, **(connection or {})})

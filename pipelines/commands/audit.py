@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from medmark.components.errors import MedmarkError
 from medmark.pipelines.commands.options import Debug, Seed
+
+if TYPE_CHECKING:
+    from medmark.components.platform.paths import Places
 
 app = typer.Typer()
 
 
 @app.command()
 def audit(
-    evidence: Annotated[Path, typer.Argument(help="Private evidence of a release.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; answers in it are not asked for again.")],
+    evidence: Annotated[str, typer.Argument(help="Private evidence of a release.")],
+    out: Annotated[str, typer.Option("--out", help="Folder to write; answers in it are not asked for again.")],
     suspect: Annotated[
         list[str],
         typer.Option("--suspect", help="http(s)://host/v2/models/NAME, FILE.onnx or models:/NAME/VERSION; repeatable."),
@@ -42,13 +46,11 @@ def audit(
     ca_bundle: Annotated[str | None, typer.Option("--ca-bundle", help="PEM file of authorities to trust.")] = None,
     registry: Annotated[str | None, typer.Option("--registry", help="URI of the MLflow registry.")] = None,
     commitment: Annotated[
-        Path | None, typer.Option("--commitment", help="That the evidence was committed to with; checked first.")
+        str | None, typer.Option("--commitment", help="That the evidence was committed to with; checked first.")
     ] = None,
-    public_key: Annotated[
-        Path | None, typer.Option("--public-key", help="PEM file of the commitment's signer.")
-    ] = None,
+    public_key: Annotated[str | None, typer.Option("--public-key", help="PEM file of the commitment's signer.")] = None,
     timestamp_roots: Annotated[
-        Path | None, typer.Option("--timestamp-roots", help="PEM file of the time stamping authority's roots.")
+        str | None, typer.Option("--timestamp-roots", help="PEM file of the time stamping authority's roots.")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -57,29 +59,59 @@ def audit(
     A bearer token for endpoints is read from the environment variable MEDMARK_SUSPECT_TOKEN. The exit code is 0 if every
     suspect has a verdict, 3 if one is inconclusive, 1 after an error.
     """
+    from medmark.components.platform.paths import Places
     from medmark.pipelines.audit_suspect.run import run_audit
 
     contract = {"size": size, "channels": channels, "scale": scale, "mean": mean, "std": std, "answers": answers}
     contract |= {"input": input, "output": output, "classes": classes.split(",") if classes else None}
     connection = {"batch_size": batch_size, "timeout": timeout, "retries": retries, "rate": rate}
-    result = run_audit(
-        evidence,
-        suspect,
-        out,
-        contract=contract,
-        connection={**connection, "ca_bundle": ca_bundle},
-        registry=registry,
-        commitment=commitment,
-        public_key=public_key,
-        timestamp_roots=timestamp_roots,
-    )
-    print_audit(result, out)
-    if any(entry["verdict"] == "inconclusive" for entry in result["suspects"]):
+    unsure = False
+    with Places() as places:
+        made = places.write(out, private=True, goes_on=True)
+        result = run_audit(
+            places.read(evidence, private=True),
+            suspect,
+            made,
+            files=fetched_suspects(places, suspect),
+            contract=contract,
+            connection={**connection, "ca_bundle": str(places.read(ca_bundle, raw=True)) if ca_bundle else None},
+            registry=registry,
+            commitment=places.read(commitment, raw=True, beside=time_stamp(commitment)) if commitment else None,
+            public_key=places.read(public_key, raw=True) if public_key else None,
+            timestamp_roots=places.read(timestamp_roots, raw=True) if timestamp_roots else None,
+        )
+        print_audit(result, out)
+        unsure = any(entry["verdict"] == "inconclusive" for entry in result["suspects"])
+    if unsure:
         raise typer.Exit(3)
 
 
-def print_audit(result: dict, out: Path) -> None:
+def fetched_suspects(places: Places, targets: list[str]) -> dict[str, Path]:
+    """Those ONNX files that lie in an object store, with their weights if they lie beside them, by target."""
+    from medmark.components.platform.paths import is_place
+    from medmark.components.verification.onnx_model import MAX_BYTES, external_locations
+
+    def weights(path: Path) -> list[str]:
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        try:
+            return sorted(external_locations(onnx.load(str(path), load_external_data=False)))
+        except DecodeError:
+            return []  # opening the suspect says what is wrong with it
+
+    onnx_files = [target for target in targets if is_place(target) and target.endswith(".onnx")]
+    return {target: places.read(target, raw=True, limit=MAX_BYTES, beside=weights) for target in onnx_files}
+
+
+def time_stamp(commitment: str) -> Callable[[Path], list[str]]:
+    """What lies beside a commitment, for :meth:`medmark.components.platform.paths.Places.read`."""
+    return lambda path: [Path(commitment).with_suffix(".tsr").name]
+
+
+def print_audit(result: dict, out: str) -> None:
     """A verdict a suspect, and where the report is."""
+    from medmark.components.platform.paths import shown
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -99,23 +131,22 @@ def print_audit(result: dict, out: Path) -> None:
     for s in result["suspects"]:
         for reason in s["failed"] + s["missing"]:
             console.print(f"- {s['name']}: {reason}", style="yellow", markup=False, highlight=False)
-    console.print(f"report: {Path(out).resolve() / 'audit.html'}", soft_wrap=True, highlight=False)
+    console.print(f"report: {shown(out, 'audit.html')}", soft_wrap=True, highlight=False)
 
 
 @app.command("stress")
 def stress_command(
-    evidence: Annotated[Path, typer.Argument(help="Private evidence of a marked release.")],
-    release: Annotated[Path, typer.Option("--release", help="The marked release.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; a run that stopped goes on there.")],
+    evidence: Annotated[str, typer.Argument(help="Private evidence of a marked release.")],
+    release: Annotated[str, typer.Option("--release", help="The marked release.")],
+    out: Annotated[str, typer.Option("--out", help="Folder to write; a run that stopped goes on there.")],
     profile: Annotated[str, typer.Option("--profile", help="How thieves train: smoke, standard or full.")] = "standard",
-    clean: Annotated[
-        Path | None, typer.Option("--clean", help="Release of clean images that thieves have too.")
-    ] = None,
+    clean: Annotated[str | None, typer.Option("--clean", help="Release of clean images that thieves have too.")] = None,
     attack: Annotated[list[str] | None, typer.Option("--attack", help="Only this attack; repeatable.")] = None,
     seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
     """Attack models trained on a marked release: what is left of the mark, and what that costs the thief."""
+    from medmark.components.platform.paths import Places, shown
     from medmark.components.robustness.stress import choose, stress
     from medmark.components.surrogate.training import TrainConfig
     from medmark.pipelines.mark_release.profiles import PROFILES
@@ -124,7 +155,17 @@ def stress_command(
         raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(PROFILES)}")
     victims = [TrainConfig(**config) for config in PROFILES[profile].victim_configs(seed)]
     attacks = choose(attack or [])
-    table = stress(release, evidence, out, victims=victims, attacks=attacks, other_release_dir=clean, seed=seed)
-    numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before"]
-    print(table.groupby(["kind", "attack", "strength"], sort=False)[numbers].mean().round(3).to_string())
-    print(f"curves: {out.resolve() / 'stress.svg'}")
+    with Places() as places:
+        made = places.write(out, private=True, goes_on=True)
+        table = stress(
+            places.read(release),
+            places.read(evidence, private=True),
+            made,
+            victims=victims,
+            attacks=attacks,
+            other_release_dir=places.read(clean) if clean else None,
+            seed=seed,
+        )
+        numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before"]
+        print(table.groupby(["kind", "attack", "strength"], sort=False)[numbers].mean().round(3).to_string())
+        print(f"curves: {shown(out, 'stress.svg')}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,13 +33,16 @@ def phantom(
 ) -> None:
     """Make chest phantoms: a folder per class."""
     from medmark.components.dataset.phantom import make_phantoms
+    from medmark.components.platform.paths import Places
 
-    print(make_phantoms(out, count=count, size=size, seed=seed))
+    with Places() as places:
+        make_phantoms(places.write(out), count=count, size=size, seed=seed)
+    print(out)
 
 
 @app.command()
 def ingest(
-    source: Annotated[Path, typer.Argument(help="Folder per class, CSV, or release.")],
+    source: Annotated[str, typer.Argument(help="Folder per class, CSV, or release; also s3://bucket/prefix.")],
     out: Out,
     name: Annotated[str, typer.Option("--name", help="Name of the data set.")] = "release",
     version: Annotated[str, typer.Option("--version", help="Of the release.")] = "1",
@@ -58,30 +60,38 @@ def ingest(
     """Make a release of raw images."""
     from medmark.components.dataset.ingest import ingest as make
     from medmark.components.dataset.inspect import describe, print_description
+    from medmark.components.platform.paths import Places
 
-    options = ingest_options(label_column, path_column, patient_column, root, where, classes, uncertain, quarantine)
-    make(source, out, name=name, version=version, seed=seed, **options)
-    print_description(describe(out))
+    with Places() as places:
+        made = places.write(out)
+        raw, base = places.read_source(source, root)
+        options = ingest_options(label_column, path_column, patient_column, base, where, classes, uncertain, quarantine)
+        make(raw, made, name=name, version=version, seed=seed, **options)
+        print_description(describe(made))
 
 
 @app.command()
 def inspect(
-    release: Annotated[Path, typer.Argument(help="A release.")],
-    preview: Annotated[Path | None, typer.Option("--preview", help="PNG contact sheet to write.")] = None,
+    release: Annotated[str, typer.Argument(help="A release.")],
+    preview: Annotated[str | None, typer.Option("--preview", help="PNG contact sheet to write.")] = None,
     debug: Debug = False,
 ) -> None:
     """Check a release and show what is in it."""
     from medmark.components.dataset.inspect import describe, print_description
     from medmark.components.dataset.inspect import preview as write_preview
+    from medmark.components.platform.paths import Places
 
-    print_description(describe(release))
-    if preview:
-        write_preview(release, preview)
+    with Places() as places:
+        sheet = places.write(preview, file=True) if preview else None
+        there = places.read(release)
+        print_description(describe(there))
+        if sheet:
+            write_preview(there, sheet)
 
 
 @app.command()
 def export(
-    release: Annotated[Path, typer.Argument(help="A release.")],
+    release: Annotated[str, typer.Argument(help="A release.")],
     out: Out,
     format: Annotated[str, typer.Option("--format", help="png or dicom.")] = "png",
     split: Annotated[str | None, typer.Option("--split", help="Only train, val or test.")] = None,
@@ -89,5 +99,9 @@ def export(
 ) -> None:
     """Write a release's images as files."""
     from medmark.components.dataset.export import export as write
+    from medmark.components.platform.paths import Places
 
-    print(f"{write(release, out, format=format, split=split)} files in {out}")
+    with Places() as places:
+        made = places.write(out)
+        count = write(places.read(release), made, format=format, split=split)
+        print(f"{count} files in {out}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from medmark.pipelines.commands.audit import time_stamp
 from medmark.pipelines.commands.options import Debug, PublicKey
 
 app = typer.Typer()
@@ -16,17 +17,19 @@ app.add_typer(lineage_app, name="lineage")
 
 Chain = Annotated[str, typer.Argument(help="Folder of a marked release, or s3://bucket/prefix/DIGEST.")]
 ChainRoot = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--root", help="Folder of the earlier releases, if not the one that this release lies in."),
 ]
 StampRoots = Annotated[
-    Path | None, typer.Option("--timestamp-roots", help="PEM file of the time stamp authority's root.")
+    str | None, typer.Option("--timestamp-roots", help="PEM file of the time stamp authority's root.")
 ]
+BESIDE = "give the address of the newest release alone, the earlier ones are looked for beside it"
+OWN_KEY = "a private key belongs in no object store"
 
 
 @keys_app.command("new")
 def keys_new(
-    out: Annotated[Path, typer.Option("--out", help="Folder for medmark.key and medmark.pub.")],
+    out: Annotated[str, typer.Option("--out", help="Folder for medmark.key and medmark.pub.")],
     debug: Debug = False,
 ) -> None:
     """Make a signing key.
@@ -34,17 +37,19 @@ def keys_new(
     Its passphrase is read from the environment variable MEDMARK_KEY_PASSPHRASE, or asked for.
     """
     from medmark.components.lineage.keys import ask_passphrase, new_key
+    from medmark.components.platform.paths import local
 
-    print(f"key id: {new_key(out, ask_passphrase(twice=True))}")
-    print(f"private: {out / 'medmark.key'}\npublic: {out / 'medmark.pub'}")
+    folder = local(out, OWN_KEY)
+    print(f"key id: {new_key(folder, ask_passphrase(twice=True))}")
+    print(f"private: {folder / 'medmark.key'}\npublic: {folder / 'medmark.pub'}")
 
 
 @app.command("commit")
 def commit_command(
-    release: Annotated[Path, typer.Argument(help="The marked release, before it goes out.")],
-    evidence: Annotated[Path, typer.Argument(help="Its private evidence; gets opening.json.")],
-    key: Annotated[Path, typer.Option("--key", help="medmark.key of 'medmark keys new'.")],
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write, to be published.")] = Path("commitment.json"),
+    release: Annotated[str, typer.Argument(help="The marked release, before it goes out.")],
+    evidence: Annotated[str, typer.Argument(help="Its private evidence; gets opening.json.")],
+    key: Annotated[str, typer.Option("--key", help="medmark.key of 'medmark keys new'.")],
+    out: Annotated[str, typer.Option("--out", help="JSON file to write, to be published.")] = "commitment.json",
     timestamp_url: Annotated[
         str | None, typer.Option("--timestamp-url", help="Of an RFC 3161 time stamp authority.")
     ] = None,
@@ -56,51 +61,64 @@ def commit_command(
     """
     from medmark.components.lineage.commitment import commit
     from medmark.components.lineage.keys import ask_passphrase, load_private
+    from medmark.components.platform.paths import Places, local
 
-    result = commit(release, evidence, load_private(key, ask_passphrase()), out, timestamp_url=timestamp_url)
+    private = load_private(local(key, OWN_KEY), ask_passphrase())
+    folder = local(evidence, "it gets opening.json; commit first, then use 'medmark publish-evidence'")
+    with Places() as places:
+        file = places.write(out, file=True)
+        result = commit(places.read(release), folder, private, file, timestamp_url=timestamp_url)
     print_commitment(result)
-    print(f"publish: {out}" + (f" and {out.with_suffix('.tsr')}" if timestamp_url else ""))
-    print(f"keep, and back up: {evidence / 'opening.json'}")
+    print(f"publish: {out}" + (f" and {out.removesuffix('.json')}.tsr" if timestamp_url else ""))
+    print(f"keep, and back up: {folder / 'opening.json'}")
 
 
 @app.command("reveal")
 def reveal_command(
-    commitment: Annotated[Path, typer.Argument(help="The published commitment.json.")],
-    evidence: Annotated[Path, typer.Argument(help="The private evidence, with its opening.json.")],
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write, for the judge.")] = Path("reveal.json"),
+    commitment: Annotated[str, typer.Argument(help="The published commitment.json.")],
+    evidence: Annotated[str, typer.Argument(help="The private evidence, with its opening.json.")],
+    out: Annotated[str, typer.Option("--out", help="JSON file to write, for the judge.")] = "reveal.json",
     debug: Debug = False,
 ) -> None:
     """Write what a judge needs to check a commitment without the images of the evidence."""
     from medmark.components.lineage.commitment import reveal
+    from medmark.components.platform.paths import Places
 
-    reveal(commitment, evidence, out)
+    with Places() as places:
+        file = places.write(out, file=True, private=True)
+        reveal(places.read(commitment, raw=True), places.read(evidence, private=True), file)
     print(f"for the judge only: {out}")
 
 
 @app.command("verify-commitment")
 def verify_commitment_command(
-    commitment: Annotated[Path, typer.Argument(help="The published commitment.json.")],
+    commitment: Annotated[str, typer.Argument(help="The published commitment.json.")],
     public_key: PublicKey,
-    release: Annotated[Path | None, typer.Option("--release", help="The release it must be about.")] = None,
-    evidence: Annotated[Path | None, typer.Option("--evidence", help="Evidence with its opening.json.")] = None,
-    reveal: Annotated[Path | None, typer.Option("--reveal", help="What 'medmark reveal' wrote.")] = None,
-    timestamp_roots: Annotated[
-        Path | None, typer.Option("--timestamp-roots", help="PEM file of the time stamp authority's root.")
-    ] = None,
+    release: Annotated[str | None, typer.Option("--release", help="The release it must be about.")] = None,
+    evidence: Annotated[str | None, typer.Option("--evidence", help="Evidence with its opening.json.")] = None,
+    reveal: Annotated[str | None, typer.Option("--reveal", help="What 'medmark reveal' wrote.")] = None,
+    timestamp_roots: StampRoots = None,
     debug: Debug = False,
 ) -> None:
     """Check a commitment; the exit code is 0 if all that was given holds, else 1."""
     from medmark.components.dataset.release import Release
     from medmark.components.lineage.commitment import verify_commitment, verify_reveal
     from medmark.components.lineage.keys import load_public
+    from medmark.components.platform.paths import Places
 
-    key = load_public(public_key)
-    digest = Release(release).digest if release else None
-    result = verify_commitment(
-        commitment, key, release_digest=digest, evidence_dir=evidence, timestamp_roots=timestamp_roots
-    )
-    if reveal:
-        result["evidence_checked"] = verify_reveal(reveal, commitment, key)["evidence_checked"]
+    with Places() as places:
+        file = places.read(commitment, raw=True, beside=time_stamp(commitment))
+        key = load_public(places.read(public_key, raw=True))
+        result = verify_commitment(
+            file,
+            key,
+            release_digest=Release(places.read(release)).digest if release else None,
+            evidence_dir=places.read(evidence, private=True) if evidence else None,
+            timestamp_roots=places.read(timestamp_roots, raw=True) if timestamp_roots else None,
+        )
+        if reveal:
+            shown = places.read(reveal, raw=True, private=True)
+            result["evidence_checked"] = verify_reveal(shown, file, key)["evidence_checked"]
     print_commitment(result)
 
 
@@ -114,14 +132,14 @@ def print_commitment(result: dict) -> None:
 
 @lineage_app.command("sign")
 def lineage_sign(
-    release: Annotated[Path, typer.Argument(help="The marked release; gets lineage.json.")],
-    record: Annotated[Path, typer.Option("--record", help="record.json of the run that made it.")],
-    key: Annotated[Path, typer.Option("--key", help="medmark.key of 'medmark keys new'.")],
+    release: Annotated[str, typer.Argument(help="The marked release; gets lineage.json.")],
+    record: Annotated[str, typer.Option("--record", help="record.json of the run that made it.")],
+    key: Annotated[str, typer.Option("--key", help="medmark.key of 'medmark keys new'.")],
     commitment: Annotated[
-        Path | None, typer.Option("--commitment", help="commitment.json; copied into the release, with its time stamp.")
+        str | None, typer.Option("--commitment", help="commitment.json; copied into the release, with its time stamp.")
     ] = None,
     parent: Annotated[
-        Path | None, typer.Option("--parent", help="The previous marked release, if this one updates it.")
+        str | None, typer.Option("--parent", help="The previous marked release, if this one updates it.")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -131,8 +149,18 @@ def lineage_sign(
     """
     from medmark.components.lineage.keys import ask_passphrase, load_private
     from medmark.components.lineage.record import sign_lineage
+    from medmark.components.platform.paths import Places, local
 
-    made = sign_lineage(release, record, load_private(key, ask_passphrase()), commitment=commitment, parent=parent)
+    folder = local(release, "it gets lineage.json; sign first, then use 'medmark publish'")
+    private = load_private(local(key, OWN_KEY), ask_passphrase())
+    with Places() as places:
+        made = sign_lineage(
+            folder,
+            places.read(record, raw=True),
+            private,
+            commitment=places.read(commitment, raw=True, beside=time_stamp(commitment)) if commitment else None,
+            parent=places.read(parent) if parent else None,
+        )
     print(f"signed: {made.path}\nkey: {made.signed_by}")
 
 
@@ -142,22 +170,32 @@ def lineage_verify(
     public_key: PublicKey,
     root: ChainRoot = None,
     timestamp_roots: StampRoots = None,
-    raw: Annotated[Path | None, typer.Option("--raw", help="The first raw drop; needs --sources.")] = None,
+    raw: Annotated[str | None, typer.Option("--raw", help="The first raw drop; needs --sources.")] = None,
     sources: Annotated[
-        Path | None, typer.Option("--sources", help="sources.parquet of the first release's private keep.")
+        str | None, typer.Option("--sources", help="sources.parquet of the first release's private keep.")
     ] = None,
-    clean: Annotated[Path | None, typer.Option("--clean", help="The clean release that was marked first.")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File to write every check to.")] = None,
+    clean: Annotated[str | None, typer.Option("--clean", help="The clean release that was marked first.")] = None,
+    json_: Annotated[str | None, typer.Option("--json", help="File to write every check to.")] = None,
     debug: Debug = False,
 ) -> None:
     """Check a release and all before it; exit code 0 only if everything holds."""
     from medmark.components.lineage.chain import on_this_machine, verify_chain
     from medmark.components.lineage.keys import load_public
+    from medmark.components.platform.paths import Places, local
 
-    key = load_public(public_key)
-    with on_this_machine(release, root) as (folder, above):
-        options = {"root": above, "timestamp_roots": timestamp_roots, "raw": raw, "sources": sources, "clean": clean}
-        print_chain(verify_chain(folder, key, **options), json_)
+    with Places() as places:
+        checks = places.write(json_, file=True) if json_ else None
+        key = load_public(places.read(public_key, raw=True))
+        options = {
+            "timestamp_roots": places.read(timestamp_roots, raw=True) if timestamp_roots else None,
+            "raw": places.read(raw, raw=True) if raw else None,
+            "sources": places.read(sources, raw=True, private=True) if sources else None,
+            "clean": places.read(clean) if clean else None,
+        }
+        with on_this_machine(release, local(root, BESIDE) if root else None) as (folder, above):
+            result = verify_chain(folder, key, root=above, **options)
+        write_checks(result, checks)
+    print_chain(result)
 
 
 @lineage_app.command("show")
@@ -165,30 +203,36 @@ def lineage_show(
     release: Chain,
     root: ChainRoot = None,
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", help="The owner's medmark.pub; signatures are not checked without.")
+        str | None, typer.Option("--public-key", help="The owner's medmark.pub; signatures are not checked without.")
     ] = None,
     timestamp_roots: StampRoots = None,
-    html: Annotated[Path | None, typer.Option("--html", help="File to write a page with a picture to.")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File to write every check to.")] = None,
+    html: Annotated[str | None, typer.Option("--html", help="File to write a page with a picture to.")] = None,
+    json_: Annotated[str | None, typer.Option("--json", help="File to write every check to.")] = None,
     debug: Debug = False,
 ) -> None:
     """Show what a release was made from; exit code 1 if something is broken."""
     from medmark.components.lineage.chain import on_this_machine, verify_chain
     from medmark.components.lineage.graph import write_lineage_report
     from medmark.components.lineage.keys import load_public
+    from medmark.components.platform.paths import Places, local
 
-    key = load_public(public_key) if public_key else None
-    with on_this_machine(release, root) as (folder, above):
-        result = verify_chain(folder, key, root=above, timestamp_roots=timestamp_roots)
-    if html:
-        write_lineage_report(html, result)
-    print_chain(result, json_)
+    with Places() as places:
+        checks = places.write(json_, file=True) if json_ else None
+        page = places.write(html, file=True) if html else None
+        key = load_public(places.read(public_key, raw=True)) if public_key else None
+        roots = places.read(timestamp_roots, raw=True) if timestamp_roots else None
+        with on_this_machine(release, local(root, BESIDE) if root else None) as (folder, above):
+            result = verify_chain(folder, key, root=above, timestamp_roots=roots)
+        if page:
+            write_lineage_report(page, result)
+        write_checks(result, checks)
+    print_chain(result)
 
 
 @lineage_app.command("croissant")
 def lineage_croissant(
-    release: Annotated[Path, typer.Argument(help="The marked release.")],
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write, best into the release's folder.")],
+    release: Annotated[str, typer.Argument(help="The marked release.")],
+    out: Annotated[str, typer.Option("--out", help="JSON file to write, best into the release's folder.")],
     url: Annotated[str | None, typer.Option("--url", help="Address of the folder, if it is published.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="Name or URL; the card names none without.")] = None,
     root: ChainRoot = None,
@@ -196,21 +240,29 @@ def lineage_croissant(
 ) -> None:
     """Write a Croissant data card of a release."""
     from medmark.components.lineage.croissant import write_card
+    from medmark.components.platform.paths import Places, local
 
-    write_card(release, out, url=url, license_=license_, root=root)
+    with Places() as places:
+        card = places.write(out, file=True)
+        write_card(places.read(release), card, url=url, license_=license_, root=local(root, BESIDE) if root else None)
     print(out)
 
 
-def print_chain(result: dict, out: Path | None) -> None:
-    """The chain as a tree; every check into a file; an error if something is broken."""
+def write_checks(result: dict, out: Path | None) -> None:
+    """Every check, for machines."""
     from medmark.components.dataset.release import canonical_json
-    from medmark.components.errors import MedmarkError
     from medmark.components.lineage.files import write_new
-    from medmark.components.lineage.graph import lineage_tree
-    from rich.console import Console
 
     if out:
         write_new(out, canonical_json(result), 0o644)
+
+
+def print_chain(result: dict) -> None:
+    """The chain as a tree; an error if something is broken."""
+    from medmark.components.errors import MedmarkError
+    from medmark.components.lineage.graph import lineage_tree
+    from rich.console import Console
+
     Console().print(lineage_tree(result))
     if result["broken"]:
         raise MedmarkError(f"{result['broken']['path']} does not hold: {result['broken']['says']}")

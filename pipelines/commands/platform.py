@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from medmark.pipelines.commands.options import Debug, Out
+from medmark.pipelines.commands.options import Debug
 
 app = typer.Typer()
 
 
 @app.command("up")
 def up_command(
-    folder: Annotated[Path, typer.Argument(help="Where data, keys and logs lie; made if missing.")],
+    folder: Annotated[str, typer.Argument(help="Where data, keys and logs lie; made if missing.")],
     s3_port: Annotated[int, typer.Option("--s3-port", help="Of the object store; 0: last time's, or a free one.")] = 0,
     mlflow_port: Annotated[int, typer.Option("--mlflow-port", help="Of MLflow, likewise.")] = 0,
     retention_days: Annotated[
@@ -24,7 +24,7 @@ def up_command(
     """Start an object store and an MLflow server on this machine."""
     from medmark.components.platform.services import up
 
-    services = up(folder, s3_port=s3_port, mlflow_port=mlflow_port, retention_days=retention_days)
+    services = up(_own(folder), s3_port=s3_port, mlflow_port=mlflow_port, retention_days=retention_days)
     print(f"object store: {services.s3}")
     print(f"MLflow: {services.mlflow}  (export MLFLOW_TRACKING_URI={services.mlflow})")
     for identity in ("release", "evidence"):
@@ -33,22 +33,22 @@ def up_command(
 
 @app.command("down")
 def down_command(
-    folder: Annotated[Path, typer.Argument(help="The folder of 'medmark up'.")], debug: Debug = False
+    folder: Annotated[str, typer.Argument(help="The folder of 'medmark up'.")], debug: Debug = False
 ) -> None:
     """End the services; data and keys stay."""
     from medmark.components.platform.services import down
 
-    print(f"ended: {', '.join(down(folder)) or 'nothing was running'}")
+    print(f"ended: {', '.join(down(_own(folder))) or 'nothing was running'}")
 
 
 @app.command("status")
 def status_command(
-    folder: Annotated[Path, typer.Argument(help="The folder of 'medmark up'.")], debug: Debug = False
+    folder: Annotated[str, typer.Argument(help="The folder of 'medmark up'.")], debug: Debug = False
 ) -> None:
     """Show whether the services run; exit code 3 if one does not answer."""
     from medmark.components.platform.services import status
 
-    states = status(folder)
+    states = status(_own(folder))
     for name, state in states.items():
         print(
             f"{name}: {'answers' if state.answers else 'runs, no answer' if state.running else 'down'}  {state.address}"
@@ -57,30 +57,52 @@ def status_command(
         raise typer.Exit(3)
 
 
+def _own(folder: str) -> Path:
+    """The folder of the services."""
+    from medmark.components.platform.paths import local
+
+    return local(folder, "give the folder of 'medmark up'")
+
+
 @app.command("publish")
 def publish_command(
-    release: Annotated[Path, typer.Argument(help="The marked release.")],
+    release: Annotated[str, typer.Argument(help="The marked release.")],
     uri: Annotated[str, typer.Argument(help="s3://bucket/prefix; the digest is added.")],
     debug: Debug = False,
 ) -> None:
     """Store a release in an object store; MEDMARK_S3_CREDENTIALS says which."""
+    from medmark.components.platform.paths import Places
     from medmark.components.platform.publish import publish
+    from medmark.components.platform.registry import promote
     from medmark.components.platform.store import Store
 
-    print_published(publish(release, uri, Store.from_environment()))
+    with Places() as places:
+        folder = places.read(release)
+        done = publish(folder, uri, Store.from_environment())
+        print_published(done)
+        for model in promote(done.digest, Path(folder).parent):
+            print(f"released: {model}")
 
 
 @app.command("publish-evidence")
 def publish_evidence_command(
-    evidence: Annotated[Path, typer.Argument(help="The private evidence of a release.")],
+    evidence: Annotated[str, typer.Argument(help="The private evidence of a release, or what is kept for updates.")],
     uri: Annotated[str, typer.Argument(help="s3://bucket/prefix, where no release lies; the digest is added.")],
     debug: Debug = False,
 ) -> None:
-    """Store evidence in a bucket of its own; MEDMARK_S3_CREDENTIALS must open no release's bucket."""
-    from medmark.components.platform.publish import publish_evidence
+    """Store evidence, or the folder keep, in a bucket of its own.
+
+    MEDMARK_S3_EVIDENCE_CREDENTIALS says which, or else MEDMARK_S3_CREDENTIALS; those of the evidence must open no release's
+    bucket.
+    """
+    from medmark.components.platform.paths import Places
+    from medmark.components.platform.publish import publish_evidence, publish_keep
     from medmark.components.platform.store import Store
 
-    print_published(publish_evidence(evidence, uri, Store.from_environment()))
+    with Places() as places:
+        folder = places.read(evidence, private=True)
+        send = publish_keep if (folder / "keep.json").is_file() else publish_evidence
+        print_published(send(folder, uri, Store.for_evidence()))
 
 
 def print_published(done) -> None:
@@ -93,13 +115,20 @@ def print_published(done) -> None:
 @app.command("fetch")
 def fetch_command(
     uri: Annotated[str, typer.Argument(help="The address that 'medmark publish' printed.")],
-    out: Out,
+    out: Annotated[str, typer.Option("--out", help="Folder to write; must be empty or absent.")],
     debug: Debug = False,
 ) -> None:
-    """Get a release or evidence from an object store and check every digest."""
-    from medmark.components.platform.publish import fetch_evidence, fetch_release
-    from medmark.components.platform.store import Store
+    """Get a release, evidence, or what was kept for updates from an object store, and check every digest."""
+    from medmark.components.platform.paths import local
+    from medmark.components.platform.publish import EVIDENCE, KEEP, fetch_evidence, fetch_keep, fetch_release, kind_of
+    from medmark.components.platform.store import Denied, Store
 
-    store = Store.from_environment()
-    (fetch_evidence if "evidence.json" in store.list(uri) else fetch_release)(uri, out, store)
+    folder, store = local(out, "give a folder; 'medmark publish' stores it elsewhere"), Store.from_environment()
+    try:
+        names = store.list(uri)
+    except Denied:
+        store = Store.for_evidence()
+        names = store.list(uri)
+    get = {EVIDENCE: fetch_evidence, KEEP: fetch_keep}.get(kind_of(names), fetch_release)
+    get(uri, folder, store)
     print(out)

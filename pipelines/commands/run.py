@@ -22,6 +22,10 @@ from medmark.pipelines.commands.options import (
 )
 
 app = typer.Typer()
+APART = (
+    "it gets public and private folders, which belong in different buckets; give a folder, then use 'medmark publish' and"
+    " 'medmark publish-evidence'"
+)
 run_app = typer.Typer(no_args_is_help=True, help="Run a pipeline on this machine.")
 app.add_typer(run_app, name="run")
 
@@ -30,7 +34,8 @@ app.add_typer(run_app, name="run")
 def run_mark_release_command(
     out: Out,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Folder per class, CSV or release; phantoms when absent.")
+        str | None,
+        typer.Option("--data", help="Folder per class, CSV, release or s3://bucket/prefix; phantoms when absent."),
     ] = None,
     profile: Annotated[str, typer.Option("--profile", help="smoke, standard or full.")] = "standard",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter as name=value; repeatable.")] = None,
@@ -55,25 +60,29 @@ def run_mark_release_command(
     debug: Debug = False,
 ) -> None:
     """Mark a release, prove that the mark works and that it accuses nobody innocent."""
+    from medmark.components.platform.paths import Places, local
     from medmark.pipelines.mark_release.run import run_mark_release
 
-    options = ingest_options(label_column, path_column, patient_column, root, where, classes, uncertain, quarantine)
-    verdict = run_mark_release(
-        out,
-        data=str(data) if data else None,
-        profile=profile,
-        settings=pairs(set_, "--set"),
-        ingest_options={"name": name or ("release" if data else "phantoms"), **options},
-        version=version,
-        seed=seed,
-        debug=debug,
-    )
+    folder = local(out, APART)
+    with Places() as places:
+        source, base = places.read_source(data, root) if data else (None, root)
+        options = ingest_options(label_column, path_column, patient_column, base, where, classes, uncertain, quarantine)
+        verdict = run_mark_release(
+            folder,
+            data=str(source) if source else None,
+            profile=profile,
+            settings=pairs(set_, "--set"),
+            ingest_options={"name": name or ("release" if data else "phantoms"), **options},
+            version=version,
+            seed=seed,
+            debug=debug,
+        )
     print_verdict(verdict, out)
     if verdict["verdict"] != "owned":
         raise typer.Exit(3)
 
 
-def print_verdict(verdict: dict, out: Path) -> None:
+def print_verdict(verdict: dict, out: str) -> None:
     """The verdict as a table, and where the report is."""
     from rich.console import Console
     from rich.table import Table
@@ -113,9 +122,9 @@ def print_verdict(verdict: dict, out: Path) -> None:
 
 @run_app.command("update-release")
 def run_update_release_command(
-    previous: Annotated[Path, typer.Argument(help="Folder of the run before: release, evidence and keep.")],
+    previous: Annotated[str, typer.Argument(help="Folder of the run before: release, evidence and keep.")],
     data: Annotated[
-        Path, typer.Option("--data", help="The drop: added and changed images, maybe withdrawn.csv beside them.")
+        str, typer.Option("--data", help="The drop: added and changed images, maybe withdrawn.csv beside them.")
     ],
     out: Out,
     version: Annotated[str | None, typer.Option("--version", help="Of the new release; else the next number.")] = None,
@@ -129,17 +138,22 @@ def run_update_release_command(
     debug: Debug = False,
 ) -> None:
     """Make the next release of a new drop: mark what is new, copy the rest, check that the mark still works."""
+    from medmark.components.platform.paths import Places, local
     from medmark.pipelines.update_release.run import run_update_release
 
-    options = ingest_options(label_column, path_column, patient_column, root, where, None, uncertain, quarantine)
-    options.pop("class_names")  # the previous release's
-    verdict = run_update_release(previous, out, data=data, drop_options=options, version=version, debug=debug)
+    folder = local(out, APART)
+    before = local(previous, "'medmark fetch' gets release, evidence and keep into the folders of those names")
+    with Places() as places:
+        drop, base = places.read_source(data, root)
+        options = ingest_options(label_column, path_column, patient_column, base, where, None, uncertain, quarantine)
+        options.pop("class_names")  # the previous release's
+        verdict = run_update_release(before, folder, data=drop, drop_options=options, version=version, debug=debug)
     print_update(verdict, out)
     if verdict["verdict"] not in ("owned", "unchanged"):
         raise typer.Exit(3)
 
 
-def print_update(verdict: dict, out: Path) -> None:
+def print_update(verdict: dict, out: str) -> None:
     """What changed, and whether the mark still works."""
     change, model = verdict["change"], verdict["model"]
     if not change["changed"]:
@@ -164,7 +178,9 @@ def print_update(verdict: dict, out: Path) -> None:
 @app.command("compile")
 def compile_command(out: Out, debug: Debug = False) -> None:
     """Write the IR YAML of every pipeline."""
+    from medmark.components.platform.paths import Places, shown
     from medmark.pipelines.compiling import compile_all
 
-    for path in compile_all(out):
-        print(path)
+    with Places() as places:
+        for path in compile_all(places.write(out)):
+            print(shown(out, path.name))

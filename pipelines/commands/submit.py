@@ -95,25 +95,31 @@ def submit_command(
     if local and not (publish and publish_evidence):
         raise MedmarkError("--local needs a place for what comes out; give --publish and --publish-evidence")
     where_to_run(local, endpoint)
-    store = Store.from_environment()
+    private = Store.from_environment("evidence")
     if pipeline == "mark-release":
         submission = of_mark_release(
-            release_json, store, profile=profile, settings=pairs(set_, "--set"), version=version or "1"
+            release_json, private, profile=profile, settings=pairs(set_, "--set"), version=version or "1"
         )
     else:
         options = drop_options(label_column, path_column, patient_column, where, uncertain, quarantine)
         submission = of_update_release(
-            release_json, store, drop=drop, evidence=evidence, keep=keep, options=options, version=version
+            release_json,
+            Store.from_environment(),
+            drop=drop,
+            drop_store=private,
+            evidence=evidence,
+            keep=keep,
+            options=options,
+            version=version,
         )
-    evidence_store = Store.from_environment("evidence") if local or drop else None
     if local:
-        target = Target(publish, publish_evidence, store, evidence_store, work, key, debug)
+        target = Target(publish, publish_evidence, Store.from_environment(), private, work, key, debug)
         record, new = submit_locally(submission, target)
         print(f"{'done' if new else 'done before, nothing to do'}: submission {submission.key}")
         print(f"release: {record['result'] or 'nothing changed, nothing published'}")
         return
     server = KfpServer(endpoint, namespace)
-    run, new = submit_to_server(submission, server, evidence_store)
+    run, new = submit_to_server(submission, server, private)
     print(f"{'submitted' if new else 'submitted before, nothing to do'}: {submission.name}")
     print(server.url(run))
     if wait:

@@ -43,7 +43,7 @@ def track_run(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict
     Surrogates are registered as ``<release>-<surrogate>``, the trained generator's U-Net as ``<release>-generator``; on a
     server only surrogates whose seeds do not follow from the mark's. The U-Net's graph holds neither key nor selection, but
     its weights began with the mark's seed (correlation 0.99 in the first layer after 150 steps), and how strong its answer
-    to a wave is depends on how near the wave's direction is to the key's (correlation -0.78 over 400 keys).
+    to a wave is depends on how near the wave's direction is to the key's (correlation -0.72 over 400 keys, benchmarks/results/seed_in_weights.json).
 
     Args:
         out: folder of the run, with ``release/``, ``evidence/`` and ``record.json``.

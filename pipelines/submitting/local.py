@@ -33,8 +33,8 @@ class Target:
     Attributes:
         releases: where releases go, ``s3://bucket/prefix``.
         evidence: where evidence, what is kept for updates, and records of submissions go, in another bucket.
-        store: for the releases and drops.
-        evidence_store: for the evidence.
+        store: for the marked releases.
+        evidence_store: for evidence, drops and clean releases.
         work: folder for what is fetched and made meanwhile; private.
         key: ``medmark.key`` that signs what comes out; None: nothing is signed.
         debug: show all that the steps print.
@@ -127,11 +127,12 @@ def _run(submission: Submission, folder: Path, target: Target, runner: Callable[
     """The verdict of the run, which is not run again once it has ended."""
     ended = folder / "ended.json"
     if not ended.exists():
-        fetch_release(submission.release, folder / "release", target.store)
+        source = target.store if submission.drop else target.evidence_store  # a clean release is private
+        fetch_release(submission.release, folder / "release", source)
         if submission.drop:
             fetch_evidence(submission.evidence, folder / "evidence", target.evidence_store)
             fetch_keep(submission.keep, folder / "keep", target.evidence_store)
-            fetch_drop(submission.drop, folder / "drop", submission.drop_listing, target.store)
+            fetch_drop(submission.drop, folder / "drop", submission.drop_listing, target.evidence_store)
         verdict = runner(submission, folder, folder / "out", target.debug)
         partial = ended.with_suffix(".partial")
         partial.write_bytes(canonical_json(verdict))

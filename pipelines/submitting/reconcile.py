@@ -42,8 +42,8 @@ def reconcile(
         drops: where they lie.
         releases: where the releases lie.
         evidence: where evidence, what was kept for updates, and records of submissions lie.
-        store: that may use releases and read drops.
-        evidence_store: that may use the evidence.
+        store: that may use the releases.
+        evidence_store: that may use the evidence and read the drops.
         options: see :func:`medmark.components.dataset.drop.read_drop`.
         submit: does a submission; it gets the chain of releases too and returns the record.
 
@@ -58,12 +58,12 @@ def reconcile(
     for record in read_records(evidence, evidence_store):
         if record["drop"]:
             done.setdefault(record["drop"]["uri"], {})[record["drop"]["listing_sha256"]] = record
-    names = store.folders(drops)
+    names = evidence_store.folders(drops)
     if not names:
         yield f"no drop in {parse(drops)}"
     for position, name in enumerate(names):
         place = parse(drops) / name
-        listing = store.listing(place)
+        listing = evidence_store.listing(place)
         if COMPLETE not in listing:
             yield f"{name}: not complete, it has no {COMPLETE}; left alone"
             continue
@@ -82,6 +82,7 @@ def reconcile(
                 f"{parse(releases) / chain[-1]}/release.json",
                 store,
                 drop=str(place),
+                drop_store=evidence_store,
                 **find_private(evidence, chain[-1], evidence_store),
                 options=options,
             )

@@ -86,6 +86,7 @@ def of_update_release(
     store: Store,
     *,
     drop: str,
+    drop_store: Store,
     evidence: str,
     keep: str,
     options: dict,
@@ -95,8 +96,9 @@ def of_update_release(
 
     Args:
         release_json: address of the previous marked release's ``release.json``.
-        store: that may read it and the drop.
+        store: that may read it.
         drop: where the raw drop lies.
+        drop_store: that may read the drop, which is as private as the evidence.
         evidence, keep: where the previous release's lie.
         options: see :func:`medmark.components.dataset.drop.read_drop`; what is None is left out.
         version: of the new release; the previous one plus 1 when None.
@@ -110,7 +112,7 @@ def of_update_release(
     for what, uri in (("evidence", evidence), ("keep", keep)):
         if not DIGEST.fullmatch(parse(uri).prefix.rpartition("/")[2]):
             raise MedmarkError(f"no digest at the end of --{what} {uri}; give the address that publishing it printed")
-    listing = store.listing(drop)
+    listing = drop_store.listing(drop)
     if not raw_files(listing):
         raise MedmarkError(f"no raw file in {parse(drop)}; check the address")
     parameters = {name: value for name, value in {**options, "version": version}.items() if value is not None}

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kfp_api import KfpApi
 from medmark.components.dataset.release import canonical_json
-from medmark.components.platform.services import EVIDENCE, RELEASES, down, up
+from medmark.components.platform.services import DROPS, EVIDENCE, RELEASES, down, up
 from medmark.components.platform.store import Store, parse
 from medmark.pipelines import cli
 from medmark.pipelines.submitting import kfp_server
@@ -82,17 +82,17 @@ def put(store: Store, uri: str, content: bytes) -> None:
     store._client.put_object(place.bucket, place.prefix, io.BytesIO(content), len(content))
 
 
-def put_release(store: Store, prefix: str, **manifest) -> str:
+def put_release(store: Store, prefix: str, bucket: str = RELEASES, **manifest) -> str:
     """Only ``release.json``: a cluster reads the rest. Gives the address of its folder."""
     content = canonical_json({"name": "cxr", "version": "1", "parent": None, **manifest})
-    place = f"s3://{RELEASES}/{prefix}/{hashlib.sha256(content).hexdigest()}"
+    place = f"s3://{bucket}/{prefix}/{hashlib.sha256(content).hexdigest()}"
     put(store, f"{place}/release.json", content)
     return place
 
 
 @pytest.fixture
 def clean(store):
-    return put_release(store, f"clean-{next(NUMBERS)}")
+    return put_release(Store.from_environment("evidence"), f"clean-{next(NUMBERS)}", DROPS)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ class Chain:
 
     def __init__(self, store: Store, name: str):
         self.store, self.evidence_store = store, Store.from_environment("evidence")
-        self.drops, self.evidence = f"s3://{RELEASES}/{name}/drops", f"s3://{EVIDENCE}/{name}"
+        self.drops, self.evidence = f"s3://{DROPS}/{name}", f"s3://{EVIDENCE}/{name}"
         self.releases = f"s3://{RELEASES}/{name}/releases"
         self.head = self.publish("0" * 64, "1")
 
@@ -129,7 +129,7 @@ class Chain:
 
     def drop(self, name: str) -> str:
         for file in ("normal/a.png", "_SUCCESS"):
-            put(self.store, f"{self.drops}/{name}/{file}", file.encode())
+            put(self.evidence_store, f"{self.drops}/{name}/{file}", file.encode())
         return f"{self.drops}/{name}"
 
     def submit(self, name: str) -> list[str]:
@@ -258,7 +258,7 @@ def test_an_update_is_submitted_with_its_drop(medmark, chain, server):
     assert (given["evidence_uri"], given["keep_uri"]) == (chain.private["evidence"], chain.private["keep"])
     assert given["version"] == "2" and given["seed"] == 6007
     assert medmark(*submit)[1].startswith("submitted before")
-    put(chain.store, f"{chain.drops}/2026-11-20/normal/b.png", b"one more")
+    put(chain.evidence_store, f"{chain.drops}/2026-11-20/normal/b.png", b"one more")
     assert medmark(*submit)[1].startswith("submitted: ")
     assert len(server.runs) == 2
 
@@ -298,7 +298,12 @@ def test_reconcile_stops_when_a_run_fails(medmark, chain, server):
 
 def test_the_key_is_another_for_other_input(chain):
     def submission(**changes):
-        given = {"drop": f"{chain.drops}/a", **chain.private, "options": {"uncertain": "ones"}}
+        given = {
+            "drop": f"{chain.drops}/a",
+            "drop_store": chain.evidence_store,
+            **chain.private,
+            "options": {"uncertain": "ones"},
+        }
         return of_update_release(f"{chain.head}/release.json", chain.store, **{**given, **changes})
 
     chain.drop("a")
@@ -309,11 +314,11 @@ def test_the_key_is_another_for_other_input(chain):
         submission(version="2"),
         replace(base, release_digest="1" * 64),
     ]
-    put(chain.store, f"{chain.drops}/a/_SUCCESS", b"says nothing of the content")
+    put(chain.evidence_store, f"{chain.drops}/a/_SUCCESS", b"says nothing of the content")
     assert submission().key == base.key
-    put(chain.store, f"{chain.drops}/a/normal/a.png", b"NORMAL/A.PNG")  # as long as before
+    put(chain.evidence_store, f"{chain.drops}/a/normal/a.png", b"NORMAL/A.PNG")  # as long as before
     others.append(submission())
-    put(chain.store, f"{chain.drops}/a/normal/b.png", b"")
+    put(chain.evidence_store, f"{chain.drops}/a/normal/b.png", b"")
     others.append(submission())
     others += [replace(base, pipeline="mark-release"), replace(base, drop=f"{chain.drops}/b")]
     assert len({base.key, *(other.key for other in others)}) == len(others) + 1

@@ -11,11 +11,20 @@ import time
 from pathlib import Path
 
 import pytest
-from medmark.components.dataset.release import Release
+from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
-from medmark.components.platform.publish import fetch_evidence, fetch_release, publish, publish_evidence
+from medmark.components.platform.publish import (
+    MAX_SIDECAR_BYTES,
+    fetch_evidence,
+    fetch_keep,
+    fetch_release,
+    publish,
+    publish_evidence,
+    publish_keep,
+)
 from medmark.components.platform.services import EVIDENCE, RELEASES
-from medmark.components.platform.store import parse
+from medmark.components.platform.store import Store, parse
+from medmark.components.poisoning.keep import write_keep
 from minio.error import S3Error
 from object_store import content, make_release, processes_of, store_for
 
@@ -68,6 +77,80 @@ def test_the_rejected_images_go_along(services, tmp_path, monkeypatch):
     assert "rejected.parquet" in content(folder)
 
 
+def test_the_list_of_changes_goes_along(services, release, tmp_path):
+    (release / "changes.json").write_text("{}")
+    manifest = json.loads((release / "release.json").read_bytes())
+    manifest["changes"] = {"file": "changes.json", "sha256": file_sha256(release / "changes.json")}
+    (release / "release.json").write_bytes(canonical_json(manifest))
+    store = store_for(services, "release")
+    fetch_release(publish(release, f"s3://{RELEASES}/changes", store).uri, tmp_path / "back", store)
+    assert content(tmp_path / "back") == content(release)
+    (release / "changes.json").write_text("{ }")
+    with pytest.raises(MedmarkError, match="changes missing or changed"):
+        publish(release, f"s3://{RELEASES}/changes", store)
+    for named in ({"file": "../x", "sha256": "0" * 64}, {"file": "changes.json", "sha256": "x"}, "changes.json"):
+        (release / "release.json").write_bytes(canonical_json(manifest | {"changes": named}))
+        with pytest.raises(MedmarkError):
+            publish(release, f"s3://{RELEASES}/changes", store)
+
+
+def test_lineage_and_commitment_go_along(services, release, tmp_path, capsys):
+    store, uri = store_for(services, "release"), f"s3://{RELEASES}/sidecars"
+    done = publish(release, uri, store)
+    assert "goes out without a commitment" in capsys.readouterr().err
+    fetch_release(done.uri, tmp_path / "before", store)
+    for name in ("lineage.json", "commitment.json", "commitment.tsr"):
+        (release / name).write_text(name)
+    assert publish(release, uri, store).sent == 3 and publish(release, uri, store).sent == 0
+    assert capsys.readouterr().err == ""
+    for copy in ("before", "after"):  # what was fetched before gets what it lacks
+        fetch_release(done.uri, tmp_path / copy, store)
+        assert content(tmp_path / copy) == content(release)
+    (release / "lineage.json").write_text("another")
+    with pytest.raises(MedmarkError, match="other content lies at .*lineage.json"):
+        publish(release, uri, store)
+    for name in ("lineage.json", "commitment.tsr"):
+        (release / name).unlink()
+    assert publish(release, uri, store).sent == 0
+    (release / "lineage.json").write_bytes(b"x" * (MAX_SIDECAR_BYTES + 1))
+    with pytest.raises(MedmarkError, match="larger than"):
+        publish(release, uri, store)
+    store.put(release / "lineage.json", f"{done.uri}/lineage.json")
+    with pytest.raises(MedmarkError, match="bytes; at most"):
+        fetch_release(done.uri, tmp_path / "large", store)
+
+
+def test_sidecars_are_there_before_the_release(services, release, monkeypatch):
+    store, sent, put = store_for(services, "release"), [], Store.put
+    for name in ("lineage.json", "commitment.json"):
+        (release / name).write_text(name)
+    monkeypatch.setattr(Store, "put", lambda self, path, place: sent.append(path.name) or put(self, path, place))
+    publish(release, f"s3://{RELEASES}/order", store)
+    assert sent[-3:] == ["commitment.json", "lineage.json", "release.json"]
+
+
+def test_what_is_kept_for_updates_goes_with_the_evidence(services, release, tmp_path):
+    keep, store, uri = tmp_path / "keep", store_for(services, "evidence"), f"s3://{EVIDENCE}/keep"
+    for name in ("origin/sources.parquet", "origin/patients.json", "models/models.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    stated = write_keep(
+        keep, tmp_path / "origin", tmp_path / "models", release_digest="0" * 64, shares={"mark": 0.1, "decoy": 0.1}
+    )
+    done = publish_keep(keep, uri, store)
+    assert done.sent == 4 and fetch_keep(done.uri, tmp_path / "back", store) == stated
+    assert content(tmp_path / "back") == content(keep)
+    stranger = store_for(services, "release")
+    with pytest.raises(MedmarkError, match="access denied"):
+        fetch_keep(done.uri, tmp_path / "stolen", stranger)
+    publish(release, f"s3://{RELEASES}/with-keep", stranger)
+    with pytest.raises(MedmarkError, match="would be public there"):
+        publish_keep(keep, f"s3://{RELEASES}/with-keep", stranger)
+    (keep / "surrogates" / "models.json").write_text("others")
+    with pytest.raises(MedmarkError, match="changed or missing"):
+        publish_keep(keep, uri, store)
+
+
 def test_other_content_at_the_place_is_not_overwritten(services, release, tmp_path):
     store, uri = store_for(services, "release"), f"s3://{RELEASES}/other"
     place = parse(uri) / Release(release).digest
@@ -96,7 +179,7 @@ def test_a_reader_refuses_what_was_changed(services, release, tmp_path):
     with pytest.raises(MedmarkError, match="does not match its SHA-256"):
         fetch_release(done.uri, tmp_path / "back", store)
     store.put(tmp_path / "file", f"{done.uri}/release.json")
-    with pytest.raises(MedmarkError, match="does not match its digest"):
+    with pytest.raises(MedmarkError, match="does not match its SHA-256: .*release.json"):
         fetch_release(done.uri, tmp_path / "back", store)
     assert not (tmp_path / "back").exists()
 
@@ -149,7 +232,7 @@ def test_evidence_is_never_stored_among_releases(services, release, tmp_path):
     publish(release, uri, store)
     with pytest.raises(MedmarkError, match="evidence would be public there"):
         publish_evidence(FIXTURES / "evidence-v1", uri, store)
-    with pytest.raises(MedmarkError, match="private evidence"):
+    with pytest.raises(MedmarkError, match="private: .* has evidence.json"):
         publish(FIXTURES / "evidence-v1", uri, store)
 
 

@@ -20,7 +20,7 @@ from medmark.components.lineage.chain import fetch_chain, verify_chain
 from medmark.components.lineage.events import artifact_digest, step_event
 from medmark.components.lineage.keys import load_public, new_key
 from medmark.components.platform.publish import fetch_release, publish, publish_evidence, publish_keep
-from medmark.components.platform.services import EVIDENCE, RELEASES
+from medmark.components.platform.services import DROPS, EVIDENCE, RELEASES
 from medmark.components.platform.store import parse
 from medmark.components.poisoning.keep import keep_for_updates
 from medmark.components.poisoning.poison import poison
@@ -46,7 +46,7 @@ class Places:
 
     def __init__(self, services, name: str, work: Path, runner):
         self.store, self.evidence_store = store_for(services, "release"), store_for(services, "evidence")
-        self.drops, self.releases = f"s3://{RELEASES}/{name}/drops", f"s3://{RELEASES}/{name}/releases"
+        self.drops, self.releases = f"s3://{DROPS}/{name}", f"s3://{RELEASES}/{name}/releases"
         self.evidence = f"s3://{EVIDENCE}/{name}"
         self.work, self.runner = work, runner
         self.key: Path | None = None
@@ -62,7 +62,7 @@ class Places:
 
     def drop(self, name: str, files: dict[str, bytes], complete: bool = True) -> None:
         for file, content in {**files, **({COMPLETE: b""} if complete else {})}.items():
-            put(self.store, f"{self.drops}/{name}/{file}", content)
+            put(self.evidence_store, f"{self.drops}/{name}/{file}", content)
 
     def submit(self, submission, chain):
         return submit_locally(submission, self.target, runners={"update-release": self.runner})[0]
@@ -84,7 +84,9 @@ class Places:
         head = read_chain(self.releases, self.store)[-1]
         private = find_private(self.evidence, head, self.evidence_store)
         release_json = f"{self.releases}/{head}/release.json"
-        return of_update_release(release_json, self.store, drop=f"{self.drops}/{name}", **private, options={})
+        return of_update_release(
+            release_json, self.store, drop=f"{self.drops}/{name}", drop_store=self.evidence_store, **private, options={}
+        )
 
 
 def write_run(out: Path, *, seed: int, parent: str | None, version: str) -> str:
@@ -249,8 +251,8 @@ def test_a_drop_that_fails_stops_the_sweep(places):
     assert len(read_chain(places.releases, places.store)) == 2
     assert places.runner.ran == [{"x"}, {"broken"}]
     places.runner.verdict = "not_owned"
-    places.store._client.remove_object(RELEASES, parse(f"{places.drops}/b/broken").prefix)
-    put(places.store, f"{places.drops}/b/x", b"2")
+    places.evidence_store._client.remove_object(DROPS, parse(f"{places.drops}/b/broken").prefix)
+    put(places.evidence_store, f"{places.drops}/b/x", b"2")
     for _ in range(2):  # the finished run is kept for a look, and not made again
         with pytest.raises(
             MedmarkError, match="drop b .*: verdict 'not_owned', nothing is published: too weak; see /.*out"
@@ -267,25 +269,25 @@ def test_a_drop_that_fails_stops_the_sweep(places):
 def test_a_drop_that_changed_after_it_was_done_is_refused(places):
     places.drop("a", {"x": b"1"})
     places.sweep()
-    put(places.store, f"{places.drops}/a/x", b"2")
+    put(places.evidence_store, f"{places.drops}/a/x", b"2")
     with pytest.raises(
         MedmarkError, match="drop a: changed after it was done: .*; undo that, and put what is new into a new drop"
     ):
         places.sweep()
-    put(places.store, f"{places.drops}/a/x", b"1")
+    put(places.evidence_store, f"{places.drops}/a/x", b"1")
     assert places.sweep()[0].startswith("a: done before")
 
 
 def test_a_drop_that_changes_while_it_is_read_is_not_used(places, monkeypatch):
     places.drop("a", {"x": b"1", "y": b"1"})
-    submission, take = places.submission("a"), places.store.take
+    submission, take = places.submission("a"), places.evidence_store.take
 
     def taking(place, folder, **options):
         if str(place).endswith("/y"):
-            put(places.store, f"{places.drops}/a/x", b"2")
+            put(places.evidence_store, f"{places.drops}/a/x", b"2")
         return take(place, folder, **options)
 
-    monkeypatch.setattr(places.store, "take", taking)
+    monkeypatch.setattr(places.evidence_store, "take", taking)
     with pytest.raises(MedmarkError, match="changed since it was submitted: |object changed while it was read: "):
         submit_locally(submission, places.target, runners={"update-release": places.runner})
     assert places.runner.ran == []
@@ -385,7 +387,7 @@ def test_a_first_marking_through_the_command(services, tmp_path, monkeypatch, ca
         monkeypatch.setenv(name, str(services.credentials[identity]))
     places = Places(services, "first-marking", tmp_path / "work", None)
     write_run(tmp_path / "clean", seed=2, parent=None, version="1")
-    clean = publish(tmp_path / "clean" / "release", f"s3://{RELEASES}/clean", places.store)
+    clean = publish(tmp_path / "clean" / "release", f"s3://{DROPS}/clean", places.evidence_store)
     command = ["medmark", "submit", "mark-release", "--release-json", f"{clean.uri}/release.json", "--profile", "smoke"]
     command += ["--set", "epochs=3", "--local", "--publish", places.releases, "--publish-evidence", places.evidence]
     monkeypatch.setattr("sys.argv", [*command, "--work", str(places.work)])

@@ -12,6 +12,7 @@ import time
 
 import minio.api
 import pytest
+from medmark.components.dataset.release import file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.platform import store as store_module
 from medmark.components.platform.services import EVIDENCE, RELEASES, up
@@ -339,6 +340,39 @@ def test_nul_in_a_name():
         check_name("a\0b", "here")
 
 
+def test_objects_that_stand_for_folders_are_left_out(liar, tmp_path):
+    liar.names, liar.size = ["p/", "p/a/", "p/a/b"], 0
+    assert list(Store(liar.url, "key", SECRET).list("s3://bucket/p")) == ["a/b"]
+    liar.names = ["p/../"]
+    assert "refused object name" in raised(lambda: Store(liar.url, "key", SECRET).list("s3://bucket/p"))
+
+
+def test_folders_and_listings(services, folder):
+    store, place = store_for(services, "release"), f"s3://{RELEASES}/listed"
+    store.upload(folder, place)
+    assert store.folders(place) == ["deep"] and store.folders(f"{place}/deep") == ["er"]
+    sizes = {name: size for name, (size, etag) in store.listing(place).items() if etag}
+    assert sizes == store.list(place) and len(sizes) == 4
+
+
+def test_what_others_put_is_taken_in_one_piece(services, tmp_path, quick):
+    store, place = store_for(services, "release"), parse(f"s3://{RELEASES}/taken/file")
+    (tmp_path / "file").write_bytes(os.urandom(6 << 20))
+    store._client.fput_object(RELEASES, place.prefix, str(tmp_path / "file"))
+    assert "without a stated SHA-256" in raised(lambda: store.get(place, tmp_path / "x"))
+    with Proxy(services.s3, cut_after=2 << 20, cuts=2) as proxy:
+        taken = store_for(services, "release", proxy.address).take(place, tmp_path / "parts")
+        assert len([r for r in proxy.requests if r.startswith(b"GET") and b"range: bytes=" in r.lower()]) == 2
+    assert taken.read_bytes() == (tmp_path / "file").read_bytes() and taken.name == file_sha256(taken)
+    taken.write_bytes(b"damaged")
+    assert store.take(place, tmp_path / "parts").read_bytes() == (tmp_path / "file").read_bytes()
+    (tmp_path / "file").write_bytes(b"another")
+    store._client.fput_object(RELEASES, place.prefix, str(tmp_path / "file"))
+    assert store.take(place, tmp_path / "parts").read_bytes() == b"another"
+    assert "at most 3 are read" in raised(lambda: store.take(place, tmp_path / "parts", limit=3))
+    assert "no such object" in raised(lambda: store.take(f"{place}s", tmp_path / "parts"))
+
+
 def test_objects_that_are_not_what_they_say(liar, tmp_path, quick):
     store = Store(liar.url, "key", SECRET)
     text = raised(lambda: store.get("s3://bucket/x", tmp_path / "x"))
@@ -407,6 +441,17 @@ def test_from_environment(environment, services):
     assert Store.from_environment().endpoint == "http://store.example"
     environment(CA="/nothing.pem")
     assert "MEDMARK_S3_CA" in raised(Store.from_environment)
+
+
+def test_a_second_identity(environment, services, tmp_path):
+    environment(CREDENTIALS=services.credentials["release"])
+    assert "MEDMARK_S3_EVIDENCE_ENDPOINT" in raised(lambda: Store.from_environment("evidence"))
+    assert Store.for_evidence()._secrets == store_for(services, "release")._secrets
+    environment(EVIDENCE_CREDENTIALS=services.credentials["evidence"])
+    assert Store.for_evidence()._secrets == store_for(services, "evidence")._secrets
+    assert Store.from_environment()._secrets == store_for(services, "release")._secrets
+    environment(EVIDENCE_CREDENTIALS=tmp_path / "nothing")
+    assert "MEDMARK_S3_EVIDENCE_CREDENTIALS" in raised(Store.for_evidence)
 
 
 def test_credentials_file(environment, services, tmp_path):
