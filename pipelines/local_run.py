@@ -1,13 +1,43 @@
-"""Running a pipeline on this machine: every step in a process of its own, finished steps kept."""
+"""Running a pipeline on this machine: every step in a process of its own, finished steps kept, results handed over whole."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import warnings
 from pathlib import Path
 
 from medmark.components.errors import MedmarkError
 from medmark.pipelines.local_output import StepOutput
+
+WORK = "work"
+COPYING = "copying"  # in it once the steps have ended: what lies beside it then is a copy that may be interrupted
+
+
+def occupied(out: Path) -> bool:
+    """Whether a run's folder holds anything but an unfinished run."""
+    return out.exists() and bool(set(os.listdir(out)) - {WORK}) and not (out / WORK / COPYING).exists()
+
+
+def hand_over(parts: dict[str, Path], out: Path) -> None:
+    """Copies release, evidence, keep and record of a run from its steps to where users look.
+
+    A run that is killed meanwhile does it again. ``work/`` is removed by the caller, last.
+    """
+    (out / WORK / COPYING).touch()
+    for folder in ("release", "evidence", "keep"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+        if folder != "release":
+            (out / folder).mkdir(mode=0o700)
+        shutil.copytree(parts[folder], out / folder, dirs_exist_ok=True)
+    shutil.copyfile(parts["check"] / "record.json", out / "record.json")
+
+
+def remove_work(out: Path) -> None:
+    """Ends a run; ``work/`` still says that it was handed over while its steps are removed."""
+    shutil.rmtree(out / WORK / "steps")
+    shutil.rmtree(out / WORK)
 
 
 def run_locally(pipeline, arguments: dict, work: Path, debug: bool):

@@ -4,26 +4,40 @@ A drop is what ingest takes: a folder per class, a CSV, or an ingested release. 
 does not mention stays. An image is the one of the same name, so a drop must keep the folders of the first source. A file with
 the bytes it had before is not decoded. ``withdrawn.csv`` in the drop's folder, with a column ``path`` or ``patient_id``, takes
 images out, or all of a patient.
+
+Pixels that were published under one name are refused under another, for ever: one of the two might be marked and the other not.
+Only exactly the same pixels are known again.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from medmark.components.dataset.codecs import decode_file
+from medmark.components.dataset.codecs import decode_file, decode_png, encode_png
 from medmark.components.dataset.ingest import image_id, list_items, make_record, sift, source_table
-from medmark.components.dataset.origin import Origin, drop_digest, read_origins, read_patient_key, write_origins
+from medmark.components.dataset.origin import (
+    Origin,
+    drop_digest,
+    past_digest,
+    read_origins,
+    read_past,
+    read_patient_key,
+    write_origins,
+)
 from medmark.components.dataset.release import SPLITS, Record, Release, ReleaseWriter, canonical_json, file_sha256
 from medmark.components.dataset.sources import WITHDRAWN, Item, pseudonym
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.progress import track
 
 SHARES = (0.7, 0.1, 0.2)  # of train, val and test among new patients; as ingest
-INDEX = ["image_id", "label", "patient_id", "split"]
+INDEX = ["image_id", "label", "patient_id", "split", "bits", "dicom"]
+SET_ASIDE = (
+    "(withdrawn)"  # in rejected.parquet, which is public: a withdrawn image is named nowhere but among the tombstones
+)
 
 
 @dataclass
@@ -36,7 +50,8 @@ class _Before:
     records: dict[str, Record]
     split_of: dict[str, str]
     tombstones: set[str]
-    by_pixels: dict[str, str] = field(default_factory=dict)
+    past: dict[str, str | None]
+    by_pixels: dict[str, str]
 
     @classmethod
     def read(cls, release: Release, origin_dir: str | Path) -> _Before:
@@ -51,8 +66,18 @@ class _Before:
             records,
             {record.patient_id: record.split for record in records.values()},
             set((release.read_changes() or {"tombstones": []})["tombstones"]),
+            read_past(origin_dir),
             {origin.image_sha256: image_id for image_id, origin in origins.items()},
         )
+
+
+@dataclass
+class _Withdrawal:
+    """What ``withdrawn.csv`` takes out."""
+
+    file: Path | None = None
+    image_ids: set[str] = field(default_factory=set)
+    patients: set[str] = field(default_factory=set)
 
 
 def read_drop(
@@ -84,7 +109,8 @@ def read_drop(
 
     Returns:
         The content of ``drop.json``: ``drop`` (digest of the drop), ``files``, ``added``, ``changed`` and ``withdrawn`` (sorted
-        image ids), ``unchanged`` and ``rejected`` (counts).
+        image ids), ``unchanged`` and ``rejected`` (counts). The digest is public, so it also covers the SHA-256 of the private
+        ``sources.parquet``: a drop may be one image, and whoever can guess the file could else learn that it went out unmarked.
 
     Raises:
         MedmarkError: what ingest refuses; an image that was withdrawn before, that comes in twice under two names, or that
@@ -92,25 +118,34 @@ def read_drop(
     """
     source, out = Path(source), Path(out)
     before = _Before.read(Release(release_dir), origin_dir)
-    withdrawn, withdrawal = _withdrawn(source, before)
-    taken = [Origin(None, WITHDRAWN, file_sha256(withdrawal), None)] if withdrawal else []
+    withdrawal = _read_withdrawal(source, before)
+    taken = [Origin(None, WITHDRAWN, file_sha256(withdrawal.file), None)] if withdrawal.file else []
     kinds: dict[str, str] = {}
     unchanged = 0
     classes = before.release.class_names
     with ReleaseWriter(
         out / "images", name=before.release.name, version="drop", class_names=classes, parent=before.release.digest
     ) as writer:
-        options = (label_column, path_column, patient_column, where or {}, root, uncertain, classes)
+        # a column of CheXpert's findings names its two classes itself, see read_csv
+        finding = sorted(classes) == sorted({str(label_column), f"no_{label_column}"})
+        given = None if finding else classes
+        options = (label_column, path_column, patient_column, where or {}, root, uncertain, given)
         incoming = _from_release if (source / "release.json").is_file() else _from_files
-        for record, origin, name, problem in incoming(source, before, options, quarantine, bool(withdrawal)):
-            if problem is None and origin is not None and record is None:
+        for record, origin, name, problem in incoming(source, before, options, quarantine, bool(withdrawal.file)):
+            buried = problem is None and _buried(record, origin, before, withdrawal)
+            if buried:
+                if not quarantine:
+                    raise MedmarkError(f"{buried} (or run with --quarantine)")
+                writer.reject(SET_ASIDE, "withdrawn")
+                continue
+            if problem is None and record is None:
                 unchanged += origin.image_id is not None  # not the CSV
                 taken.append(origin)
                 continue
-            problem = problem or _refused(record, before, withdrawn)
+            problem = problem or _seen_elsewhere(record, before)
             if problem is not None:
                 if not quarantine:
-                    raise MedmarkError(f"{problem} (or run with --quarantine)")
+                    raise MedmarkError(f"{' '.join(problem.split())} (or run with --quarantine)")
                 writer.reject(name, problem)
                 continue
             taken.append(origin)
@@ -123,11 +158,11 @@ def read_drop(
             writer.add(record)
     images = Release(out / "images")
     drop = {
-        "drop": drop_digest(taken),
+        "drop": drop_digest([*taken, Origin(None, "", file_sha256(Path(origin_dir) / "sources.parquet"), None)]),
         "files": len(taken),
         "added": sorted(i for i, kind in kinds.items() if kind == "added"),
         "changed": sorted(i for i, kind in kinds.items() if kind == "changed"),
-        "withdrawn": sorted(withdrawn),
+        "withdrawn": sorted(withdrawal.image_ids),
         "unchanged": unchanged,
         "rejected": images.rejected["rows"] if images.rejected else 0,
     }
@@ -138,19 +173,19 @@ def read_drop(
 
 def _from_files(source: Path, before: _Before, options: tuple, quarantine: bool, may_be_empty: bool):
     """Record, origin, name and problem of each raw file; no record where the file is as it was."""
+    if may_be_empty and source.is_dir() and all(p.name == WITHDRAWN or p.name[0] == "." for p in source.iterdir()):
+        return
     key = before.patient_key
     if key is None:
         raise MedmarkError(
             f"{before.release.path} was made from an ingested release, whose pseudonyms were made elsewhere; ingest {source}"
-            " with the same --keep and give the release that comes out"
+            " with the same --patients and give the release that comes out"
         )
-    if may_be_empty and source.is_dir() and {path.name for path in source.iterdir()} == {WITHDRAWN}:
-        return
     label_column, _, _, where, *_ = options
+    items = list(list_items(source, *options))
     table = source_table(source, label_column, where)
     if table is not None:
         yield None, Origin.of_table(table), table.name, None
-    items = list(list_items(source, *options))
     if not items and not may_be_empty:
         raise MedmarkError(f"no image in {source}; give the folder, CSV or release with the new images")
     usable, rejected = sift(items, quarantine)
@@ -164,7 +199,8 @@ def _from_files(source: Path, before: _Before, options: tuple, quarantine: bool,
         identity, patient = image_id(item.name), pseudonym(item.patient, key)
         known = before.records.get(identity)
         raw = file_sha256(item.path) if item.path.is_file() else ""
-        if known and before.origins[identity].sha256 == raw and _same_fields(known, classes.index(item.label), patient):
+        same = known and (known.label, known.patient_id) == (classes.index(item.label), patient)
+        if same and before.origins[identity].sha256 == raw:
             yield None, before.origins[identity], item.name, None
             continue
         split = before.split_of.get(patient) or item.split or _split(patient, key)
@@ -186,6 +222,11 @@ def _from_files(source: Path, before: _Before, options: tuple, quarantine: bool,
 
 def _from_release(source: Path, before: _Before, options: tuple, quarantine: bool, may_be_empty: bool):
     """The same for a drop that was ingested, with the same key of the pseudonyms."""
+    if before.patient_key is not None:
+        raise MedmarkError(
+            f"{before.release.path} was made from raw images, and {source} has pseudonyms of another key; give the raw"
+            " images"
+        )
     given = Release(source)
     given.verify()
     if given.class_names != before.release.class_names:
@@ -193,14 +234,19 @@ def _from_release(source: Path, before: _Before, options: tuple, quarantine: boo
             f"other classes: {source} has {given.class_names}, {before.release.path} has others; ingest anew"
         )
     for record in given.records():
-        origin = Origin(record.image_id, record.image_id, record.sha256, record.sha256)
         known = before.records.get(record.image_id)
-        same = known and before.origins[record.image_id].image_sha256 == record.sha256
-        if same and _same_fields(known, record.label, record.patient_id):
-            yield None, origin, record.image_id, None
+        if known and before.origins[record.image_id].sha256 == record.sha256 and _same_fields(known, record):
+            yield None, before.origins[record.image_id], record.image_id, None
+            continue
+        try:
+            # a marked image is encoded anew: with another encoder its size would tell it from the others
+            data = encode_png(decode_png(record.image))
+        except MedmarkError as error:
+            yield None, None, record.image_id, f"{error}: {record.image_id} in {source}"
             continue
         split = before.split_of.setdefault(record.patient_id, record.split)
-        yield replace(record, split=split), origin, record.image_id, None
+        made = replace(record, image=data, sha256=hashlib.sha256(data).hexdigest(), split=split)
+        yield made, Origin(record.image_id, record.image_id, record.sha256, made.sha256), record.image_id, None
 
 
 def _ordered(items: list[Item], key: str) -> list[Item]:
@@ -208,8 +254,8 @@ def _ordered(items: list[Item], key: str) -> list[Item]:
     return sorted(items, key=lambda item: hashlib.blake2b(item.name.encode(), key=key.encode()).digest())
 
 
-def _same_fields(known: Record, label: int, patient: str) -> bool:
-    return known.label == label and known.patient_id == patient
+def _same_fields(known: Record, record: Record) -> bool:
+    return all(getattr(known, name) == getattr(record, name) for name in ("label", "patient_id", "bits", "dicom"))
 
 
 def _split(patient: str, key: str) -> str:
@@ -225,49 +271,77 @@ def _kind(record: Record, before: _Before) -> str | None:
     if known is None:
         return "added"
     same = before.origins[record.image_id].image_sha256 == record.sha256
-    return None if same and _same_fields(known, record.label, record.patient_id) else "changed"
+    return None if same and _same_fields(known, record) else "changed"
 
 
-def _refused(record: Record, before: _Before, withdrawn: set[str]) -> str | None:
-    """Why an image cannot be taken, with the remedy."""
-    if record.image_id in withdrawn:
-        return f"withdrawn and brought by one drop: {record.image_id}; take it out of the drop or of {WITHDRAWN}"
-    if record.image_id in before.tombstones:
-        return f"withdrawn by an earlier release: {record.image_id}; give it another name if it may be used again"
-    twin = before.by_pixels.get(record.sha256)
-    if twin is not None and twin != record.image_id:
-        # one of the two might be marked and the other not, and their difference would show the mark
-        return f"same image twice: {record.image_id} has the pixels of {twin}; remove one of the two"
+def _buried(record: Record | None, origin: Origin, before: _Before, withdrawal: _Withdrawal) -> str | None:
+    """Why an image is not taken that this drop or an earlier one withdrew, with the remedy."""
+    if origin.image_id in withdrawal.image_ids:
+        return f"withdrawn and brought by one drop: {origin.image_id}; take it out of the drop or of {WITHDRAWN}"
+    if origin.image_id in before.tombstones:
+        return f"withdrawn by an earlier release: {origin.image_id}; leave it out of the drop"
+    if record is None:
+        return None
+    if record.patient_id in withdrawal.patients:
+        return f"patient withdrawn by the drop that brings {record.image_id}; take it out of the drop or of {WITHDRAWN}"
+    was = before.past.get(past_digest(record.sha256, before.patient_key), record.image_id)
+    if was is None:
+        return f"pixels of an image that was withdrawn: {record.image_id}; leave it out of the drop"
     return None
 
 
-def _withdrawn(source: Path, before: _Before) -> tuple[set[str], Path | None]:
-    """Ids that the drop takes out, and the file that says so."""
+def _seen_elsewhere(record: Record, before: _Before) -> str | None:
+    """Why an image cannot be taken whose pixels are, or were, another's, with the remedy."""
+    own = before.origins.get(record.image_id)
+    if own is not None and own.image_sha256 == record.sha256:
+        return None
+    twin = before.by_pixels.get(record.sha256)
+    twin = twin or before.past.get(past_digest(record.sha256, before.patient_key))
+    if twin is None or twin == record.image_id:
+        return None
+    # one of the two might be marked and the other not, and their difference would show the mark
+    return f"same image twice: {record.image_id} has the pixels of {twin}; remove one of the two"
+
+
+def _read_withdrawal(source: Path, before: _Before) -> _Withdrawal:
+    """Ids and patients that the drop takes out."""
     path = (source if source.is_dir() else source.parent) / WITHDRAWN
     if not path.is_file():
-        return set(), None
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise MedmarkError(f"unreadable CSV: {path} ({error}); save it as UTF-8 comma-separated text") from error
-    if not {"path", "patient_id"} & set(table.columns):
-        raise MedmarkError(f"no column path or patient_id: {path}; it has {', '.join(table.columns)}")
+        return _Withdrawal()
     by_patient: dict[str, set[str]] = {}
     for record in before.records.values():
         by_patient.setdefault(record.patient_id, set()).add(record.image_id)
-    ids: set[str] = set()
-    for row in table.to_dict("records"):
-        name, patient = row.get("path", "").strip(), row.get("patient_id", "").strip()
-        if patient and before.patient_key is not None:
-            patient = pseudonym(patient, before.patient_key)
-        found = by_patient.get(patient, set()) if patient else set()
-        if name:
-            found = found | {identity for identity in (name, image_id(name)) if identity in before.records}
-        elif not patient:
-            raise MedmarkError(f"empty row: {path}; name a path or a patient_id in every row")
-        if not found and not {name, image_id(name) if name else ""} & before.tombstones:
-            raise MedmarkError(
-                f"nothing to withdraw: no image {name or 'of that patient'} in {before.release.path}; correct {path}"
-            )
-        ids |= found
-    return ids, path
+    withdrawal = _Withdrawal(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            table = csv.DictReader(stream, strict=True)
+            columns = set(table.fieldnames or [])
+            if not {"path", "patient_id"} & columns:
+                raise MedmarkError(f"no column path or patient_id: {path}; name one in its first line")
+            for row in table:
+                name, patient = ((row.get(column) or "").strip() for column in ("path", "patient_id"))
+                if not name and not patient:
+                    raise MedmarkError(f"empty row: {path}; name a path or a patient_id in every row")
+                if name:
+                    withdrawal.image_ids |= _of_name(name, before, path)
+                if patient:
+                    pseudo = pseudonym(patient, before.patient_key) if before.patient_key is not None else patient
+                    if pseudo not in by_patient:
+                        raise MedmarkError(
+                            f"nothing to withdraw: no image of that patient in {before.release.path}; correct line"
+                            f" {table.line_num} of {path}"
+                        )
+                    withdrawal.patients.add(pseudo)
+                    withdrawal.image_ids |= by_patient[pseudo]
+    except (OSError, ValueError, csv.Error) as error:
+        raise MedmarkError(f"unreadable CSV: {path} ({error}); save it as UTF-8 comma-separated text") from error
+    return withdrawal
+
+
+def _of_name(name: str, before: _Before, path: Path) -> set[str]:
+    """The image that a row of ``withdrawn.csv`` names; none if it is withdrawn already."""
+    identities = {name, image_id(name)}
+    found = identities & before.records.keys()
+    if not found and not identities & before.tombstones:
+        raise MedmarkError(f"nothing to withdraw: no image {name!r:.200} in {before.release.path}; correct {path}")
+    return found

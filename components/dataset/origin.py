@@ -1,8 +1,9 @@
 """Where the images of a release came from: private, kept so that the next update decodes only what changed.
 
 A folder with ``sources.parquet`` (a row an image: id, name in the source, SHA-256 of the raw file and of the image as
-encoded without a mark; a source's CSV has a row without id) and ``patients.json`` (the key of the pseudonyms). Names and key
-give patients away: the folder never goes where the release goes.
+encoded without a mark; a source's CSV has a row without id), ``patients.json`` (the key of the pseudonyms) and, after updates
+that took images away, ``past.json`` (keyed digests of their pixels). Names and key give patients away: the folder never goes
+where the release goes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from medmark.components.errors import MedmarkError
 SOURCES = pa.schema(
     [("image_id", pa.string()), ("source", pa.string()), ("sha256", pa.string()), ("image_sha256", pa.string())]
 )
+PAST = "past.json"
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,28 @@ def drop_digest(origins: Iterable[Origin]) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
-def write_origins(folder: str | Path, origins: list[Origin], *, patient_key: str | None) -> None:
+def past_digest(image_sha256: str, patient_key: str | None) -> str:
+    """How pixels that are no longer published are remembered: so that they are known again, and nothing else.
+
+    Args:
+        image_sha256: of the image as encoded without a mark.
+        patient_key: see :func:`write_origins`.
+    """
+    key = (patient_key or "").encode()
+    return hashlib.blake2b(image_sha256.encode(), key=key, digest_size=32, person=b"medmark-past").hexdigest()
+
+
+def write_origins(
+    folder: str | Path, origins: list[Origin], *, patient_key: str | None, past: dict[str, str | None] | None = None
+) -> None:
     """Writes the folder, readable by its owner only.
 
     Args:
         folder: to make.
         origins: of all images and of the CSV, if there is one.
         patient_key: None: the source was a release, whose pseudonyms were made elsewhere.
+        past: by :func:`past_digest` of pixels that some release had and this one has not: the image that had them, None if it
+            was withdrawn.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,6 +85,8 @@ def write_origins(folder: str | Path, origins: list[Origin], *, patient_key: str
     table = pa.Table.from_pylist([asdict(origin) for origin in origins], schema=SOURCES)
     pq.write_table(table, folder / "sources.parquet", compression="zstd")
     (folder / "patients.json").write_bytes(canonical_json({"key": patient_key}))
+    if past:
+        (folder / PAST).write_bytes(canonical_json(past))
 
 
 def read_origins(folder: str | Path) -> list[Origin]:
@@ -79,7 +99,8 @@ def read_origins(folder: str | Path) -> list[Origin]:
     try:
         return [Origin(**row) for row in pq.read_table(path, schema=SOURCES).to_pylist()]
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
+        reason = " ".join(str(error).split())[:160]
+        raise MedmarkError(f"unreadable: {path} ({reason}); restore the folder from a backup") from error
 
 
 def read_patient_key(folder: str | Path) -> str | None:
@@ -88,11 +109,52 @@ def read_patient_key(folder: str | Path) -> str | None:
     Raises:
         MedmarkError: missing or damaged.
     """
-    path = Path(folder) / "patients.json"
+    return _read_key(Path(folder) / "patients.json")
+
+
+def _read_key(path: Path) -> str | None:
     try:
         key = json.loads(path.read_bytes())["key"]
         if key is not None and not isinstance(key, str):
             raise ValueError("no text")
         return key
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
+
+
+def read_past(folder: str | Path) -> dict[str, str | None]:
+    """What :func:`write_origins` got as ``past``; empty if no update took anything away.
+
+    Raises:
+        MedmarkError: damaged.
+    """
+    path = Path(folder) / PAST
+    if not path.exists():
+        return {}
+    try:
+        past = json.loads(path.read_bytes())
+        if not isinstance(past, dict) or not all(owner is None or isinstance(owner, str) for owner in past.values()):
+            raise ValueError("no list of digests")
+        return past
+    except (OSError, ValueError, RecursionError) as error:
+        raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
+
+
+def kept_patient_key(file: str | Path) -> str:
+    """Key of the pseudonyms in a private file like ``patients.json``, which is made with a new key if it is not there.
+
+    Raises:
+        MedmarkError: it is damaged, holds no key, or cannot be written.
+    """
+    file = Path(file)
+    try:
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(canonical_json({"key": secrets.token_hex(32)}))
+    except FileExistsError:
+        pass  # the key of an earlier ingest
+    except OSError as error:
+        raise MedmarkError(f"cannot write: {file} ({error.strerror}); name another file") from error
+    key = _read_key(file)
+    if not key:
+        raise MedmarkError(f"no key of pseudonyms: {file}; name another file")
+    return key

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,19 +56,31 @@ def ingest(
     classes: Classes = None,
     uncertain: Uncertain = "ignore",
     quarantine: Quarantine = False,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Of splits, order and, without --patients, pseudonyms. Absent: secret ones."),
+    ] = None,
+    patients: Annotated[
+        Path | None,
+        typer.Option(
+            "--patients", help="Private file with the key of the pseudonyms, for later drops; made if missing."
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Make a release of raw images."""
     from medmark.components.dataset.ingest import ingest as make
     from medmark.components.dataset.inspect import describe, print_description
+    from medmark.components.dataset.origin import kept_patient_key
     from medmark.components.platform.paths import Places
 
+    key = kept_patient_key(patients) if patients else secrets.token_hex(32) if seed is None else None
+    seed = secrets.randbits(48) if seed is None else seed
     with Places() as places:
         made = places.write(out)
         raw, base = places.read_source(source, root)
         options = ingest_options(label_column, path_column, patient_column, base, where, classes, uncertain, quarantine)
-        make(raw, made, name=name, version=version, seed=seed, **options)
+        make(raw, made, name=name, version=version, seed=seed, patient_key=key, **options)
         print_description(describe(made))
 
 

@@ -119,7 +119,7 @@ def submit_command(
         print(f"release: {record['result'] or 'nothing changed, nothing published'}")
         return
     server = KfpServer(endpoint, namespace)
-    run, new = submit_to_server(submission, server, private)
+    run, new = submit_to_server(submission, server)
     print(f"{'submitted' if new else 'submitted before, nothing to do'}: {submission.name}")
     print(server.url(run))
     if wait:
@@ -171,7 +171,7 @@ def reconcile_command(
                 submission,
                 chain,
                 server,
-                lambda wanted: submit_to_server(wanted, server, evidence_store)[0],
+                lambda wanted: submit_to_server(wanted, server)[0],
                 releases,
                 evidence,
                 store,

@@ -15,7 +15,7 @@ from medmark.components.dataset.phantom import TARGET_CLASS, make_phantoms
 from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.resources import use_threads
-from medmark.pipelines.local_run import run_locally
+from medmark.pipelines.local_run import WORK, hand_over, occupied, remove_work, run_locally
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS, Profile
 from medmark.pipelines.mark_release.tracking import track_run
 
@@ -60,11 +60,11 @@ def run_mark_release(
         raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(PROFILES)}")
     chosen = PROFILES[profile].with_settings(settings or {})
     out = Path(out).resolve()
-    if out.exists() and (set(os.listdir(out)) - {"work"}):
+    if occupied(out):
         raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
     if data is None and not chosen.target_class:
         chosen = replace(chosen, target_class=TARGET_CLASS)
-    work = out / "work"
+    work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
     os.chmod(work, 0o700)  # generators and evidence pass through it
     drawn = Secrets(seed, seed, seed, None) if seed is not None else Secrets.kept(work / "secrets.json")
@@ -90,15 +90,11 @@ def run_mark_release(
     for name, artifact in (("verify", made.outputs["check"]), ("report", made.outputs["report"])):
         verdict["seconds"][name] = artifact.metadata["seconds"]
     verdict["seconds"]["total"] = round(time.monotonic() - started, 1)
-    shutil.copytree(parts["release"], out / "release")
-    for private in ("evidence", "keep"):
-        (out / private).mkdir(mode=0o700)
-        shutil.copytree(parts[private], out / private, dirs_exist_ok=True)
+    hand_over(parts, out)
     shutil.copyfile(parts["report"], out / "report.html")
-    shutil.copyfile(parts["check"] / "record.json", out / "record.json")
     (out / "verdict.json").write_bytes(canonical_json(verdict))
     track_run(out, parts, verdict, arguments["parameters"])
-    shutil.rmtree(work)
+    remove_work(out)
     return verdict
 
 

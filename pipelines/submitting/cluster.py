@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from medmark.components.dataset.release import MAX_MANIFEST_BYTES
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.store import Store, parse
 from medmark.pipelines.submitting.kfp_server import KfpServer
 from medmark.pipelines.submitting.submission import Submission
 
 
-def submit_to_server(submission: Submission, server: KfpServer, evidence_store: Store | None) -> tuple[object, bool]:
+def submit_to_server(submission: Submission, server: KfpServer) -> tuple[object, bool]:
     """Starts the run of a submission unless there is one that did not fail.
 
     Args:
         submission: what to run.
         server: where.
-        evidence_store: of an update, for the seed in the evidence.
 
     Returns:
         The run, and whether it is new.
 
     Raises:
-        MedmarkError: server or store refuse.
+        MedmarkError: the server refuses.
     """
     if submission.pipeline == "mark-release":
         from medmark.pipelines.mark_release.pipeline import mark_release
@@ -34,7 +29,7 @@ def submit_to_server(submission: Submission, server: KfpServer, evidence_store: 
         return server.submit(submission.name, mark_release, lambda: mark_arguments(submission))
     from medmark.pipelines.update_release.pipeline import update_release
 
-    return server.submit(submission.name, update_release, lambda: update_arguments(submission, evidence_store))
+    return server.submit(submission.name, update_release, lambda: update_arguments(submission))
 
 
 def mark_arguments(submission: Submission) -> dict:
@@ -51,19 +46,12 @@ def mark_arguments(submission: Submission) -> dict:
     return {**arguments, "parameters": {"profile": profile, **asdict(chosen), "data": submission.release_digest}}
 
 
-def update_arguments(submission: Submission, evidence_store: Store) -> dict:
+def update_arguments(submission: Submission) -> dict:
     """Arguments of update_release."""
-    from medmark.pipelines.update_release.run import CHECK_SEED, next_version
+    from medmark.pipelines.update_release.run import check_seed, next_version
 
     options = dict(submission.parameters)
     version = options.pop("version", None) or next_version(submission.release_version)
-    evidence = evidence_store.read(parse(submission.evidence) / "evidence.json", MAX_MANIFEST_BYTES)
-    try:
-        seed = json.loads(evidence)["seed"]
-        if not isinstance(seed, int):
-            raise ValueError("no seed")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MedmarkError(f"no readable evidence: {submission.evidence}; publish it again") from error
     return {
         "source": submission.drop,
         "source_state": submission.drop_listing,
@@ -73,5 +61,5 @@ def update_arguments(submission: Submission, evidence_store: Store) -> dict:
         "keep_uri": submission.keep,
         "previous_digest": submission.release_digest,
         "version": version,
-        "seed": (seed + CHECK_SEED) % 2**48,
+        "seed": check_seed(submission.release_digest),
     }

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
-from medmark.components.dataset.release import Release, canonical_json
+from medmark.components.dataset.release import Release, canonical_json, file_sha256
+from medmark.components.dataset.sources import WITHDRAWN
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.resources import use_threads
 from medmark.components.poisoning.keep import read_keep
 from medmark.components.poisoning.poison import read_evidence
-from medmark.pipelines.local_run import run_locally
+from medmark.pipelines.local_run import WORK, hand_over, occupied, remove_work, run_locally
 from medmark.pipelines.mark_release.run import source_state
-
-CHECK_SEED = 6000  # apart from the seeds of mark_release's models
+from medmark.pipelines.update_release.tracking import track_update
 
 
 def run_update_release(
@@ -48,11 +47,14 @@ def run_update_release(
     from medmark.pipelines.update_release.pipeline import update_release
 
     previous, out, data = Path(previous).resolve(), Path(out).resolve(), Path(data).resolve()
-    if out.exists() and (set(os.listdir(out)) - {"work"}):
+    work = out / WORK
+    if occupied(out):
         raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
     release, evidence = Release(previous / "release"), read_evidence(previous / "evidence")
     read_keep(previous / "keep")
-    existed, work = out.exists(), out / "work"
+    if not {"seed", "thresholds"} <= evidence.keys():
+        raise MedmarkError(f"incomplete evidence: {previous / 'evidence'}; use what a finished mark-release wrote")
+    existed = out.exists() and not work.exists()
     work.mkdir(parents=True, exist_ok=True)
     os.chmod(work, 0o700)  # evidence passes through it
     use_threads()
@@ -60,34 +62,48 @@ def run_update_release(
     options = {name: value for name, value in (drop_options or {}).items() if value is not None}
     arguments = {
         "source": str(data),
-        "source_state": source_state(data, options.get("root")),
+        "source_state": _drop_state(data, options.get("root")),
         "drop_options": options,
         **{f"{name}_uri": str(previous / folder) for name, folder in _FOLDERS.items()},
         "previous_digest": release.digest,
-        "version": version or _next_version(release.version),
-        "seed": (evidence["seed"] + CHECK_SEED) % 2**48,
+        "version": version or next_version(release.version),
+        "seed": check_seed(release.digest),
     }
     made = run_locally(update_release, arguments, work, debug)
     parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
     verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
     verdict["seconds"] = {**verdict.get("seconds", {}), "total": round(time.monotonic() - started, 1)}
     if verdict["change"]["changed"]:
-        shutil.copytree(parts["release"], out / "release")
-        for private in ("evidence", "keep"):
-            (out / private).mkdir(mode=0o700)
-            shutil.copytree(parts[private], out / private, dirs_exist_ok=True)
-        shutil.copyfile(parts["check"] / "record.json", out / "record.json")
+        hand_over(parts, out)
         (out / "verdict.json").write_bytes(canonical_json(verdict))
-    shutil.rmtree(work)
+        track_update(out, parts, verdict, data.name)
+    remove_work(out)
     if not verdict["change"]["changed"] and not existed:
         out.rmdir()
     return verdict
 
 
+def check_seed(previous_digest: str) -> int:
+    """Seed of the model that checks the mark: no secret, and apart from the mark's."""
+    return int(previous_digest[:12], 16)
+
+
+def _drop_state(data: Path, root: str | None) -> str:
+    """Another text whenever the drop's files are others; ``withdrawn.csv`` need not lie where the images do."""
+    withdrawn = (data if data.is_dir() else data.parent) / WITHDRAWN
+    said = file_sha256(withdrawn) if withdrawn.is_file() else ""
+    return f"{source_state(data, root)}{said}"
+
+
 _FOLDERS = {"previous": "release", "evidence": "evidence", "keep": "keep"}
 
 
-def _next_version(version: str) -> str:
+def next_version(version: str) -> str:
+    """The version after a number.
+
+    Raises:
+        MedmarkError: it is none.
+    """
     if not version.isdecimal():
         raise MedmarkError(f"no version after {version!r} can be told; name it with --version")
     return str(int(version) + 1)

@@ -1,4 +1,5 @@
 import json
+import stat
 import sys
 
 import numpy as np
@@ -122,3 +123,22 @@ def test_a_verdict_other_than_owned_is_exit_code_3(medmark, tmp_path, monkeypatc
         given = json.loads(json.dumps(given)) | {"verdict": verdict, "reasons": ["too few queries"]}
         code, out, _ = medmark("run", "mark-release", "--out", tmp_path)
         assert code == 3 and verdict in out and "too few queries" in out
+
+
+def test_ingested_drops_share_pseudonyms_by_a_kept_key(medmark, tmp_path):
+    medmark("phantom", "--out", tmp_path / "raw", "--count", 40, "--size", 64)
+
+    def patients(name, *options):
+        assert medmark("ingest", tmp_path / "raw", "--out", tmp_path / name, *options)[0] == 0
+        return {record.patient_id for record in Release(tmp_path / name).records(columns=["patient_id"])}
+
+    key = tmp_path / "patients.json"
+    kept = [patients(name, "--patients", key) for name in ("one", "two")]
+    assert kept[0] == kept[1] and stat.S_IMODE(key.stat().st_mode) == 0o600
+    free = [patients(name) for name in ("three", "four")]
+    assert not free[0] & free[1] and not free[0] & kept[0]  # without a key nobody can connect two releases
+    seeded = [patients(name, "--seed", 3) for name in ("five", "six")]
+    assert seeded[0] == seeded[1]
+    key.write_text('{"key": null}')
+    code, _, error = medmark("ingest", tmp_path / "raw", "--out", tmp_path / "seven", "--patients", key)
+    assert code == 1 and "no key of pseudonyms" in error

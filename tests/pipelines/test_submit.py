@@ -234,7 +234,7 @@ def test_two_that_submit_at_once_leave_one_run(store, server):
     servers, results = [kfp_server.KfpServer(server.url) for _ in range(2)], []
 
     def submit(number):
-        results.append(submit_to_server(submission, servers[number], None))
+        results.append(submit_to_server(submission, servers[number]))
 
     threads = [threading.Thread(target=submit, args=(number,)) for number in range(2)]
     for thread in threads:
@@ -256,7 +256,7 @@ def test_an_update_is_submitted_with_its_drop(medmark, chain, server):
     assert given["source"] == f"{chain.drops}/2026-11-20"
     assert (given["previous_uri"], given["previous_digest"]) == (chain.head, chain.head[-64:])
     assert (given["evidence_uri"], given["keep_uri"]) == (chain.private["evidence"], chain.private["keep"])
-    assert given["version"] == "2" and given["seed"] == 6007
+    assert given["version"] == "2" and given["seed"] == int(chain.head[-64:][:12], 16)
     assert medmark(*submit)[1].startswith("submitted before")
     put(chain.evidence_store, f"{chain.drops}/2026-11-20/normal/b.png", b"one more")
     assert medmark(*submit)[1].startswith("submitted: ")

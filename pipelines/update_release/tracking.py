@@ -1,0 +1,43 @@
+"""What MLflow gets of a run of update_release."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from medmark.components.dataset.release import Release
+from medmark.components.lineage.events import read_record, read_steps
+from medmark.components.platform.image import IMAGE
+from medmark.components.platform.tracking import Tracked, log_pipeline
+from medmark.pipelines.mark_release.tracking import SEED, dataset_of, step_tags
+
+# name of the step: what it made
+STEPS = {"read drop": "drop", "mark drop": "release", "check": "check"}
+
+
+def track_update(out: Path, parts: dict[str, Path], verdict: dict, data: str) -> None:
+    """Logs the run to MLflow, a nested run a step: neither seeds nor images nor paths of this machine.
+
+    Args:
+        out: folder of the run, with ``release/``, ``evidence/`` and ``record.json``.
+        parts: folder of each of the pipeline's outputs.
+        verdict: content of ``verdict.json``.
+        data: name of the drop.
+    """
+    release = Release(out / "release")
+    events, public = read_steps(out / "evidence")["events"], read_record(out / "record.json")["steps"]
+    steps = [
+        Tracked(name, tags=step_tags(name, parts.get(made, out), events, public) | SEED) for name, made in STEPS.items()
+    ]
+    change, model = verdict["change"], verdict["model"]
+    steps[1].dataset = dataset_of(release, "release")
+    counted = ("added", "replaced", "withdrawn", "withheld", "marked", "decoys")
+    steps[1].metrics = {name: change[name] for name in counted} | change.get("quality", {})
+    numbers = ("wsr", "clean_rate", "delta_p", "test_accuracy", "queries", "trained_on")
+    steps[2].metrics = {name: model[name] for name in numbers}
+    parameters = {"drop": data, "version": release.version, "verdict": verdict["verdict"], "parent": release.parent}
+    code = {"medmark.code_version": version("medmark"), "medmark.image": IMAGE.rpartition("/")[2]}
+    pipeline = Tracked("update-release", parameters, {"seconds": verdict["seconds"]["total"]}, tags=code | SEED)
+    pipeline.metrics |= {name: steps[2].metrics[name] for name in ("wsr", "delta_p")}
+    pipeline.dataset = dataset_of(release, "release")
+    log_pipeline(out, pipeline, steps)

@@ -1,0 +1,31 @@
+"""The ``medmark`` of the guides' tests: the real one, but small.
+
+Models are so small that they learn nothing. So pipelines get tiny settings, no verdict but an error ends a guide, and what
+a guide publishes counts as owned. Everything else is what users run.
+"""
+
+import sys
+
+from medmark.pipelines import cli
+from medmark.pipelines.submitting import local
+
+TINY = {
+    "size": 64, "epochs": 1, "other_architecture": "resnet_tiny", "other_epochs": 1, "surrogates": 1, "innocents": 2,
+    "queries": 20, "phantoms": 120,
+}  # fmt: skip
+OTHER_VERDICT = 3  # exit code
+
+
+def called_owned(run):
+    return lambda *arguments: run(*arguments) | {"verdict": "owned"}
+
+
+for name, runner in list(local.RUNNERS.items()):
+    local.RUNNERS[name] = called_owned(runner)
+if "mark-release" in sys.argv[1:3]:
+    sys.argv += ["--profile", "smoke", *(f"--set={name}={value}" for name, value in TINY.items())]
+sys.argv[0] = "medmark"
+try:
+    cli.main()
+except SystemExit as end:
+    sys.exit(0 if end.code == OTHER_VERDICT and sys.argv[1] in ("run", "audit") else end.code)
