@@ -30,9 +30,9 @@ def ingest_component(
     from medmark.components.platform.parameters import whole
     from medmark.components.platform.paths import Places
 
-    with step(
-        "ingest", inputs={}, outputs={"clean": release, "origins": origins}, parameters=whole(options)
-    ) as running:
+    # the events become part of the evidence, and an auditor needs no key of the pseudonyms
+    parameters = {name: value for name, value in whole(options).items() if name != "patient_key"}
+    with step("ingest", inputs={}, outputs={"clean": release, "origins": origins}, parameters=parameters) as running:
         with Places() as places:
             read = places.read(source, raw=True, private=True)
             digest = ingest(read, release.path, private=origins.path, **whole(options)).digest

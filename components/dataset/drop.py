@@ -285,7 +285,7 @@ def _buried(record: Record | None, origin: Origin, before: _Before, withdrawal: 
     if record.patient_id in withdrawal.patients:
         return f"patient withdrawn by the drop that brings {record.image_id}; take it out of the drop or of {WITHDRAWN}"
     was = before.past.get(past_digest(record.sha256, before.patient_key), record.image_id)
-    if was is None:
+    if was is None or before.by_pixels.get(record.sha256) in withdrawal.image_ids:
         return f"pixels of an image that was withdrawn: {record.image_id}; leave it out of the drop"
     return None
 

@@ -49,7 +49,7 @@ class _Link:
     objects: list[dict] = field(default_factory=list)
 
     @cached_property
-    def images(self) -> dict[str, tuple[str, int]]:
+    def images(self) -> dict[str, tuple]:
         """Digest and label of every image."""
         return _index(self.release)
 
@@ -408,8 +408,13 @@ def _recompute(child: _Link, parent: _Link) -> str:
     return "what was added, changed and withdrawn is as it says"
 
 
-def _index(release: Release) -> dict[str, tuple[str, int]]:
-    return {r.image_id: (r.sha256, r.label) for r in release.records(columns=["image_id", "sha256", "label"])}
+def _index(release: Release) -> dict[str, tuple]:
+    """What an update may change of an image, the digest of its bytes first."""
+    columns = ["image_id", "sha256", "label", "patient_id", "split", "bits", "dicom"]
+    return {
+        r.image_id: (r.sha256, r.label, r.patient_id, r.split, r.bits, r.dicom)
+        for r in release.records(columns=columns)
+    }
 
 
 def _check_raw(links: list[_Link], raw: Path, sources: Path) -> list[Origin] | None:
@@ -469,7 +474,7 @@ def _check_clean(first: _Link, clean: Path, origins: list[Origin] | None) -> Non
         release.verify()
         if origins is not None:
             stated = {one.image_id: one.image_sha256 for one in origins if one.image_id is not None}
-            if stated != {one: digest for one, (digest, _) in _index(release).items()}:
+            if stated != {one: digest for one, (digest, *_) in _index(release).items()}:
                 raise MedmarkError(
                     f"clean release is not of the raw drop's table: {clean}; give the keep of its own run"
                 )

@@ -1,6 +1,6 @@
 """What the owner keeps for the next update, apart from the evidence: an auditor needs nothing of it.
 
-``keep.json`` names the SHA-256 of every other file: ``sources.parquet`` and ``patients.json`` (see
+``keep.json`` names the SHA-256 of every other file: ``sources.parquet``, ``patients.json`` and maybe ``past.json`` (see
 :mod:`medmark.components.dataset.origin`) and ``surrogates/``, the classifiers whose saliency confines the mark.
 """
 
@@ -11,6 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
+from medmark.components.dataset.origin import PAST
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.poisoning.poison import read_evidence
@@ -69,8 +70,9 @@ def write_keep(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     os.chmod(out, 0o700)
-    for name in ("sources.parquet", "patients.json"):
-        shutil.copyfile(Path(origin_dir) / name, out / name)
+    for name in ("sources.parquet", "patients.json", PAST):
+        if name != PAST or (Path(origin_dir) / name).exists():
+            shutil.copyfile(Path(origin_dir) / name, out / name)
     (out / SURROGATES).mkdir(exist_ok=True)
     for path in sorted(Path(surrogates_dir).iterdir()):
         if path.name == "models.json" or path.suffix == ".safetensors":
@@ -100,7 +102,10 @@ def read_keep(directory: str | Path) -> dict:
     try:
         keep = json.loads(path.read_bytes())
         version, files = keep["schema_version"], dict(keep["files"])
-        {"mark": float(keep["shares"]["mark"]), "decoy": float(keep["shares"]["decoy"])}
+        if not all(0 <= float(keep["shares"][role]) <= 1 for role in ("mark", "decoy")):
+            raise ValueError("shares are not between 0 and 1")
+        if not {"sources.parquet", "patients.json", f"{SURROGATES}/models.json"} <= files.keys():
+            raise ValueError("it does not name all files")
         str(keep["release_digest"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MedmarkError(f"no readable keep.json: {path} ({error}); restore the folder from a backup") from error

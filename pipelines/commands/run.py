@@ -163,7 +163,7 @@ def print_update(verdict: dict, out: str) -> None:
     for reason in verdict["reasons"]:
         print(f"- {reason}")
     gone = f"{change['withdrawn']} withdrawn" + (
-        f" ({change['withheld']} of them marked images whose label or patient changed)" if change["withheld"] else ""
+        f" ({change['withheld']} of them marked images that the drop changes)" if change["withheld"] else ""
     )
     print(f"images: {change['added']} added, {change['replaced']} changed, {gone}; {change['marked']} newly marked")
     if "quality" in change:

@@ -1,10 +1,13 @@
 """The same tiny run twice: through kfp.local, and step by step through the components' own functions."""
 
+import io
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
 from kfp import dsl
+from medmark.pipelines import cli
 
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
 TINY = {
@@ -17,6 +20,30 @@ SEED = 2**47 + 12345  # as large as the secret ones that are drawn without --see
 @pytest.fixture(scope="session")
 def tiny() -> SimpleNamespace:
     return SimpleNamespace(settings=TINY, seed=SEED)
+
+
+@pytest.fixture(scope="session")
+def runs(source, tiny, tmp_path_factory):
+    """A run of mark-release that a step refuses, and the same again with the cause removed.
+
+    Folder, exit codes, what lay in the folder, and lines on the terminal; the folder is only read.
+    """
+    out = tmp_path_factory.mktemp("run") / "out"
+    command = ["medmark", "run", "mark-release", "--data", str(source), "--out", str(out), "--profile", "smoke"]
+    command += ["--seed", str(tiny.seed), *(f"--set={k}={v}" for k, v in tiny.settings.items())]
+    codes, left, shown = [], [], []
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+            patch.delenv(variable, raising=False)
+        for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
+            patch.setattr(sys, "argv", command + cause)
+            patch.setattr(sys, "stderr", io.StringIO())
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+            codes.append(end.value.code)
+            left.append(sorted(os.listdir(out)))
+            shown.append(sys.stderr.getvalue().splitlines())
+    return out, codes, left, shown
 
 
 @pytest.fixture(scope="session")

@@ -88,19 +88,11 @@ class Reader:
         return folder
 
 
-@pytest.fixture(scope="session")
-def marked(services, source, tmp_path_factory):
-    """Somebody who has marked his images."""
-    reader = Reader(tmp_path_factory.mktemp("marked"), services)
-    reader.run(f"medmark run mark-release --data {source} --out out")
-    return reader
-
-
 @pytest.fixture
-def reader(marked, services, source, tmp_path):
-    """Another one, with the same images and the same run."""
+def reader(runs, services, source, tmp_path):
+    """Somebody with images, who has marked them."""
     reader = Reader(tmp_path, services)
-    shutil.copytree(marked.folder / "out", tmp_path / "out")
+    shutil.copytree(runs[0], tmp_path / "out")
     shutil.copytree(source, tmp_path / "raw")
     return reader
 

@@ -1,42 +1,16 @@
 """``medmark run mark-release`` through kfp.local: every step in a process of its own."""
 
-import io
 import json
-import os
 import re
 import stat
-import sys
 
-import pytest
 from medmark.components.dataset.release import Release
 from medmark.components.poisoning.poison import read_evidence
-from medmark.pipelines import cli
 
 STEPS = {
     "ingest", "surrogates", "innocents", "saliency", "generator", "control_generator", "poison", "victims", "verify",
     "report", "total",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def runs(source, tiny, tmp_path_factory):
-    """A run that a step refuses, and the same again with the cause removed: folder, exit codes, folders, terminal."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    command = ["medmark", "run", "mark-release", "--data", str(source), "--out", str(out), "--profile", "smoke"]
-    command += ["--seed", str(tiny.seed), *(f"--set={k}={v}" for k, v in tiny.settings.items())]
-    codes, left, shown = [], [], []
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
-            patch.delenv(variable, raising=False)
-        for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
-            patch.setattr(sys, "argv", command + cause)
-            patch.setattr(sys, "stderr", io.StringIO())
-            with pytest.raises(SystemExit) as end:
-                cli.main()
-            codes.append(end.value.code)
-            left.append(sorted(os.listdir(out)))
-            shown.append(sys.stderr.getvalue().splitlines())
-    return out, codes, left, shown
 
 
 def test_a_failed_run_says_which_step_and_publishes_nothing(runs):
