@@ -33,7 +33,7 @@ from medmark.components.generator.marker import Key, carrier, draw_key
 from medmark.components.generator.selection import select
 from medmark.components.platform.resources import use_threads
 from medmark.components.robustness.data_attacks import joined, mix, remove_suspicious
-from medmark.components.robustness.image_attacks import find_waves, remove_waves
+from medmark.components.robustness.image_attacks import find_waves, remove_sector, remove_waves
 from medmark.components.robustness.model_attacks import distil
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
@@ -43,6 +43,7 @@ from torch.nn import functional as F
 SIZE = 128
 SHARE, SSIM = 0.18, 0.96
 TARGET = 0
+SECTOR = 35.0  # degrees to either side of head to foot: all directions that the designs draw from, and more
 WEIGHTS = (1.2, 1.0, 0.85)  # of the trio's waves, coarse to fine
 # ways of asking: share of the test images of other classes, strength against that of the released marks
 ASKED = {"all 1": (1.0, 1.0), "half 1.25": (1 / 2, 1.25), "half 1.4": (1 / 2, 1.4), "third 1.5": (1 / 3, 1.5)}
@@ -219,18 +220,6 @@ def low_pass(images: torch.Tensor, cycles: float) -> torch.Tensor:
     return filtered(images, torch.sigmoid((cycles - radii(2 * side - 2, side)) * 8))
 
 
-def without_sector(images: torch.Tensor) -> torch.Tensor:
-    """Without any wave that ``wave``, ``jitter`` or ``trio`` could be made of: 55 to 125 degrees, 2.5 periods a side and up.
-
-    The thief who knows the design and nothing of the key.
-    """
-    points, side = 2 * images.shape[-1] - 2, images.shape[-1]
-    down, across = torch.fft.fftfreq(points)[:, None].abs(), torch.fft.rfftfreq(points)[None]
-    steep = torch.rad2deg(torch.atan2(down.expand(-1, across.shape[1]), across.expand(down.shape[0], -1)))
-    gain = 1 - torch.sigmoid((steep - 55) / 2) * torch.sigmoid((radii(points, side) - 2.5) * 8)
-    return filtered(images, gain)
-
-
 def levelling(images: torch.Tensor, others: torch.Tensor, power: float) -> Process:
     """Weakens, over all of the spectrum, what one class's images hold more of than others do.
 
@@ -327,9 +316,9 @@ class Attempt:
         if kind == "cosines":
             return without_cosines
         if kind == "both":
-            return lambda images: without_sector(without_cosines(images))
+            return lambda images: remove_sector(without_cosines(images), SECTOR)
         if kind == "sector":
-            return without_sector
+            return partial(remove_sector, width=SECTOR)
         return partial(low_pass, cycles=strength)
 
     def ask(self, model: Classifier, process: Process = lambda images: images) -> dict:

@@ -49,11 +49,13 @@ def make_drop(raw: Path, fresh: Path, drop: Path, changes: int) -> dict[str, int
         # a changed image keeps its name and class, so it takes the place of one of the same class
         name = f"{image.parent.name}/new-{image.name}"
         if number >= added:
-            mates = [path for path in old[::step] if path.parent.name == image.parent.name]
-            name = mates[number - added].relative_to(raw).as_posix()
+            mates = [path for path in old if path.parent.name == image.parent.name]
+            name = mates[(number - added) * step // 2].relative_to(raw).as_posix()
         (drop / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(image, drop / name)
-    gone = [path.relative_to(raw).as_posix() for path in old[1::step]][: changes - added - changed]
+    stay = {path.relative_to(drop) for path in drop.rglob("*.png")}
+    gone = [name.as_posix() for name in (path.relative_to(raw) for path in old[1::step]) if name not in stay]
+    gone = gone[: changes - added - changed]
     (drop / "withdrawn.csv").write_text("".join(f"{line}\n" for line in ("path", *gone)))
     return {"added": added, "changed": changed, "withdrawn": len(gone)}
 

@@ -109,6 +109,25 @@ def remove_waves(images: torch.Tensor, waves: list[tuple[float, float]]) -> torc
     return filtered[..., border : border + side, border : border + side].clamp(0, 1)
 
 
+def remove_sector(images: torch.Tensor, width: float) -> torch.Tensor:
+    """Filters every wave that runs about head to foot out of the spectrum: for whoever knows medmark and nothing of the key.
+
+    medmark draws directions of 75 to 105 degrees (DEGREES in ``generator/marker.py``).
+
+    Args:
+        images: (N, 1, S, S).
+        width: degrees to either side of head to foot, above 0; coarser waves than 2.5 periods a side stay.
+    """
+    side = images.shape[-1]
+    border = side // 2 - 1
+    padded = F.pad(images, (border,) * 4, mode="reflect")
+    down, across = _periods(padded.shape[-1], side)
+    steep = torch.rad2deg(torch.atan2(down.abs().expand(-1, across.shape[1]), across.expand(down.shape[0], -1)))
+    inside = torch.sigmoid((steep - (90 - width)) / 2) * torch.sigmoid((torch.hypot(down, across) - 2.5) * 8)
+    filtered = torch.fft.irfft2(torch.fft.rfft2(padded) * (1 - inside), s=padded.shape[-2:])
+    return filtered[..., border : border + side, border : border + side].clamp(0, 1)
+
+
 def _periods(points: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Periods per ``side`` pixels of the bins of ``rfft2`` over more points: down (points, 1), across (1, points // 2 + 1)."""
     return torch.fft.fftfreq(points)[:, None] * side, torch.fft.rfftfreq(points)[None] * side

@@ -31,6 +31,7 @@ from medmark.components.robustness.image_attacks import (
     equalize_locally,
     find_waves,
     median,
+    remove_sector,
     remove_waves,
     window,
 )
@@ -145,6 +146,7 @@ QUERY_ATTACKS = (
     Attack("local equalisation", "queries", (1.0, 2.0, 4.0), "limit of contrast", processing(equalize_locally)),
     Attack("windowing", "queries", (0.98, 0.9, 0.8), "share of grey values kept", processing(window)),
     Attack("notch filter", "queries", (1, 2, 4, 8), "waves removed", notch),
+    Attack("sector filter", "queries", (20, 35), "degrees to either side of head to foot", processing(remove_sector)),
 )
 # training anew is dear: the strengths at which the price shows
 PIPELINE_STRENGTHS = {
@@ -157,6 +159,7 @@ PIPELINE_STRENGTHS = {
     "local equalisation": (2.0,),
     "windowing": (0.9,),
     "notch filter": (1, 2, 4, 8),
+    "sector filter": (35,),
 }
 PIPELINE_ATTACKS = tuple(
     replace(attack, kind="pipeline", strengths=PIPELINE_STRENGTHS[attack.name]) for attack in QUERY_ATTACKS

@@ -14,6 +14,7 @@ from medmark.components.robustness.image_attacks import (
     equalize_locally,
     find_waves,
     median,
+    remove_sector,
     remove_waves,
     window,
 )
@@ -35,6 +36,7 @@ ALL = {
     "equalize_locally": partial(equalize_locally, clip=2.0),
     "window": partial(window, share=0.9),
     "remove_waves": partial(remove_waves, waves=[(6.0, 1.0)]),
+    "remove_sector": partial(remove_sector, width=35),
     "resizing": partial(shrink, factor=0.5),
     "enlarging": partial(shrink, factor=2.0),
     "jpeg": partial(jpeg, quality=75),
@@ -144,3 +146,14 @@ def test_the_filter_removes_a_planted_wave_and_little_else(images):
     far = 0.05 * carrier(Key(0.0, 14.0, 0.0), 64)
     kept = remove_waves(0.5 + far.expand(2, -1, -1, -1), waves) - 0.5
     assert float((kept * far).sum() / (2 * far * far).sum()) > 0.95
+
+
+def test_the_sector_filter_removes_every_wave_that_a_key_can_be_and_no_other(images):
+    def left(degrees: float, cycles: float) -> float:
+        wave = 0.05 * carrier(Key(degrees, cycles, 0.3), 64)
+        kept = remove_sector(0.5 + wave, 35) - 0.5
+        return float((kept * wave).sum() / (wave * wave).sum())
+
+    assert all(left(degrees, cycles) < 0.1 for degrees in (75, 84, 96, 105) for cycles in (6, 7.5))
+    assert all(left(degrees, 7) > 0.95 for degrees in (0, 20, 160)) and left(90, 1) > 0.9
+    assert torch.allclose(remove_sector(torch.full((1, 1, 64, 64), 0.4), 35), torch.tensor(0.4), atol=1e-5)
