@@ -15,7 +15,6 @@ from medmark.components.lineage.keys import load_private, new_key
 from medmark.components.platform.publish import publish
 from medmark.components.platform.services import down, up
 from medmark.components.platform.store import Store
-from medmark.pipelines import cli
 from medmark.pipelines.audit_lineage.pipeline import audit_lineage
 
 CASES = str(Path(__file__).parents[1] / "unit" / "lineage")
@@ -47,20 +46,10 @@ def releases(kept, tmp_path):
     return [tmp_path / "releases" / path.name for path in kept.releases]
 
 
-@pytest.fixture
-def medmark(monkeypatch, capsys):
-    """Runs the command in this process; gives its exit code, output and error output."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["medmark", *map(str, arguments)])
-        monkeypatch.setenv("MEDMARK_KEY_PASSPHRASE", PASSPHRASE)
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        printed = capsys.readouterr()
-        return end.value.code or 0, printed.out, printed.err
-
-    return run
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("MEDMARK_KEY_PASSPHRASE", PASSPHRASE)
+    monkeypatch.setenv("COLUMNS", "200")
 
 
 def test_verify_says_what_holds_and_what_does_not(medmark, keys, kept, releases, tmp_path):

@@ -9,20 +9,6 @@ from medmark.pipelines import cli
 from PIL import Image
 
 
-@pytest.fixture
-def medmark(monkeypatch, capsys):
-    """Runs the command in this process; gives its exit code, output and error output."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["medmark", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        printed = capsys.readouterr()
-        return end.value.code or 0, printed.out, printed.err
-
-    return run
-
-
 def test_from_phantoms_to_exported_files(medmark, tmp_path):
     assert medmark("phantom", "--out", tmp_path / "p", "--count", 40, "--size", 64)[0] == 0
     code, out, _ = medmark("ingest", tmp_path / "p", "--out", tmp_path / "r", "--name", "chest")

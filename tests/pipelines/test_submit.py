@@ -10,7 +10,6 @@ import re
 import shlex
 import socket
 import ssl
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -55,20 +54,6 @@ def store(services, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(kfp_server, "POLL", 0.02)
     return Store.from_environment()
-
-
-@pytest.fixture
-def medmark(monkeypatch, capsys):
-    """Runs the command in this process; gives its exit code, output and error output."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["medmark", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        printed = capsys.readouterr()
-        return end.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture
