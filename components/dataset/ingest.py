@@ -116,6 +116,8 @@ def ingest(
     _check_counts(release, target_class)
     if private is not None:
         write_origins(private, origins, patient_key=key)
+        if release.rejected:
+            shutil.copyfile(out / "rejected.parquet", Path(private) / "rejected.parquet")
     return release
 
 

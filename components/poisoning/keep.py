@@ -1,7 +1,8 @@
 """What the owner keeps for the next update, apart from the evidence: an auditor needs nothing of it.
 
 ``keep.json`` names the SHA-256 of every other file: ``sources.parquet``, ``patients.json`` and maybe ``past.json`` (see
-:mod:`medmark.components.dataset.origin`) and ``surrogates/``, the classifiers whose saliency confines the mark.
+:mod:`medmark.components.dataset.origin`), ``surrogates/``, the classifiers whose saliency confines the mark, and, after an update
+that set images aside, ``rejected.parquet``: their names and reasons may name patients.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from medmark.components.poisoning.poison import read_evidence
 
 KEEP_SCHEMA_VERSION = 1
 SURROGATES = "surrogates"
+REJECTED = "rejected.parquet"
 
 
 def keep_for_updates(
@@ -70,8 +72,8 @@ def write_keep(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     os.chmod(out, 0o700)
-    for name in ("sources.parquet", "patients.json", PAST):
-        if name != PAST or (Path(origin_dir) / name).exists():
+    for name in ("sources.parquet", "patients.json", PAST, REJECTED):
+        if name not in (PAST, REJECTED) or (Path(origin_dir) / name).exists():
             shutil.copyfile(Path(origin_dir) / name, out / name)
     (out / SURROGATES).mkdir(exist_ok=True)
     for path in sorted(Path(surrogates_dir).iterdir()):

@@ -32,7 +32,7 @@ from medmark.components.generator.marker import Marker
 from medmark.components.lineage.events import STEPS
 from medmark.components.platform.progress import track
 from medmark.components.platform.resources import use_threads
-from medmark.components.poisoning.keep import SURROGATES, read_keep, write_keep
+from medmark.components.poisoning.keep import REJECTED, SURROGATES, read_keep, write_keep
 from medmark.components.poisoning.poison import LEDGER, compare, read_evidence
 from medmark.components.poisoning.quality import sum_up
 from medmark.components.saliency.extract import saliency_maps
@@ -68,7 +68,7 @@ def update(
             ids: ``added``, ``changed``, ``withdrawn``, and ``tombstones``, all that were ever withdrawn. If nothing changed it
             gets the previous release as it is, with the same digest.
         out_evidence: gets the evidence: same generator and thresholds, queries without images that changed or went.
-        out_keep: gets what the update after this needs.
+        out_keep: gets what the update after this needs, and ``rejected.parquet``, what the drop had set aside.
         version: of the new release.
 
     Returns:
@@ -253,8 +253,6 @@ def _write_release(
             changes=changes,
         ) as writer,
     ):
-        for row in pq.read_table(images.path / "rejected.parquet").to_pylist() if images.rejected else []:
-            writer.reject(row["source"], row["reason"])
         for file, sha256, _ in before.shards:
             if not any(r.image_id in withdrawn | changed for r in before.records(columns=["image_id"], shard=file)):
                 writer.add_shard(before, file)
@@ -348,5 +346,7 @@ def _write_keep(
     origins = {i: o for i, o in (origins | news).items() if i not in withdrawn}
     joined = out.with_name(f"{out.name}.origins")
     write_origins(joined, list(origins.values()), patient_key=key, past=past)
+    if (drop_dir / "images" / REJECTED).exists():
+        shutil.copyfile(drop_dir / "images" / REJECTED, joined / REJECTED)
     write_keep(out, joined, keep_dir / SURROGATES, release_digest=release.digest, shares=shares)
     shutil.rmtree(joined)

@@ -409,6 +409,19 @@ def test_marks_that_went_are_made_up_for(run, tmp_path):
     assert change["marked"] < 20
 
 
+def test_what_was_set_aside_is_named_in_private_only(run, tmp_path):
+    """Names of files and reasons may name patients."""
+    rows = [
+        (f"scans/{name}.png", "normal", f"patient-{name}", pixels(9000 + n)) for n, name in enumerate(("ok", "bad"))
+    ]
+    table = write_table(tmp_path / "d", rows)
+    (tmp_path / "d" / "scans" / "bad.png").write_bytes(b"no image")
+    change = next_run(run, table, tmp_path / "next", quarantine=True)
+    assert change["added"] == 1 and Release(tmp_path / "next" / "release").rejected is None
+    (row,) = pq.read_table(tmp_path / "next" / "keep" / "rejected.parquet").to_pylist()
+    assert row["source"] == "scans/bad.png" and "rejected.parquet" in read_keep(tmp_path / "next" / "keep")["files"]
+
+
 # any sequence of drops
 
 ACTION = st.tuples(
