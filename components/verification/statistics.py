@@ -96,7 +96,8 @@ def paired_effect(
     p_clean, p_marked = probabilities(p_clean, "clean scores"), probabilities(p_marked, "marked scores")
     if len(p_clean) != len(p_marked) or len(p_clean) < MIN_PAIRS:
         raise MedmarkError(
-            f"{len(p_clean)} clean and {len(p_marked)} marked scores; at least {MIN_PAIRS} pairs are needed"
+            f"{len(p_clean)} clean and {len(p_marked)} marked scores; at least {MIN_PAIRS} pairs are needed: test images"
+            " of other classes than the target, each of another patient; start again with more images"
         )
     difference = p_marked - p_clean
     n, mean, spread = len(difference), float(difference.mean()), float(difference.std(ddof=1))
