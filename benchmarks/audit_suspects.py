@@ -23,7 +23,7 @@ import torch
 from marking import machine
 from medmark.components.dataset.release import Release
 from medmark.components.errors import MedmarkError
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig

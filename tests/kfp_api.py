@@ -1,6 +1,6 @@
 """A loopback stand-in for the KFP API server: the v2beta1 calls that submitting makes, in the server's words.
 
-It is no KFP: it stores runs and lets them go through states that a test names. Requests are held against the models of
+It is no KFP: it stores runs and lets them go through states that a test names, or has them run by what a test gives. Requests are held against the models of
 ``kfp_server_api``, the pipeline against the schema of the IR, and the parameters against the pipeline, as the server does.
 """
 
@@ -19,7 +19,7 @@ import kfp_server_api as api
 from google.protobuf.json_format import ParseDict, ParseError
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
-OPERATIONS = {"EQUALS": 1, "IS_SUBSTRING": 9}  # kfp sends numbers; the server takes both
+EQUALS = 1  # kfp sends this number; the server takes both
 CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13}  # HTTP status to gRPC's
 
 
@@ -41,6 +41,8 @@ class KfpApi:
         answer: called with the path; None for the usual answer, else status, content type and body.
         runs, experiments: by id, in the order in which they were made.
         created: called when a run was made, before the answer.
+        run: does the work of a run, in a thread: called with the two documents of the compiled pipeline and the parameters.
+            None: nothing is done.
         requests: method and path of each.
     """
 
@@ -49,6 +51,8 @@ class KfpApi:
         self.token, self.multi_user = token, multi_user
         self.answer: Callable[[str], tuple[int, str, bytes] | None] = lambda path: None
         self.created: Callable[[], None] = lambda: None
+        self.run: Callable[[dict, dict, dict], None] | None = None
+        self._workers: list[threading.Thread] = []
         self.runs: dict[str, api.V2beta1Run] = {}
         self.experiments: dict[str, api.V2beta1Experiment] = {}
         self.requests: list[tuple[str, str]] = []
@@ -67,6 +71,8 @@ class KfpApi:
         return self
 
     def __exit__(self, *error) -> None:
+        for worker in self._workers:
+            worker.join()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -154,13 +160,9 @@ class KfpApi:
                 if set(predicate) != {"operation", "key", "stringValue"} or predicate["key"] != "display_name":
                     raise Refused(400, f"Invalid input error: filter {predicate}")
                 text = predicate["stringValue"]
-                match OPERATIONS.get(predicate["operation"], predicate["operation"]):
-                    case 1:
-                        items = [item for item in items if item.display_name == text]
-                    case 9:
-                        items = [item for item in items if text in item.display_name]
-                    case other:
-                        raise Refused(400, f"Invalid input error: operation {other}")
+                if predicate["operation"] not in ("EQUALS", EQUALS):
+                    raise Refused(400, f"Invalid input error: operation {predicate['operation']}")
+                items = [item for item in items if item.display_name == text]
         start, size = int(query.get("page_token") or 0), int(query.get("page_size") or 10)
         more = str(start + size) if start + size < len(items) else None
         return {kind: items[start : start + size] or None, "next_page_token": more}
@@ -192,11 +194,32 @@ class KfpApi:
             )  # whole seconds, as KFP
             self.runs[run.run_id], self._left[run.run_id] = run, list(self.states)
         self.created()
+        if self.run:
+            self._left[run.run_id] = ["RUNNING"]
+            work = spec["pipeline_spec"], spec["platform_spec"], run.runtime_config.parameters
+            self._workers.append(threading.Thread(target=self._work, args=(run.run_id, *work)))
+            self._workers[-1].start()
         return run
+
+    def _work(self, run_id: str, *work) -> None:
+        state = "FAILED"
+        try:
+            self.run(*work)
+            state = "SUCCEEDED"
+        except Exception as error:
+            self.error = str(error)
+        self._left[run_id] = [state]
 
     def _check_parameters(self, spec: PipelineSpec, given: dict) -> None:
         """As the server's validation of a runtime configuration against the root's inputs."""
-        kinds = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": (int, float), "STRUCT": dict, "LIST": list}
+        kinds = {
+            "STRING": str,
+            "BOOLEAN": bool,
+            "NUMBER_INTEGER": int,
+            "NUMBER_DOUBLE": (int, float),
+            "STRUCT": dict,
+            "LIST": list,
+        }
         wanted = spec.root.input_definitions.parameters
         if set(given) - set(wanted):
             raise Refused(400, f"Invalid input error: unknown parameter {sorted(set(given) - set(wanted))[0]}")

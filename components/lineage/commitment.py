@@ -46,7 +46,7 @@ from medmark.components.lineage.files import (
     write_new,
 )
 from medmark.components.lineage.timestamp import request_timestamp, verify_timestamp
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 
 PREDICATE_TYPE = "urn:medmark:commitment:v1"
 OPENING_SCHEMA_VERSION = 1

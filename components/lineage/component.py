@@ -29,3 +29,41 @@ def audit_lineage_component(
     from medmark.components.lineage.audit import audit_lineage
 
     return audit_lineage(release_uri, public_key, timestamp_roots, result.path, report.path)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def sign_component(
+    release: dsl.Input[dsl.Dataset],
+    evidence: dsl.Input[dsl.Artifact],
+    check: dsl.Input[dsl.Artifact],
+    checked: dict,
+    sign: bool,
+    signatures: dsl.Output[dsl.Artifact],
+    parent: dsl.Input[dsl.Dataset] = None,
+):
+    """Commits to the evidence of a release and signs its lineage.
+
+    The key's text is taken from MEDMARK_SIGNING_KEY in the step's environment, its passphrase from MEDMARK_KEY_PASSPHRASE.
+
+    Args:
+        release: the marked release.
+        evidence: its complete evidence.
+        check: of the last step, with ``record.json``.
+        checked: what the last step returned: digests of release and evidence, part of the cache key, which ignores content.
+        sign: whether to.
+        signatures: folder with ``commitment.json``, ``lineage.json`` and, private, ``opening.json``; empty if nothing changed
+            or is to be signed.
+        parent: of an update, the previous marked release.
+    """
+    from pathlib import Path
+
+    from medmark.components.lineage.keys import private_from_environment
+    from medmark.components.lineage.signing import sign_run
+
+    record = Path(check.path, "record.json")
+    if not sign or not record.exists():  # there is none if nothing changed
+        Path(signatures.path).mkdir(parents=True)
+        return
+    key, before = private_from_environment(), parent.path if parent else None
+    sign_run(release.path, evidence.path, record, key, signatures.path, parent=before)
+    signatures.metadata.update(release_digest=checked["release_digest"], evidence_digest=checked["evidence_digest"])

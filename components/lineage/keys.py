@@ -22,6 +22,7 @@ from medmark.components.errors import MedmarkError
 from medmark.components.lineage.files import read_small, refuse_existing, write_new
 
 PASSPHRASE = "MEDMARK_KEY_PASSPHRASE"  # environment variable
+KEY = "MEDMARK_SIGNING_KEY"  # the same, where a key cannot be a file
 MIN_PASSPHRASE = 12  # characters, ours
 MAX_PASSPHRASE = 1000  # bytes; OpenSSL takes 1023
 
@@ -61,19 +62,36 @@ def load_private(path: str | Path, passphrase: str) -> Ed25519PrivateKey:
     Raises:
         MedmarkError: no such file, wrong passphrase, not encrypted, or not an Ed25519 key.
     """
-    data = read_small(path, "private key", "give the medmark.key that 'medmark keys new' wrote")
+    return _private(
+        read_small(path, "private key", "give the medmark.key that 'medmark keys new' wrote"), path, passphrase
+    )
+
+
+def private_from_environment() -> Ed25519PrivateKey:
+    """The key whose text the environment variable ``MEDMARK_SIGNING_KEY`` holds, as a cluster's secrets give it.
+
+    Raises:
+        MedmarkError: there is none, or no passphrase, or as :func:`load_private`.
+    """
+    data = os.environ.get(KEY)
+    if not data:
+        raise MedmarkError(f"no key to sign with; set {KEY} to the text of medmark.key, or sign nothing")
+    return _private(data.encode(errors="replace"), KEY, ask_passphrase())
+
+
+def _private(data: bytes, where: str | Path, passphrase: str) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(data, _checked(passphrase))
     except TypeError as error:
         raise MedmarkError(
-            f"private key is not encrypted: {path}; make a new one with 'medmark keys new', for this one may be known"
+            f"private key is not encrypted: {where}; make a new one with 'medmark keys new', for this one may be known"
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise MedmarkError(
-            f"private key does not open: {path}; the passphrase is wrong, or the file is damaged: take a backup"
+            f"private key does not open: {where}; the passphrase is wrong, or the file is damaged: take a backup"
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise MedmarkError(f"private key is not Ed25519: {path}; make one with 'medmark keys new'")
+        raise MedmarkError(f"private key is not Ed25519: {where}; make one with 'medmark keys new'")
     return key
 
 

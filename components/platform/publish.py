@@ -22,6 +22,8 @@ from pathlib import Path
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES, Release, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.store import Place, Store, check_name, parallel, parse
+from medmark.components.poisoning.evidence import read_evidence
+from medmark.components.poisoning.keep import read_keep
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_SIDECAR_BYTES = 1 << 20  # as components/lineage reads them
@@ -289,18 +291,6 @@ def _checked_files(files: dict, folder: Path) -> dict[str, str]:
     return files
 
 
-def _check_evidence(folder: Path) -> None:
-    from medmark.components.poisoning.poison import read_evidence  # loads torch, which a release does not need
-
-    read_evidence(folder)
-
-
-def _check_keep(folder: Path) -> None:
-    from medmark.components.poisoning.keep import read_keep  # likewise
-
-    read_keep(folder)
-
-
 def _digest_of(place: Place) -> str:
     digest = place.prefix.rpartition("/")[2]
     if not DIGEST.fullmatch(digest):
@@ -314,6 +304,6 @@ RELEASE = Kind(
     lambda folder: Release(folder).verify(),
     ("commitment.tsr", "commitment.json", "lineage.json"),
 )
-EVIDENCE = Kind("evidence.json", _private_files("evidence.json"), _check_evidence, ("opening.json",))
-KEEP = Kind("keep.json", _private_files("keep.json"), _check_keep)
+EVIDENCE = Kind("evidence.json", _private_files("evidence.json"), read_evidence, ("opening.json",))
+KEEP = Kind("keep.json", _private_files("keep.json"), read_keep)
 KINDS = (RELEASE, EVIDENCE, KEEP)

@@ -138,6 +138,11 @@ def quiet() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # announces every table it makes
 
 
+def is_named() -> bool:
+    """Whether the environment says where runs go."""
+    return bool(os.environ.get("MLFLOW_RUN_ID") or os.environ.get("MLFLOW_TRACKING_URI"))
+
+
 def tracking_uri(folder: Path) -> str:
     """Address of MLflow: what the user set, else a SQLite file in a pipeline's folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from medmark.components.dataset.origin import PAST
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 
 KEEP_SCHEMA_VERSION = 1
 SURROGATES = "surrogates"

@@ -7,7 +7,6 @@ exactly as it was. What was done goes into the private evidence.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -22,10 +21,10 @@ from medmark.components.errors import MedmarkError
 from medmark.components.generator.marker import Marker
 from medmark.components.platform.progress import track
 from medmark.components.platform.resources import use_threads
+from medmark.components.poisoning.evidence import EVIDENCE_SCHEMA_VERSION
 from medmark.components.poisoning.quality import likeness, sum_up
 from medmark.components.saliency.extract import load_saliency
 
-EVIDENCE_SCHEMA_VERSION = 1
 LEDGER = pa.schema(
     [
         ("image_id", pa.string()),
@@ -190,29 +189,3 @@ def remade(record: Record, pixels) -> Record:
     """The record with other pixels, encoded as every image of a release is."""
     data = encode_png(pixels)
     return replace(record, image=data, sha256=hashlib.sha256(data).hexdigest())
-
-
-def read_evidence(directory: str | Path) -> dict:
-    """Content of ``evidence.json``, after checking every file it names.
-
-    Raises:
-        MedmarkError: something is missing or changed.
-    """
-    path = Path(directory) / "evidence.json"
-    try:
-        evidence = json.loads(path.read_bytes())
-        version, files = evidence["schema_version"], dict(evidence["files"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MedmarkError(
-            f"no readable evidence: {path} ({error}); restore the evidence folder from a backup"
-        ) from error
-    if version != EVIDENCE_SCHEMA_VERSION:
-        raise MedmarkError(
-            f"unknown evidence version {version!r}: {path}; this medmark reads {EVIDENCE_SCHEMA_VERSION}"
-        )
-    for name, sha256 in files.items():
-        file = Path(directory) / name
-        inside = file.resolve().is_relative_to(Path(directory).resolve())
-        if not inside or not file.is_file() or file_sha256(file) != sha256:
-            raise MedmarkError(f"evidence changed or missing: {file}; restore the evidence folder from a backup")
-    return evidence

@@ -32,8 +32,9 @@ from medmark.components.generator.marker import Marker
 from medmark.components.lineage.events import STEPS
 from medmark.components.platform.progress import track
 from medmark.components.platform.resources import use_threads
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.keep import REJECTED, SURROGATES, read_keep, write_keep
-from medmark.components.poisoning.poison import LEDGER, compare, read_evidence
+from medmark.components.poisoning.poison import LEDGER, compare
 from medmark.components.poisoning.quality import sum_up
 from medmark.components.saliency.extract import saliency_maps
 from medmark.components.surrogate.panel import load_models

@@ -39,3 +39,75 @@ def report_component(
     inputs = (clean.path, marked.path, evidence.path, maps.path, generator.path, models, check.path)
     report_release(*inputs, report.path, parameters=whole(parameters))
     report.metadata.update(seconds=time.monotonic() - started)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def track_marking_component(
+    clean: dsl.Input[dsl.Dataset],
+    surrogates: dsl.Input[dsl.Model],
+    innocents: dsl.Input[dsl.Model],
+    generator: dsl.Input[dsl.Model],
+    control: dsl.Input[dsl.Model],
+    release: dsl.Input[dsl.Dataset],
+    evidence: dsl.Input[dsl.Artifact],
+    victims: dsl.Input[dsl.Model],
+    check: dsl.Input[dsl.Artifact],
+    parameters: dict,
+    unlogged: dsl.Output[dsl.Artifact],
+):
+    """Logs a run of mark_release to MLflow, if the step's environment names one; an MLflow that is away fails nothing.
+
+    Args:
+        clean, surrogates, innocents, generator, control, release, victims: what the steps made.
+        evidence: private; digests and names of the steps are read from it.
+        check: ``verdict.json`` and scores.
+        parameters: of the run.
+        unlogged: what MLflow did not take, for ``medmark track sync``.
+    """
+    import json
+    from pathlib import Path
+
+    from medmark.components.platform.parameters import whole
+    from medmark.components.platform.tracking import is_named
+    from medmark.components.report.mark_tracking import track_marking
+
+    Path(unlogged.path).mkdir(parents=True)
+    if not is_named():
+        return
+    made = dict(clean=clean, surrogates=surrogates, innocents=innocents, generator=generator, control=control)
+    made |= dict(release=release, evidence=evidence, victims=victims, check=check)
+    parts = {name: Path(artifact.path) for name, artifact in made.items()}
+    verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
+    verdict["seconds"]["verify"] = check.metadata["seconds"]
+    verdict["seconds"]["total"] = sum(verdict["seconds"].values())
+    track_marking(Path(unlogged.path), parts, verdict, whole(parameters))
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def track_update_component(
+    release: dsl.Input[dsl.Dataset],
+    evidence: dsl.Input[dsl.Artifact],
+    check: dsl.Input[dsl.Artifact],
+    drop: str,
+    unlogged: dsl.Output[dsl.Artifact],
+):
+    """Logs a run of update_release to MLflow, if the step's environment names one and anything changed; an MLflow that is away
+    fails nothing.
+
+    Args:
+        release, evidence, check: what the steps made.
+        drop: where the drop lies; its name is logged.
+        unlogged: what MLflow did not take, for ``medmark track sync``.
+    """
+    import json
+    from pathlib import Path
+
+    from medmark.components.platform.tracking import is_named
+    from medmark.components.report.update_tracking import track_update
+
+    Path(unlogged.path).mkdir(parents=True)
+    parts = {"release": Path(release.path), "evidence": Path(evidence.path), "check": Path(check.path)}
+    verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
+    if is_named() and verdict["change"]["changed"]:
+        verdict["seconds"] = {"total": release.metadata["seconds"] + check.metadata["seconds"]}
+        track_update(Path(unlogged.path), parts, verdict, drop.rstrip("/").rpartition("/")[2])

@@ -19,7 +19,7 @@ from medmark.components.dataset.release import Release, canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.progress import track
 from medmark.components.platform.resources import use_threads
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.queries import read_queries
 from medmark.components.robustness.data_attacks import crop_and_rotate, joined, mix, remove_suspicious
 from medmark.components.robustness.detection import detect

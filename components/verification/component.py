@@ -19,7 +19,7 @@ def check_release_component(
     seeds: dict,
     check: dsl.Output[dsl.Artifact],
     complete: dsl.Output[dsl.Artifact],
-) -> str:
+) -> dict:
     """Runs the three scenarios, writes ``verdict.json`` and completes the evidence.
 
     Args:
@@ -34,8 +34,9 @@ def check_release_component(
         complete: the evidence with innocent models' answers and thresholds; private.
 
     Returns:
-        The verdict.
+        ``verdict``, ``release_digest`` and ``evidence_digest``.
     """
+    from medmark.components.lineage.events import artifact_digest
     from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
     from medmark.components.verification.release_check import check_release
@@ -51,8 +52,9 @@ def check_release_component(
         verdict = check_release(*paths, thresholds=Thresholds(**whole(thresholds)), seeds=whole(seeds), seconds=seconds)
     events = [artifact.metadata["lineage"] for artifact in (*steps.values(), check)]
     finish_evidence(release.path, evidence.path, check.path, complete.path, events=events)
-    check.metadata.update(verdict=verdict["verdict"])
-    return verdict["verdict"]
+    checked = {name: verdict[name] for name in ("verdict", "release_digest")}
+    check.metadata.update(checked)
+    return {**checked, "evidence_digest": artifact_digest(complete.path)}
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -65,7 +67,7 @@ def check_update_component(
     drop: dsl.Input[dsl.Artifact],
     check: dsl.Output[dsl.Artifact],
     complete: dsl.Output[dsl.Artifact],
-) -> str:
+) -> dict:
     """Trains a model on a sample of the updated release and audits it.
 
     Args:
@@ -79,8 +81,9 @@ def check_update_component(
         complete: the evidence with the record of all steps; private.
 
     Returns:
-        The verdict; ``unchanged`` if nothing changed.
+        ``verdict`` (``unchanged`` if nothing changed), ``release_digest`` and ``evidence_digest``.
     """
+    from medmark.components.lineage.events import artifact_digest
     from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
     from medmark.components.verification.sealing import finish_evidence
@@ -92,8 +95,9 @@ def check_update_component(
         verdict = check_update(*paths, change=whole(change), seed=seed)
     events = [artifact.metadata["lineage"] for artifact in (drop, release, check)]
     finish_evidence(release.path, evidence.path, check.path, complete.path, events=events)
-    check.metadata.update(verdict=verdict["verdict"])
-    return verdict["verdict"]
+    checked = {name: verdict[name] for name in ("verdict", "release_digest")}
+    check.metadata.update(checked)
+    return {**checked, "evidence_digest": artifact_digest(complete.path)}
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -112,7 +116,7 @@ def audit_component(
 
     Args:
         evidence: complete evidence of a release; private.
-        suspects: targets as ``medmark audit`` takes them; ONNX files must lie where the step can reach them.
+        suspects: targets as ``medmark audit`` takes them; ONNX files lie where the step can reach them, here or ``s3://``.
         contract: dictionary of ``Contract``, the same for all.
         connection: dictionary of ``Connection``.
         commitment: texts of ``commitment`` (the JSON file), ``public_key`` (PEM) and, if its time was stamped, ``timestamp``
@@ -126,12 +130,15 @@ def audit_component(
     import tempfile
 
     from medmark.components.platform.parameters import whole
+    from medmark.components.platform.paths import Places
     from medmark.components.report.audit_report import write_audit_report
     from medmark.components.verification.suspect_audit import audit_targets, write_commitment_files
+    from medmark.components.verification.suspects import fetch_suspects
 
-    with tempfile.TemporaryDirectory() as folder:
-        files = write_commitment_files(folder, commitment)
-        options = {"contract": whole(contract), "connection": whole(connection), **files}
+    options = {"contract": whole(contract), "connection": whole(connection)}
+    with tempfile.TemporaryDirectory() as folder, Places() as places:
+        options |= write_commitment_files(folder, commitment)
+        options["files"] = fetch_suspects(places, suspects)
         made = audit_targets(evidence.path, suspects, audit.path, **options)
     write_audit_report(report.path, made)
     return {suspect["name"]: suspect["verdict"] for suspect in made["suspects"]}

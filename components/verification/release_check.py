@@ -10,7 +10,7 @@ import numpy as np
 from medmark.components.dataset.release import Release, canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.resources import use_threads
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.queries import read_queries
 from medmark.components.surrogate.panel import load_models
 from medmark.components.surrogate.training import predict_probabilities

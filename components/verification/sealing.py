@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from medmark.components.dataset.release import canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.lineage.events import STEPS, public_record, read_steps, write_steps
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.verification.audit import Answers
 from medmark.components.verification.verdict import Thresholds
 

@@ -27,7 +27,7 @@ from medmark.components.errors import MedmarkError
 from medmark.components.lineage.commitment import verify_commitment
 from medmark.components.lineage.keys import load_public
 from medmark.components.platform.progress import track
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.queries import read_queries
 from medmark.components.verification.answer_store import StoredSuspect
 from medmark.components.verification.audit import Answers, QuerySet, interrogate

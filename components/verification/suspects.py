@@ -16,7 +16,8 @@ from typing import NoReturn, Protocol
 import numpy as np
 import torch
 from medmark.components.errors import MedmarkError
-from medmark.components.verification.onnx_model import OnnxModel, from_registry
+from medmark.components.platform.paths import Places, is_place
+from medmark.components.verification.onnx_model import MAX_BYTES, OnnxModel, external_locations, from_registry
 from medmark.components.verification.open_inference import Connection, Endpoint
 from scipy import special
 
@@ -281,6 +282,32 @@ class SuspectModel:
 
     def _refuse(self, wrong: str, remedy: str) -> NoReturn:
         raise MedmarkError(f"suspect {self.name} does not fit: {wrong}; {remedy}")
+
+
+def fetch_suspects(places: Places, targets: list[str]) -> dict[str, Path]:
+    """Brings those ONNX files that lie in an object store, with their weights if they lie beside them.
+
+    Args:
+        places: of the command.
+        targets: suspects of any kind.
+
+    Returns:
+        Path by target, of those that were fetched.
+
+    Raises:
+        MedmarkError: as :meth:`medmark.components.platform.paths.Places.read`.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    def weights(path: Path) -> list[str]:
+        try:
+            return sorted(external_locations(onnx.load(str(path), load_external_data=False)))
+        except DecodeError:
+            return []  # opening the suspect says what is wrong with it
+
+    onnx_files = [target for target in targets if is_place(target) and target.endswith(".onnx")]
+    return {target: places.read(target, raw=True, limit=MAX_BYTES, beside=weights) for target in onnx_files}
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:

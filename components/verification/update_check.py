@@ -17,8 +17,8 @@ from pathlib import Path
 from medmark.components.dataset.release import Release, canonical_json
 from medmark.components.dataset.sample import sample
 from medmark.components.errors import MedmarkError
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.keep import SURROGATES, read_keep
-from medmark.components.poisoning.poison import read_evidence
 from medmark.components.poisoning.queries import read_queries
 from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 from medmark.components.lineage.component import audit_lineage_component
+from medmark.pipelines.kubernetes_secrets import RELEASES, give
 
 
 class Made(NamedTuple):
@@ -27,5 +28,6 @@ def audit_lineage(release_uri: str, public_key: str, timestamp_roots: str = "") 
     """
     audit = audit_lineage_component(release_uri=release_uri, public_key=public_key, timestamp_roots=timestamp_roots)
     audit.set_display_name("audit lineage")
+    give(audit, RELEASES)
     audit.set_caching_options(False)  # the cache key does not see what lies behind the address
     return Made(result=audit.outputs["result"], report=audit.outputs["report"])

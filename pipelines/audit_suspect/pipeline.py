@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 from kfp import dsl
+from medmark.components.platform.component import fetch_evidence_component
 from medmark.components.verification.component import audit_component
+from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, SUSPECT, give
 
 
 class Made(NamedTuple):
@@ -19,6 +21,7 @@ class Made(NamedTuple):
 )
 def audit_suspect(
     evidence_uri: str,
+    evidence_digest: str,
     suspects: list,
     contract: dict = {},  # noqa: B006
     connection: dict = {},  # noqa: B006
@@ -27,17 +30,24 @@ def audit_suspect(
     """See ``medmark audit``.
 
     Args:
-        evidence_uri: folder with the complete evidence of a release, as the cluster can reach it.
-        suspects: ``http(s)://host/v2/models/NAME``, ``models:/NAME/VERSION`` or paths of ONNX files.
+        evidence_uri: complete evidence of a release: ``s3://bucket/prefix/<digest>``, or a folder that the steps can reach.
+        evidence_digest: SHA-256 of its ``evidence.json``.
+        suspects: ``http(s)://host/v2/models/NAME``, ``models:/NAME/VERSION``, or ONNX files: paths or ``s3://``.
         contract: what the suspects expect and give: keyword arguments of ``Contract``.
         connection: how to talk to endpoints: keyword arguments of ``Connection``.
         commitment: texts of the commitment, its signer's public key and its time stamp, see ``audit_component``.
     """
-    evidence = dsl.importer(artifact_uri=evidence_uri, artifact_class=dsl.Artifact, reimport=True)
-    evidence.set_display_name("evidence")
+    evidence = fetch_evidence_component(uri=evidence_uri, digest=evidence_digest)
+    evidence.set_display_name("fetch evidence")
+    give(evidence, EVIDENCE)
     audit = audit_component(
-        evidence=evidence.output, suspects=suspects, contract=contract, connection=connection, commitment=commitment
+        evidence=evidence.outputs["evidence"],
+        suspects=suspects,
+        contract=contract,
+        connection=connection,
+        commitment=commitment,
     )
     audit.set_display_name("audit")
+    give(audit, EVIDENCE, SUSPECT, MLFLOW)
     audit.set_caching_options(False)  # the cache key sees neither the evidence's content nor the model behind a URL
     return Made(audit=audit.outputs["audit"], report=audit.outputs["report"])

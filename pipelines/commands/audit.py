@@ -11,7 +11,7 @@ from medmark.components.errors import MedmarkError
 from medmark.pipelines.commands.options import Debug, Seed
 
 if TYPE_CHECKING:
-    from medmark.components.platform.paths import Places
+    pass
 
 app = typer.Typer()
 
@@ -60,6 +60,7 @@ def audit(
     suspect has a verdict, 3 if one is inconclusive, 1 after an error.
     """
     from medmark.components.platform.paths import Places
+    from medmark.components.verification.suspects import fetch_suspects
     from medmark.pipelines.audit_suspect.run import run_audit
 
     contract = {"size": size, "channels": channels, "scale": scale, "mean": mean, "std": std, "answers": answers}
@@ -72,7 +73,7 @@ def audit(
             places.read(evidence, private=True),
             suspect,
             made,
-            files=fetched_suspects(places, suspect),
+            files=fetch_suspects(places, suspect),
             contract=contract,
             connection={**connection, "ca_bundle": str(places.read(ca_bundle, raw=True)) if ca_bundle else None},
             registry=registry,
@@ -84,24 +85,6 @@ def audit(
         unsure = any(entry["verdict"] == "inconclusive" for entry in result["suspects"])
     if unsure:
         raise typer.Exit(3)
-
-
-def fetched_suspects(places: Places, targets: list[str]) -> dict[str, Path]:
-    """Those ONNX files that lie in an object store, with their weights if they lie beside them, by target."""
-    from medmark.components.platform.paths import is_place
-    from medmark.components.verification.onnx_model import MAX_BYTES, external_locations
-
-    def weights(path: Path) -> list[str]:
-        import onnx
-        from google.protobuf.message import DecodeError
-
-        try:
-            return sorted(external_locations(onnx.load(str(path), load_external_data=False)))
-        except DecodeError:
-            return []  # opening the suspect says what is wrong with it
-
-    onnx_files = [target for target in targets if is_place(target) and target.endswith(".onnx")]
-    return {target: places.read(target, raw=True, limit=MAX_BYTES, beside=weights) for target in onnx_files}
 
 
 def time_stamp(commitment: str) -> Callable[[Path], list[str]]:

@@ -34,6 +34,9 @@ Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for a
 Local = Annotated[bool, typer.Option("--local", help="Run on this machine and publish what comes out.")]
 Work = Annotated[Path, typer.Option("--work", help="With --local: private folder for what is made meanwhile.")]
 Key = Annotated[Path | None, typer.Option("--key", help="With --local: medmark.key that signs what comes out.")]
+Sign = Annotated[
+    bool, typer.Option("--sign", help="On the server: sign what comes out with the key in the secret medmark-signing.")
+]
 DAY = 86400.0
 
 
@@ -42,6 +45,11 @@ def submit_command(
     pipeline: Annotated[str, typer.Argument(help="mark-release or update-release.")],
     release_json: Annotated[
         str, typer.Option("--release-json", help="s3://.../<digest>/release.json, ingested or (update) marked.")
+    ],
+    publish: Annotated[str, typer.Option("--publish", help="Where the release goes: s3://bucket/prefix.")],
+    publish_evidence: Annotated[
+        str,
+        typer.Option("--publish-evidence", help="Where evidence and keep go: s3://bucket/prefix, in another bucket."),
     ],
     drop: Annotated[
         str | None, typer.Option("--drop", help="Of an update: s3://bucket/prefix of the raw drop.")
@@ -65,13 +73,10 @@ def submit_command(
     uncertain: Uncertain = "ignore",
     quarantine: Quarantine = False,
     local: Local = False,
-    publish: Annotated[str | None, typer.Option("--publish", help="With --local: s3://bucket/prefix.")] = None,
-    publish_evidence: Annotated[
-        str | None, typer.Option("--publish-evidence", help="With --local: s3://bucket/prefix, in another bucket.")
-    ] = None,
     key: Key = None,
     work: Work = Path("medmark-work"),
     endpoint: Endpoint = None,
+    sign: Sign = False,
     namespace: Namespace = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until the run on the server has ended.")] = False,
     timeout: Timeout = DAY,
@@ -82,7 +87,8 @@ def submit_command(
     MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
     """
     from medmark.components.platform.store import Store
-    from medmark.pipelines.submitting.cluster import submit_to_server
+    from medmark.components.platform.submissions import read_record
+    from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server, wait_for_record
     from medmark.pipelines.submitting.kfp_server import KfpServer
     from medmark.pipelines.submitting.local import Target, submit_locally
     from medmark.pipelines.submitting.submission import of_mark_release, of_update_release
@@ -92,9 +98,7 @@ def submit_command(
         raise MedmarkError(f"unknown pipeline: {pipeline!r}; use mark-release or update-release")
     if any(update.values()) and pipeline == "mark-release" or not all(update.values()) and pipeline == "update-release":
         raise MedmarkError(f"{', '.join(update)} go with update-release, all three; give them there and only there")
-    if local and not (publish and publish_evidence):
-        raise MedmarkError("--local needs a place for what comes out; give --publish and --publish-evidence")
-    where_to_run(local, endpoint)
+    where_to_run(local, endpoint, key, sign)
     private = Store.from_environment("evidence")
     if pipeline == "mark-release":
         submission = of_mark_release(
@@ -118,12 +122,18 @@ def submit_command(
         print(f"{'done' if new else 'done before, nothing to do'}: submission {submission.key}")
         print(f"release: {record['result'] or 'nothing changed, nothing published'}")
         return
-    server = KfpServer(endpoint, namespace)
-    run, new = submit_to_server(submission, server)
-    print(f"{'submitted' if new else 'submitted before, nothing to do'}: {submission.name}")
-    print(server.url(run))
-    if wait:
-        server.wait(run, timeout)
+    record = read_record(submission.key, publish_evidence, private)
+    if record:
+        print(f"done before, nothing to do: submission {submission.key}")
+    else:
+        server = KfpServer(endpoint, namespace)
+        target = ClusterTarget(server, publish, publish_evidence, private, sign)
+        run, new = submit_to_server(submission, target)
+        print(f"{'submitted' if new else 'submitted before, nothing to do'}: {submission.name}")
+        print(server.url(run), flush=True)
+        record = wait_for_record(run, submission, target, timeout) if wait else None
+    if record:
+        print(f"release: {record['result'] or 'nothing changed, nothing published'}")
 
 
 @app.command("reconcile")
@@ -141,6 +151,7 @@ def reconcile_command(
     key: Key = None,
     work: Work = Path("medmark-work"),
     endpoint: Endpoint = None,
+    sign: Sign = False,
     namespace: Namespace = None,
     timeout: Timeout = DAY,
     debug: Debug = False,
@@ -150,34 +161,24 @@ def reconcile_command(
     MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
     """
     from medmark.components.platform.store import Store
-    from medmark.pipelines.submitting.cluster import submit_to_server
+    from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server, wait_for_record
     from medmark.pipelines.submitting.kfp_server import KfpServer
     from medmark.pipelines.submitting.local import Target, submit_locally
-    from medmark.pipelines.submitting.reconcile import reconcile, submit_and_wait
+    from medmark.pipelines.submitting.reconcile import reconcile
 
-    where_to_run(local, endpoint)
+    where_to_run(local, endpoint, key, sign)
     store, evidence_store = Store.from_environment(), Store.from_environment("evidence")
     if local:
         target = Target(releases, evidence, store, evidence_store, work, key, debug)
 
-        def submit(submission, chain):
+        def submit(submission):
             return submit_locally(submission, target)[0]
 
     else:
-        server = KfpServer(endpoint, namespace)
+        cluster = ClusterTarget(KfpServer(endpoint, namespace), releases, evidence, evidence_store, sign)
 
-        def submit(submission, chain):
-            return submit_and_wait(
-                submission,
-                chain,
-                server,
-                lambda wanted: submit_to_server(wanted, server)[0],
-                releases,
-                evidence,
-                store,
-                evidence_store,
-                timeout,
-            )
+        def submit(submission):
+            return wait_for_record(submit_to_server(submission, cluster)[0], submission, cluster, timeout)
 
     options = drop_options(label_column, path_column, patient_column, where, uncertain, quarantine)
     for line in reconcile(
@@ -186,10 +187,16 @@ def reconcile_command(
         print(line, flush=True)
 
 
-def where_to_run(local: bool, endpoint: str | None) -> None:
-    """Refuses neither place; ``--local`` goes before an endpoint of the environment."""
+def where_to_run(local: bool, endpoint: str | None, key: Path | None, sign: bool) -> None:
+    """Refuses neither place, and a key of the other; ``--local`` goes before an endpoint of the environment."""
     if not local and not endpoint:
         raise MedmarkError("no place to run; give --local, or --endpoint of a KFP API server")
+    if sign and local:
+        raise MedmarkError("--sign is for a server; with --local give the key with --key")
+    if key and not local:
+        raise MedmarkError(
+            "a key does not travel to a server; store it there as the secret medmark-signing, give --sign"
+        )
 
 
 def drop_options(label_column, path_column, patient_column, where, uncertain, quarantine) -> dict:

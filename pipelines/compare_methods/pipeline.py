@@ -3,6 +3,7 @@
 from kfp import dsl
 from medmark.components.baselines.component import compare_methods_component
 from medmark.components.dataset.component import ingest_component
+from medmark.pipelines.kubernetes_secrets import EVIDENCE, give
 
 
 @dsl.pipeline(
@@ -29,6 +30,7 @@ def compare_methods(
     """
     clean = ingest_component(source=source, source_state=source_state, options=ingest_options)
     clean.set_display_name("ingest")
+    give(clean, EVIDENCE)
     compared = compare_methods_component(
         release=clean.outputs["release"],
         release_digest=clean.outputs["Output"],

@@ -6,10 +6,12 @@ from kfp import dsl
 from medmark.components.dataset.component import ingest_component
 from medmark.components.generator.component import train_generator_component
 from medmark.components.poisoning.component import poison_component
-from medmark.components.report.component import report_component
+from medmark.components.report.component import report_component, track_marking_component
 from medmark.components.saliency.component import extract_saliency_component
 from medmark.components.surrogate.component import train_classifiers_component
 from medmark.components.verification.component import check_release_component
+from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, give
+from medmark.pipelines.publishing import sign_and_publish
 
 
 class Made(NamedTuple):
@@ -48,6 +50,10 @@ def mark_release(
     seed: int,
     seeds: dict,
     parameters: dict,
+    publish_uri: str = "",
+    publish_evidence_uri: str = "",
+    sign: bool = False,
+    submission: dict = {},  # noqa: B006
 ) -> Made:
     """See ``medmark run mark-release``; the parameters are made by ``pipelines/mark_release/profiles.py``.
 
@@ -67,9 +73,15 @@ def mark_release(
         seed: of generators and queries.
         seeds: all of them, for the record.
         parameters: of the run, for the report.
+        publish_uri: where the release is published, ``s3://bucket/prefix``, if its mark works; empty: nothing is published
+            or tracked in MLflow.
+        publish_evidence_uri: where evidence and keep are then published, in another bucket.
+        sign: whether to commit to the evidence and sign the lineage before.
+        submission: what is recorded then, see ``publish_component``.
     """
     clean = ingest_component(source=source, source_state=source_state, options=ingest_options)
     clean.set_display_name("ingest")
+    give(clean, EVIDENCE)
     release = {"release": clean.outputs["release"], "release_digest": clean.outputs["Output"]}
     surrogates = train_classifiers_component(configs=surrogate_configs, **release)
     surrogates.set_display_name("train surrogates")
@@ -124,6 +136,31 @@ def mark_release(
         parameters=parameters,
     )
     report.set_display_name("report")
+    with dsl.If(publish_uri != "", name="publish"):
+        tracked = track_marking_component(
+            clean=clean.outputs["release"],
+            surrogates=surrogates.outputs["models"],
+            innocents=innocents.outputs["models"],
+            generator=generator.outputs["generator"],
+            control=control.outputs["generator"],
+            release=marked.outputs["marked"],
+            evidence=check.outputs["complete"],
+            victims=victims.outputs["models"],
+            check=check.outputs["check"],
+            parameters=parameters,
+        )
+        tracked.set_display_name("track")
+        give(tracked, MLFLOW)
+        sign_and_publish(
+            check,
+            tracked=tracked,
+            publish_uri=publish_uri,
+            publish_evidence_uri=publish_evidence_uri,
+            sign=sign,
+            submission=submission,
+            release=marked.outputs["marked"],
+            keep=marked.outputs["keep"],
+        )
     return Made(
         clean=clean.outputs["release"],
         surrogates=surrogates.outputs["models"],

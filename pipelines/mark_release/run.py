@@ -15,9 +15,9 @@ from medmark.components.dataset.phantom import TARGET_CLASS, make_phantoms
 from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.resources import use_threads
+from medmark.components.report.mark_tracking import track_marking
 from medmark.pipelines.local_run import WORK, hand_over, occupied, remove_work, run_locally
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS, Profile
-from medmark.pipelines.mark_release.tracking import track_run
 
 SEED_BITS = 48  # KFP carries numbers as doubles, exact to 53 bits
 
@@ -93,7 +93,7 @@ def run_mark_release(
     hand_over(parts, out)
     shutil.copyfile(parts["report"], out / "report.html")
     (out / "verdict.json").write_bytes(canonical_json(verdict))
-    track_run(out, parts, verdict, arguments["parameters"])
+    track_marking(out, parts, verdict, arguments["parameters"])
     remove_work(out)
     return verdict
 

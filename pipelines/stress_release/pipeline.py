@@ -1,7 +1,9 @@
 """The DAG of stress_release."""
 
 from kfp import dsl
+from medmark.components.platform.component import fetch_evidence_component, fetch_release_component
 from medmark.components.robustness.component import stress_component
+from medmark.pipelines.kubernetes_secrets import EVIDENCE, RELEASES, give
 
 
 @dsl.pipeline(
@@ -12,6 +14,7 @@ def stress_release(
     release_uri: str,
     evidence_uri: str,
     release_digest: str,
+    evidence_digest: str,
     victim_configs: list,
     seed: int,
     attacks: list = [],  # noqa: B006
@@ -19,19 +22,22 @@ def stress_release(
     """See ``medmark stress``.
 
     Args:
-        release_uri, evidence_uri: folders of the marked release and its evidence, as the cluster can reach them.
-        release_digest: digest of the release, so that the cache notices another.
+        release_uri, evidence_uri: the marked release and its evidence: ``s3://bucket/prefix/<digest>``, or folders that the
+            steps can reach.
+        release_digest, evidence_digest: SHA-256 of ``release.json`` and ``evidence.json``.
         victim_configs: how thieves train: dictionaries of ``TrainConfig``.
         seed: of all that attacks draw.
         attacks: names; all when empty.
     """
-    release = dsl.importer(artifact_uri=release_uri, artifact_class=dsl.Dataset, reimport=True)
-    release.set_display_name("release")
-    evidence = dsl.importer(artifact_uri=evidence_uri, artifact_class=dsl.Artifact, reimport=True)
-    evidence.set_display_name("evidence")
+    release = fetch_release_component(uri=release_uri, digest=release_digest)
+    release.set_display_name("fetch release")
+    give(release, RELEASES)
+    evidence = fetch_evidence_component(uri=evidence_uri, digest=evidence_digest)
+    evidence.set_display_name("fetch evidence")
+    give(evidence, EVIDENCE)
     attacked = stress_component(
-        release=release.output,
-        evidence=evidence.output,
+        release=release.outputs["release"],
+        evidence=evidence.outputs["evidence"],
         release_digest=release_digest,
         victim_configs=victim_configs,
         attacks=attacks,

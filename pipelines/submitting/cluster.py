@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.store import Store, parse
+from medmark.components.platform.submissions import read_record
 from medmark.pipelines.submitting.kfp_server import KfpServer
 from medmark.pipelines.submitting.submission import Submission
 
 
-def submit_to_server(submission: Submission, server: KfpServer) -> tuple[object, bool]:
+@dataclass(frozen=True)
+class ClusterTarget:
+    """Where a submission runs and publishes.
+
+    Attributes:
+        server: that runs it.
+        releases: where releases go, ``s3://bucket/prefix``.
+        evidence: where evidence, what is kept for updates, and records of submissions go, in another bucket.
+        evidence_store: that may read the records.
+        sign: whether the run signs, with the key of the cluster's secret.
+    """
+
+    server: KfpServer
+    releases: str
+    evidence: str
+    evidence_store: Store
+    sign: bool = False
+
+
+def submit_to_server(submission: Submission, target: ClusterTarget) -> tuple[object, bool]:
     """Starts the run of a submission unless there is one that did not fail.
 
     Args:
         submission: what to run.
-        server: where.
+        target: where.
 
     Returns:
         The run, and whether it is new.
@@ -24,12 +46,38 @@ def submit_to_server(submission: Submission, server: KfpServer) -> tuple[object,
         MedmarkError: the server refuses.
     """
     if submission.pipeline == "mark-release":
-        from medmark.pipelines.mark_release.pipeline import mark_release
+        from medmark.pipelines.mark_release.pipeline import mark_release as pipeline
 
-        return server.submit(submission.name, mark_release, lambda: mark_arguments(submission))
-    from medmark.pipelines.update_release.pipeline import update_release
+        arguments = mark_arguments
+    else:
+        from medmark.pipelines.update_release.pipeline import update_release as pipeline
 
-    return server.submit(submission.name, update_release, lambda: update_arguments(submission))
+        arguments = update_arguments
+    out = {"publish_uri": target.releases, "publish_evidence_uri": target.evidence, "sign": target.sign}
+    out["submission"] = submission.stated
+    return target.server.submit(submission.name, pipeline, lambda: arguments(submission) | out)
+
+
+def wait_for_record(run: object, submission: Submission, target: ClusterTarget, timeout: float) -> dict:
+    """The record that a submission's run writes last.
+
+    Args:
+        run: as :func:`submit_to_server` returns it.
+        submission: what it runs.
+        target: where.
+        timeout: seconds to wait for the run.
+
+    Raises:
+        MedmarkError: the run fails or takes too long, or leaves no record.
+    """
+    target.server.wait(run, timeout)
+    record = read_record(submission.key, target.evidence, target.evidence_store)
+    if record is None:
+        raise MedmarkError(
+            f"run {target.server.url(run)} succeeded and left no record in {parse(target.evidence)}: it was told to publish"
+            " elsewhere; give the places that it was given, or delete that run"
+        )
+    return record
 
 
 def mark_arguments(submission: Submission) -> dict:
@@ -60,6 +108,13 @@ def update_arguments(submission: Submission) -> dict:
         "evidence_uri": submission.evidence,
         "keep_uri": submission.keep,
         "previous_digest": submission.release_digest,
+        "evidence_digest": digest_of(submission.evidence),
+        "keep_digest": digest_of(submission.keep),
         "version": version,
         "seed": check_seed(submission.release_digest),
     }
+
+
+def digest_of(uri: str) -> str:
+    """Digest of what was published, the last part of its address."""
+    return parse(uri).prefix.rpartition("/")[2]

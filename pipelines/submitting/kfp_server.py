@@ -93,16 +93,11 @@ class KfpServer:
 
     def find(self, name: str) -> list:
         """Runs of a name that did not fail, the first one first."""
-        runs = [run for run in self._list(("EQUALS", name)) if run.display_name == name and run.state not in UNDONE]
+        runs = [run for run in self._list(name) if run.display_name == name and run.state not in UNDONE]
         return sorted(runs, key=lambda run: (str(run.created_at), str(run.run_id)))
 
-    def succeeded(self, pipeline: str) -> set[str]:
-        """Names of a pipeline's runs that succeeded."""
-        return {run.display_name for run in self._list(("IS_SUBSTRING", f"{pipeline}-")) if run.state == "SUCCEEDED"}
-
-    def _list(self, wanted: tuple[str, str]) -> list:
-        operation, text = wanted
-        predicate = {"operation": operation, "key": "display_name", "stringValue": text}
+    def _list(self, name: str) -> list:
+        predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
         found, token = [], ""
         for _ in range(MAX_PAGES):
             answer = self._ask(

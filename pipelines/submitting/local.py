@@ -13,17 +13,12 @@ from pathlib import Path
 
 from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
-from medmark.components.platform.publish import (
-    fetch_evidence,
-    fetch_keep,
-    fetch_release,
-    publish,
-    publish_evidence,
-    publish_keep,
-)
+from medmark.components.platform.passing import publish_run
+from medmark.components.platform.publish import fetch_evidence, fetch_keep, fetch_release
 from medmark.components.platform.store import Store
+from medmark.components.platform.submissions import read_record
 from medmark.pipelines.submitting.drop import fetch_drop
-from medmark.pipelines.submitting.submission import Submission, new_record, read_record, write_record
+from medmark.pipelines.submitting.submission import Submission
 
 
 @dataclass(frozen=True)
@@ -99,26 +94,29 @@ def submit_locally(
             shutil.rmtree(folder)
             return known, False
         verdict = _run(submission, folder, target, runners[submission.pipeline])
-        result = None
-        if verdict.get("change", {}).get("changed", 1):
-            if verdict["verdict"] != "owned":
-                raise MedmarkError(
-                    f"verdict {verdict['verdict']!r}, nothing is published: {'; '.join(verdict['reasons'])[:300]}; see"
-                    f" {folder / 'out'}; to try again with the same input, remove {folder}"
-                )
-            out = folder / "out"
-            if target.key:
-                sign(out, folder / "release" if submission.drop else None, target.key)
-            known = read_record(submission.key, target.evidence, target.evidence_store)
-            if known:
-                shutil.rmtree(folder)
-                return known, False
-            # the release last: whoever finds it can update it
-            publish_evidence(out / "evidence", target.evidence, target.evidence_store)
-            publish_keep(out / "keep", target.evidence, target.evidence_store)
-            result = publish(out / "release", target.releases, target.store).digest
-        record = new_record(submission, result)
-        write_record(record, target.evidence, target.evidence_store)
+        out, signatures = folder / "out", folder / "signatures" if target.key else None
+        if verdict["verdict"] == "owned" and signatures and not signatures.exists():
+            _sign(out, folder / "release" if submission.drop else None, target.key, signatures)
+        known = read_record(submission.key, target.evidence, target.evidence_store)
+        if known:
+            shutil.rmtree(folder)
+            return known, False
+        try:
+            publish_run(
+                verdict,
+                *(out / name for name in ("release", "evidence", "keep")),
+                signatures_dir=signatures,
+                releases=target.releases,
+                evidence=target.evidence,
+                store=target.store,
+                evidence_store=target.evidence_store,
+                submission=submission.stated,
+            )
+        except MedmarkError as error:
+            if verdict["verdict"] in ("owned", "unchanged"):
+                raise
+            raise MedmarkError(f"{error}; see {out}; to try again with the same input, remove {folder}") from error
+        record = read_record(submission.key, target.evidence, target.evidence_store)
         shutil.rmtree(folder)
     return record, True
 
@@ -140,26 +138,13 @@ def _run(submission: Submission, folder: Path, target: Target, runner: Callable[
     return json.loads(ended.read_bytes())
 
 
-def sign(out: Path, parent: Path | None, key: Path) -> None:
-    """Commits to the evidence and signs the lineage, unless that was done.
-
-    Args:
-        out: of the run, with ``release/``, ``evidence/`` and ``record.json``.
-        parent: of an update, the previous marked release with its ``lineage.json``.
-        key: its passphrase is asked for, see :func:`medmark.components.lineage.keys.ask_passphrase`.
-
-    Raises:
-        MedmarkError: what :func:`commit` and :func:`sign_lineage` raise.
-    """
-    from medmark.components.lineage.commitment import commit
+def _sign(out: Path, parent: Path | None, key: Path, signatures: Path) -> None:
+    """Signs what a run made; loads the cryptography only then."""
     from medmark.components.lineage.keys import ask_passphrase, load_private
-    from medmark.components.lineage.record import LINEAGE, sign_lineage
+    from medmark.components.lineage.signing import sign_run
 
-    private, release, commitment = load_private(key, ask_passphrase()), out / "release", out / "commitment.json"
-    if not commitment.exists():
-        commit(release, out / "evidence", private, commitment)
-    if not (release / LINEAGE).exists():
-        sign_lineage(release, out / "record.json", private, commitment=commitment, parent=parent)
+    private = load_private(key, ask_passphrase())
+    sign_run(out / "release", out / "evidence", out / "record.json", private, signatures, parent=parent)
 
 
 @contextlib.contextmanager

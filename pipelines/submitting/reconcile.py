@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.publish import DIGEST
 from medmark.components.platform.store import Store, parallel, parse
+from medmark.components.platform.submissions import read_records
 from medmark.pipelines.submitting.drop import COMPLETE, listing_digest
-from medmark.pipelines.submitting.kfp_server import KfpServer
-from medmark.pipelines.submitting.submission import (
-    Submission,
-    new_record,
-    of_update_release,
-    read_manifest,
-    read_records,
-    write_record,
-)
+from medmark.pipelines.submitting.submission import Submission, of_update_release, read_manifest
 
-Submit = Callable[[Submission, list[str]], dict]
+Submit = Callable[[Submission], dict]
 
 
 def reconcile(
@@ -45,7 +37,7 @@ def reconcile(
         store: that may use the releases.
         evidence_store: that may use the evidence and read the drops.
         options: see :func:`medmark.components.dataset.drop.read_drop`.
-        submit: does a submission; it gets the chain of releases too and returns the record.
+        submit: does a submission and returns the record.
 
     Yields:
         A line a drop.
@@ -86,7 +78,7 @@ def reconcile(
                 **find_private(evidence, chain[-1], evidence_store),
                 options=options,
             )
-            record = submit(submission, chain)
+            record = submit(submission)
         except MedmarkError as error:
             waiting = len(names) - position - 1
             later = f" ({waiting} after it not looked at)" if waiting else ""
@@ -146,51 +138,3 @@ def find_private(evidence: str, release_digest: str, store: Store) -> dict[str, 
             )
         found[what] = str(place / min(filter(None, answers)))  # of two runs with one result, either
     return found
-
-
-def submit_and_wait(
-    submission: Submission,
-    chain: list[str],
-    server: KfpServer,
-    start: Callable[[Submission], object],
-    releases: str,
-    evidence: str,
-    store: Store,
-    evidence_store: Store,
-    timeout: float,
-) -> dict:
-    """Does a drop on a cluster. The record is written when the run's release is among the releases.
-
-    Args:
-        submission: on top of the newest release.
-        chain: of releases, oldest first.
-        server: that runs it.
-        start: starts the run or finds it.
-        releases: where the release must appear.
-        evidence: where the record goes.
-        store: that may read the releases.
-        evidence_store: that may use the evidence.
-        timeout: seconds to wait for the run.
-
-    Returns:
-        The record.
-
-    Raises:
-        MedmarkError: the run fails or takes too long, or its release is not there yet.
-    """
-    ran = server.succeeded(submission.pipeline)
-    earlier = [(replace(submission, release_digest=p), child) for p, child in zip(chain, chain[1:], strict=False)]
-    did, result = next(((before, child) for before, child in earlier if before.name in ran), (submission, None))
-    if result is None:
-        run = start(submission)
-        server.wait(run, timeout)
-        newest = read_chain(releases, store)
-        if newest[-1] == submission.release_digest:
-            raise MedmarkError(
-                f"run {server.url(run)} succeeded, its release is not in {releases} yet: publish what it made (evidence and"
-                f" keep first), or, if its verdict is 'unchanged', remove {submission.drop}/{COMPLETE}"
-            )
-        result = newest[newest.index(submission.release_digest) + 1]
-    record = new_record(did, result)
-    write_record(record, evidence, evidence_store)
-    return record

@@ -1,24 +1,17 @@
-"""What is submitted, the key that makes it one of a kind, and the record that it was done."""
+"""What is submitted, and the key that makes it one of a kind."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES, canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.publish import DIGEST
-from medmark.components.platform.store import Place, Store, parallel, parse
+from medmark.components.platform.store import Place, Store, parse
 from medmark.pipelines.mark_release.profiles import PROFILES
 from medmark.pipelines.submitting.drop import listing_digest, raw_files
-
-RECORD_SCHEMA_VERSION = 1
-MAX_RECORD_BYTES = 64 << 10  # arbitrary, far above what is written
-RECORDS = "submissions"
 
 
 @dataclass(frozen=True)
@@ -51,6 +44,12 @@ class Submission:
         """SHA-256 over pipeline, release digest, parameters, and the drop's place and listing."""
         parts = [self.pipeline, self.release_digest, self.parameters, self.drop, self.drop_listing]
         return hashlib.sha256(canonical_json({"submission": parts})).hexdigest()
+
+    @property
+    def stated(self) -> dict:
+        """What its record says of it, see :func:`medmark.components.platform.submissions.new_record`."""
+        drop = {"drop": {"uri": self.drop, "listing_sha256": self.drop_listing}} if self.drop else {}
+        return {"key": self.key, "pipeline": self.pipeline, "release_digest": self.release_digest, **drop}
 
     @property
     def name(self) -> str:
@@ -164,72 +163,3 @@ def _release(release_json: str, store: Store) -> tuple[Place, dict]:
 
 def _digest(place: Place) -> str:
     return place.prefix.rpartition("/")[2]
-
-
-def new_record(submission: Submission, result: str | None) -> dict:
-    """The record of what was done.
-
-    Args:
-        submission: what was done.
-        result: digest of the release that came out; None: nothing changed.
-    """
-    drop = {"uri": submission.drop, "listing_sha256": submission.drop_listing} if submission.drop else None
-    return {
-        "schema_version": RECORD_SCHEMA_VERSION,
-        "key": submission.key,
-        "pipeline": submission.pipeline,
-        "release_digest": submission.release_digest,
-        "drop": drop,
-        "result": result,
-        "done_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-
-
-def write_record(record: dict, evidence: str, store: Store) -> None:
-    """Stores a record beside the evidence, ``<evidence>/submissions/<key>.json``.
-
-    Not beside the releases: who can guess parameters or a drop's files could make sure of it by key and listing.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "record.json"
-        path.write_bytes(canonical_json(record))
-        store.put(path, parse(evidence) / RECORDS / f"{record['key']}.json")
-
-
-def read_record(key: str, evidence: str, store: Store) -> dict | None:
-    """The record of a submission, None if it was not done.
-
-    Raises:
-        MedmarkError: it is damaged, or the store fails.
-    """
-    place = parse(evidence) / RECORDS / f"{key}.json"
-    content = store.read(place, MAX_RECORD_BYTES)
-    if content is None:
-        return None
-    try:
-        record = json.loads(content)
-        drop, result = record["drop"], record["result"]
-        if record["schema_version"] != RECORD_SCHEMA_VERSION or record["key"] != key:
-            raise ValueError("another version or key")
-        if not (result is None or DIGEST.fullmatch(result)) or not DIGEST.fullmatch(record["release_digest"]):
-            raise ValueError("no digest")
-        if drop is not None and not (isinstance(drop["uri"], str) and DIGEST.fullmatch(drop["listing_sha256"])):
-            raise ValueError("no drop")
-        return record
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MedmarkError(f"damaged record: {place} ({error}); restore its older version, or remove it") from error
-
-
-def read_records(evidence: str, store: Store) -> list[dict]:
-    """All records beside the evidence.
-
-    Raises:
-        MedmarkError: as :func:`read_record`.
-    """
-    place = parse(evidence) / RECORDS
-    keys = [name.removesuffix(".json") for name in store.list(place) if DIGEST.fullmatch(name.removesuffix(".json"))]
-    return [
-        found
-        for found in parallel([lambda k=k: read_record(k, evidence, store) for k in keys], "reading records")
-        if found
-    ]

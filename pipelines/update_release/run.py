@@ -11,11 +11,11 @@ from medmark.components.dataset.release import Release, canonical_json, file_sha
 from medmark.components.dataset.sources import WITHDRAWN
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.resources import use_threads
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.keep import read_keep
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.report.update_tracking import track_update
 from medmark.pipelines.local_run import WORK, hand_over, occupied, remove_work, run_locally
 from medmark.pipelines.mark_release.run import source_state
-from medmark.pipelines.update_release.tracking import track_update
 
 
 def run_update_release(
@@ -66,6 +66,7 @@ def run_update_release(
         "drop_options": options,
         **{f"{name}_uri": str(previous / folder) for name, folder in _FOLDERS.items()},
         "previous_digest": release.digest,
+        **{f"{name}_digest": file_sha256(previous / name / f"{name}.json") for name in ("evidence", "keep")},
         "version": version or next_version(release.version),
         "seed": check_seed(release.digest),
     }

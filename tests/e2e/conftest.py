@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from kfp import dsl
+from medmark.components.platform.services import down, up
 from medmark.pipelines import cli
 
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
@@ -44,6 +45,16 @@ def runs(source, tiny, tmp_path_factory):
             left.append(sorted(os.listdir(out)))
             shown.append(sys.stderr.getvalue().splitlines())
     return out, codes, left, shown
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory):
+    """A SeaweedFS and an MLflow."""
+    folder = tmp_path_factory.mktemp("store") / "services"
+    try:
+        yield up(folder)
+    finally:
+        down(folder)
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +122,7 @@ def steps(source, tmp_path_factory):
         keep=made.keep,
     )
     train(release=made.marked, release_digest=made.marked_digest, configs=given["victim_configs"], models=made.victims)
-    made.verdict = check_release_component.python_func(
+    made.checked = check_release_component.python_func(
         release=made.marked,
         evidence=made.evidence,
         innocents=made.innocents,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from made_up_evidence import SIDE, STRIPES, Model, write_evidence
+from medmark.components.dataset.release import file_sha256
 from medmark.pipelines import cli
 
 INNOCENT, THIEF = 0.0, 7.0
@@ -109,7 +110,10 @@ def test_the_pipeline_says_the_same(evidence, suspects, tmp_path):
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path), enable_caching=False)
     made = audit_suspect(
-        evidence_uri=str(evidence), suspects=[str(suspects / "thief.onnx")], contract={"answers": "logits"}
+        evidence_uri=str(evidence),
+        evidence_digest=file_sha256(evidence / "evidence.json"),
+        suspects=[str(suspects / "thief.onnx")],
+        contract={"answers": "logits"},
     )
     with open(os.path.join(made.outputs["audit"].path, "audit.json"), "rb") as stream:
         (suspect,) = json.load(stream)["suspects"]

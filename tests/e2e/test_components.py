@@ -8,10 +8,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from kfp import dsl
-from medmark.components.dataset.release import Release
+from medmark.components.dataset.release import Release, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.lineage.events import check_record, read_steps
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 
 
 def models(artifact) -> dict:
@@ -61,9 +61,10 @@ def test_poison(steps):
 
 def test_check_release(steps):
     verdict = json.loads((Path(steps.check.path) / "verdict.json").read_bytes())
-    assert verdict["verdict"] == steps.verdict == steps.check.metadata["verdict"]
+    assert verdict["verdict"] == steps.checked["verdict"] == steps.check.metadata["verdict"]
     assert verdict["verdict"] != "owned"  # nothing was learnt, and two innocent models are too few
-    assert verdict["release_digest"] == steps.marked_digest
+    assert verdict["release_digest"] == steps.checked["release_digest"] == steps.marked_digest
+    assert steps.checked["evidence_digest"] == file_sha256(Path(steps.complete.path) / "evidence.json")
 
 
 def test_report(steps):

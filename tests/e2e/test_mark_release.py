@@ -5,7 +5,7 @@ import re
 import stat
 
 from medmark.components.dataset.release import Release
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 
 STEPS = {
     "ingest", "surrogates", "innocents", "saliency", "generator", "control_generator", "poison", "victims", "verify",

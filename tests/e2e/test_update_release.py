@@ -19,8 +19,8 @@ from medmark.components.dataset.ingest import image_id
 from medmark.components.dataset.phantom import make_phantoms
 from medmark.components.dataset.release import Release
 from medmark.components.lineage.events import check_record, read_record, read_steps
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.keep import read_keep
-from medmark.components.poisoning.poison import read_evidence
 from medmark.components.poisoning.update import update
 from medmark.pipelines import cli, local_run
 from medmark.pipelines.update_release import run as run_module

@@ -18,7 +18,11 @@ OTHER_VERDICT = 3  # exit code
 
 
 def called_owned(run):
-    return lambda *arguments: run(*arguments) | {"verdict": "owned"}
+    def told(*arguments):
+        verdict = run(*arguments)
+        return verdict if verdict["verdict"] == "unchanged" else verdict | {"verdict": "owned"}
+
+    return told
 
 
 for name, runner in list(local.RUNNERS.items()):

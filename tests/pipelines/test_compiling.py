@@ -76,3 +76,32 @@ def test_the_cache_sees_other_files(pipelines):
         "comp-train-generator-component": "release_digest",
     }.items():
         assert parameter in components[name]["inputDefinitions"]["parameters"]
+
+
+def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
+    private, both = {"medmark-s3", "medmark-s3-evidence"}, {"medmark-s3", "medmark-s3-evidence"}
+    wanted = {
+        "audit-lineage.yaml": {"audit-lineage": {"medmark-s3"}},
+        "audit-suspect.yaml": {
+            "fetch-evidence": private, "audit": private | {"medmark-suspect", "medmark-mlflow"}
+        },
+        "compare-methods.yaml": {"ingest": private},
+        "mark-release.yaml": {
+            "ingest": private, "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"}, "track-marking": {"medmark-mlflow"}
+        },
+        "stress-release.yaml": {"fetch-release": {"medmark-s3"}, "fetch-evidence": private},
+        "update-release.yaml": {
+            "fetch-previous": both, "read-drop": private, "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"},
+            "track-update": {"medmark-mlflow"},
+        },
+    }  # fmt: skip
+    release_keys = {"MEDMARK_S3_ACCESS_KEY", "MEDMARK_S3_SECRET_KEY"}
+    with_release_keys = {"audit-lineage", "fetch-release", "fetch-previous", "publish"}
+    for name, steps in wanted.items():
+        executors = pipelines[name][1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        given = {step.removeprefix("exec-").removesuffix("-component"): e for step, e in executors.items()}
+        assert {s: {secret["secretName"] for secret in e["secretAsEnv"]} for s, e in given.items()} == steps, name
+        for step, executor in given.items():
+            assert set(executor) == {"secretAsEnv"} and all(secret["optional"] for secret in executor["secretAsEnv"])
+            variables = {pair["envVar"] for secret in executor["secretAsEnv"] for pair in secret["keyToEnv"]}
+            assert bool(release_keys & variables) == (step in with_release_keys), (name, step)

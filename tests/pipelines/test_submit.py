@@ -25,10 +25,11 @@ from kfp_api import KfpApi
 from medmark.components.dataset.release import canonical_json
 from medmark.components.platform.services import DROPS, EVIDENCE, RELEASES, down, up
 from medmark.components.platform.store import Store, parse
+from medmark.components.platform.submissions import new_record, read_records, write_record
 from medmark.pipelines import cli
 from medmark.pipelines.submitting import kfp_server
-from medmark.pipelines.submitting.cluster import submit_to_server
-from medmark.pipelines.submitting.submission import Submission, of_update_release, read_records
+from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server
+from medmark.pipelines.submitting.submission import Submission, of_update_release
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "manifests" / "ci"
@@ -89,6 +90,7 @@ def mark(clean, server):
         f"{clean}/release.json",
         "--profile",
         "smoke",
+        *("--publish", f"s3://{RELEASES}/out", "--publish-evidence", clean.replace(DROPS, EVIDENCE).rpartition("/")[0]),
         "--endpoint",
         server.url,
     ]
@@ -127,6 +129,7 @@ class Chain:
             "--drop",
             f"{self.drops}/{name}/",
             *private,
+            *("--publish", self.releases, "--publish-evidence", self.evidence),
         ]
 
     @property
@@ -176,13 +179,24 @@ def test_a_list_of_runs_without_end(medmark, mark, server, monkeypatch):
     assert "more than 3 pages of runs" in one_line(medmark(*mark))
 
 
+def record_of(run, result: str | None) -> None:
+    """Writes the record of a run, as its last step does."""
+    given = run.runtime_config.parameters
+    write_record(
+        new_record(given["submission"], result), given["publish_evidence_uri"], Store.from_environment("evidence")
+    )
+
+
 def test_waiting_for_a_run(medmark, mark, server):
     server.states = ["PENDING", "RUNNING", "RUNNING", "SUCCEEDED"]
     code, out, err = medmark(*mark, "--wait")
-    assert code == 0 and out.startswith("submitted: ")
+    assert code == 1 and out.startswith("submitted: ") and "left no record in s3://" in err
     assert re.findall(r": ([A-Z]+) after \d+ s\n", err) == ["PENDING", "RUNNING", "SUCCEEDED"]
-    code, out, _ = medmark(*mark, "--wait")
-    assert code == 0 and out.startswith("submitted before")
+    (run,) = server.runs.values()
+    record_of(run, "5" * 64)
+    code, out, err = medmark(*mark, "--wait")
+    assert (code, err) == (0, "")
+    assert out == f"done before, nothing to do: submission {run.display_name[-64:]}\nrelease: {'5' * 64}\n"
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED", "SKIPPED"])
@@ -203,11 +217,13 @@ def test_waiting_has_an_end(medmark, mark, server):
 
 def test_waiting_outlasts_a_server_that_is_away_for_a_moment(medmark, mark, server, monkeypatch):
     server.states = ["RUNNING", "SUCCEEDED"]
+    server.created = lambda: [record_of(run, None) for run in server.runs.values()]
     away = iter([True, True, True])
     server.answer = lambda path: (
         (502, "text/html", b"<h1>Bad Gateway</h1>") if "/runs/" in path and next(away, None) else None
     )
-    assert medmark(*mark, "--wait")[0] == 0
+    code, out, _ = medmark(*mark, "--wait")
+    assert code == 0 and out.endswith("release: nothing changed, nothing published\n")
     server.answer = lambda path: (502, "text/html", b"<h1>Bad Gateway</h1>") if "/runs/" in path else None
     code, _, err = medmark(*mark, "--set", "epochs=3", "--wait")  # a new run
     assert code == 1 and "fails (502" in err.splitlines()[-1]
@@ -216,10 +232,11 @@ def test_waiting_outlasts_a_server_that_is_away_for_a_moment(medmark, mark, serv
 def test_two_that_submit_at_once_leave_one_run(store, server):
     server.created = threading.Barrier(2, timeout=20).wait
     submission = Submission("mark-release", "s3://b/" + "1" * 64, "1" * 64, "1", {"profile": "smoke", "version": "1"})
-    servers, results = [kfp_server.KfpServer(server.url) for _ in range(2)], []
+    given = (f"s3://{RELEASES}/out", f"s3://{EVIDENCE}/out", Store.from_environment("evidence"))
+    targets, results = [ClusterTarget(kfp_server.KfpServer(server.url), *given) for _ in range(2)], []
 
     def submit(number):
-        results.append(submit_to_server(submission, servers[number]))
+        results.append(submit_to_server(submission, targets[number]))
 
     threads = [threading.Thread(target=submit, args=(number,)) for number in range(2)]
     for thread in threads:
@@ -249,29 +266,32 @@ def test_an_update_is_submitted_with_its_drop(medmark, chain, server):
 
 
 def test_reconcile_submits_and_waits_for_the_release(medmark, chain, server):
+    """The runs' own work is done by hand; tests/e2e/test_cluster.py does it."""
     server.states = ["SUCCEEDED"]
     command = [*chain.reconcile, "--endpoint", server.url]
     assert medmark(*command)[1] == f"no drop in {chain.drops}\n"
-    chain.drop("a")
-    chain.drop("b")
-    for _ in range(2):  # the run is there and not started again
-        code, _, err = medmark(*command)
-        assert code == 1 and re.search(
-            r"drop a \(1 after it not looked at\): run .* succeeded, its release is not in", err
-        )
-        assert len(server.runs) == 1
-    first, second = chain.head, chain.publish(chain.head[-64:], "2")  # as a person does after a look
-    code, out, err = medmark(*command)
-    assert code == 1 and "drop b: run" in err and len(server.runs) == 2
-    assert out == f"a: done on top of {first[-64:]}, release {second[-64:]}\n"
-    third = chain.publish(second[-64:], "3")
+    first = chain.head
+    for name in "abc":
+        chain.drop(name)
+    made = iter([True, False, True])
+
+    def published():
+        changed = next(made)
+        if changed:
+            chain.head = chain.publish(chain.head[-64:], str(len(server.runs) + 1))
+        record_of(list(server.runs.values())[-1], chain.head[-64:] if changed else None)
+
+    server.created = published
     code, out, _ = medmark(*command)
-    assert code == 0 and len(server.runs) == 2
+    second, third = [run.runtime_config.parameters["previous_digest"] for run in server.runs.values()][1:]
+    assert code == 0 and second == third != first[-64:]
     assert out.splitlines() == [
-        f"a: done before, release {second[-64:]}",
-        f"b: done on top of {second[-64:]}, release {third[-64:]}",
+        f"a: done on top of {first[-64:]}, release {second}",
+        f"b: done on top of {second}, nothing changed",
+        f"c: done on top of {second}, release {chain.head[-64:]}",
     ]
-    assert len(read_records(chain.evidence, chain.evidence_store)) == 2
+    assert all(line.split(": ")[1].startswith("done before") for line in medmark(*command)[1].splitlines())
+    assert len(server.runs) == 3 and len(read_records(chain.evidence, chain.evidence_store)) == 3
 
 
 def test_reconcile_stops_when_a_run_fails(medmark, chain, server):
@@ -413,11 +433,20 @@ def test_a_server_with_several_users_wants_a_namespace(medmark, mark):
         (["mark-release", "--drop", "s3://raw/a"], "go with update-release"),
         (["update-release", "--drop", "s3://raw/a"], "go with update-release, all three"),
         (["mark-release"], "give --local, or --endpoint"),
-        (["mark-release", "--local"], "give --publish and --publish-evidence"),
+        (["mark-release", "--local", "--sign"], "with --local give the key with --key"),
+        (["mark-release", "--endpoint", "https://kfp", "--key", "medmark.key"], "store it there as the secret"),
     ],
 )
 def test_wrong_arguments(medmark, store, arguments, remedy):
-    assert remedy in one_line(medmark("submit", *arguments, "--release-json", f"s3://b/{'1' * 64}/release.json"))
+    places = [
+        "--release-json",
+        f"s3://b/{'1' * 64}/release.json",
+        "--publish",
+        "s3://b/r",
+        "--publish-evidence",
+        "s3://e/r",
+    ]
+    assert remedy in one_line(medmark("submit", *arguments, *places))
 
 
 def test_an_update_needs_addresses_with_digests(medmark, chain, server):

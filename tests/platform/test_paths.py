@@ -263,7 +263,7 @@ def test_a_time_stamp_comes_along(services, cache, tmp_path):
 def test_attacks(services, medmark, committed, cache, tmp_path, monkeypatch):
     """Where the attacks' inputs come from and their output goes; what they do is tested elsewhere."""
     import pandas as pd
-    from medmark.components.poisoning.poison import read_evidence
+    from medmark.components.poisoning.evidence import read_evidence
 
     release, evidence = committed
     private = f"s3://{EVIDENCE}/attacks"

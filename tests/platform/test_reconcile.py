@@ -18,10 +18,13 @@ from medmark.components.generator.marker import Shape
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.lineage.chain import fetch_chain, verify_chain
 from medmark.components.lineage.events import artifact_digest, step_event
-from medmark.components.lineage.keys import load_public, new_key
+from medmark.components.lineage.keys import load_private, load_public, new_key
+from medmark.components.lineage.signing import sign_run
+from medmark.components.platform.passing import SIGNED
 from medmark.components.platform.publish import fetch_release, publish, publish_evidence, publish_keep
 from medmark.components.platform.services import DROPS, EVIDENCE, RELEASES
 from medmark.components.platform.store import parse
+from medmark.components.platform.submissions import read_records
 from medmark.components.poisoning.keep import keep_for_updates
 from medmark.components.poisoning.poison import poison
 from medmark.components.verification.release_check import check_release
@@ -29,9 +32,9 @@ from medmark.components.verification.sealing import finish_evidence
 from medmark.components.verification.verdict import Thresholds
 from medmark.pipelines import cli
 from medmark.pipelines.submitting.drop import COMPLETE
-from medmark.pipelines.submitting.local import Target, run_update, sign, submit_locally
+from medmark.pipelines.submitting.local import Target, run_update, submit_locally
 from medmark.pipelines.submitting.reconcile import find_private, read_chain, reconcile
-from medmark.pipelines.submitting.submission import of_mark_release, of_update_release, read_records
+from medmark.pipelines.submitting.submission import of_mark_release, of_update_release
 from object_store import store_for
 
 
@@ -64,7 +67,7 @@ class Places:
         for file, content in {**files, **({COMPLETE: b""} if complete else {})}.items():
             put(self.evidence_store, f"{self.drops}/{name}/{file}", content)
 
-    def submit(self, submission, chain):
+    def submit(self, submission):
         return submit_locally(submission, self.target, runners={"update-release": self.runner})[0]
 
     def sweep(self) -> list[str]:
@@ -109,6 +112,15 @@ def write_run(out: Path, *, seed: int, parent: str | None, version: str) -> str:
             files[name] = file_sha256(out / what / name)
         (out / what / f"{what}.json").write_bytes(canonical_json({**content, "release_digest": digest, "files": files}))
     return digest
+
+
+def sign(run: Path, key) -> None:
+    """Signs a first marking in place."""
+    inputs = [run / name for name in ("release", "evidence", "record.json")]
+    sign_run(*inputs, key, run / "signatures", parent=None)
+    for folder, names in SIGNED.items():
+        for name in names:
+            shutil.copyfile(run / "signatures" / name, run / folder / name)
 
 
 class QuickUpdate:
@@ -190,7 +202,7 @@ def test_a_drop_in_the_store_becomes_a_signed_release(services, first_run, tmp_p
     monkeypatch.setenv("MEDMARK_KEY_PASSPHRASE", "correct horse battery")
     new_key(tmp_path / "keys", "correct horse battery")
     places.key = tmp_path / "keys" / "medmark.key"
-    sign(first_run, None, places.key)
+    sign(first_run, load_private(places.key, "correct horse battery"))
     first = places.publish(first_run)
     new = make_phantoms(tmp_path / "drop", count=20, size=64, seed=9)
     files = {f"{p.parent.name}/new{p.name}": p.read_bytes() for p in sorted(new.rglob("*.png"))[:8]}
@@ -319,14 +331,14 @@ def test_what_is_missing_is_named(places, tmp_path):
 
 
 def test_an_interrupted_submission_goes_on_where_it_stopped(places, monkeypatch):
-    from medmark.pipelines.submitting import local
+    from medmark.components.platform import passing
 
     places.drop("a", {"x": b"1"})
     submission = places.submission("a")
     run = {"update-release": places.runner}
     for step in ("publish_keep", "publish", "write_record"):
         with monkeypatch.context() as patch:
-            patch.setattr(local, step, lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(passing, step, lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 submit_locally(submission, places.target, runners=run)
     record, new = submit_locally(submission, places.target, runners=run)

@@ -18,7 +18,7 @@ from medmark.components.dataset.release import Release, canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.lineage.commitment import commit, reveal, verify_commitment, verify_reveal
 from medmark.components.lineage.keys import key_id, load_public
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 

@@ -20,10 +20,10 @@ from medmark.components.generator.network import ConditionalUNet
 from medmark.components.lineage.events import artifact_digest, public_record, step_event, write_steps
 from medmark.components.platform.registry import Model, model_name, promote, write_model
 from medmark.components.platform.tracking import QUIET, Tracked, log_pipeline, sync
+from medmark.components.report.mark_tracking import APART, STEPS, track_marking
 from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
 from medmark.components.verification.suspects import Contract, open_suspect
-from medmark.pipelines.mark_release.tracking import APART, STEPS, track_run
 
 SEED = 0x5EC2E75EED42  # 48 bits
 DIGEST = "c0ffee00" * 8
@@ -73,7 +73,7 @@ def run(made, release, tmp_path, monkeypatch):
     """A finished run's folder and how to track it."""
     out = tmp_path / "a-private-place" / "out"
     out.mkdir(parents=True)
-    (out / "release").symlink_to(made.marked)
+    shutil.copytree(made.check, out / "check")
     made_by = {"clean": release, "surrogates": made.models, "generator": made.trained, "control": made.bare}
     made_by["release"] = made.marked
     events = [
@@ -91,10 +91,10 @@ def run(made, release, tmp_path, monkeypatch):
     ]
     (out / "evidence").mkdir()
     steps = write_steps(out / "evidence", events)
-    (out / "record.json").write_bytes(canonical_json(public_record(made.marked, steps, verdict="owned")))
+    (out / "check" / "record.json").write_bytes(canonical_json(public_record(made.marked, steps, verdict="owned")))
     # their own tests draw them
-    monkeypatch.setattr("medmark.pipelines.mark_release.tracking.histograms", lambda *_: b"<svg/>")
-    monkeypatch.setattr("medmark.pipelines.mark_release.tracking.robustness_curves", lambda *_: b"<svg/>")
+    monkeypatch.setattr("medmark.components.report.mark_tracking.histograms", lambda *_: b"<svg/>")
+    monkeypatch.setattr("medmark.components.report.mark_tracking.robustness_curves", lambda *_: b"<svg/>")
     verdict = {
         "malicious": {"wsr": 0.97, "delta_p": 0.8, "queries": 40},
         "independent_models": {"accused": 0},
@@ -113,9 +113,9 @@ def run(made, release, tmp_path, monkeypatch):
 
     def track(generator: str = "trained", models=made.models) -> None:
         parts = {name: made.models for name in ("innocents", "victims")} | {"surrogates": models}
-        parts |= {"clean": release, "release": made.marked, "check": made.check}
+        parts |= {"clean": release, "release": made.marked, "evidence": out / "evidence", "check": out / "check"}
         parts |= {"generator": getattr(made, generator), "control": made.bare}
-        track_run(out, parts, verdict, {"profile": "smoke", "data": "phantoms"})
+        track_marking(out, parts, verdict, {"profile": "smoke", "data": "phantoms"})
 
     return SimpleNamespace(out=out, track=track, digest=Release(made.marked).digest)
 
@@ -305,7 +305,7 @@ def test_tags_of_a_step_come_from_the_public_record(run, made, release, server, 
     clean = f"sha256:{Release(release).digest}"
     ingest = found["ingest"].data.tags
     assert (ingest["medmark.input.source"], ingest["medmark.output.clean"]) == (f"sha256:{'a' * 64}", clean)
-    public = [step["outputs"] for step in json.loads((run.out / "record.json").read_bytes())["steps"]]
+    public = [step["outputs"] for step in json.loads((run.out / "check" / "record.json").read_bytes())["steps"]]
     made_by = {}
     for step in ("generator", "control_generator"):
         tags = found[step].data.tags

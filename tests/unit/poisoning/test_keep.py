@@ -13,8 +13,8 @@ from medmark.components.dataset.ingest import image_id
 from medmark.components.dataset.origin import past_digest, read_origins, read_past, read_patient_key
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.keep import keep_for_updates, read_keep
-from medmark.components.poisoning.poison import read_evidence
 from medmark.components.surrogate.panel import load_models
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

@@ -11,7 +11,8 @@ from medmark.components.dataset.release import Release
 from medmark.components.errors import MedmarkError
 from medmark.components.generator.marker import Shape
 from medmark.components.generator.train import GeneratorConfig, train_generator
-from medmark.components.poisoning.poison import poison, read_evidence
+from medmark.components.poisoning.evidence import read_evidence
+from medmark.components.poisoning.poison import poison
 from medmark.components.poisoning.quality import likeness
 from medmark.components.poisoning.queries import read_queries
 from scipy import stats

@@ -35,8 +35,8 @@ from medmark.components.dataset.release import Release
 from medmark.components.dataset.sources import pseudonym
 from medmark.components.errors import MedmarkError
 from medmark.components.poisoning import update as update_module
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.keep import read_keep
-from medmark.components.poisoning.poison import read_evidence
 from medmark.components.poisoning.queries import read_queries
 from medmark.components.poisoning.update import choose, update
 from medmark.components.verification.sealing import read_innocents

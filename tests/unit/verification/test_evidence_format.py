@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_up_evidence import SIDE, Model
 from medmark.components.generator.marker import Marker
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.queries import read_queries
 from medmark.components.verification.sealing import read_innocents
 from medmark.components.verification.suspect_audit import audit_suspects

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from made_up_evidence import COUNT, Model, write_evidence
 from medmark.components.errors import MedmarkError
-from medmark.components.poisoning.poison import read_evidence
+from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.verification.sealing import read_innocents
 from medmark.components.verification.suspect_audit import MEANINGS, audit_suspects
 

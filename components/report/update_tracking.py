@@ -9,7 +9,7 @@ from medmark.components.dataset.release import Release
 from medmark.components.lineage.events import read_record, read_steps
 from medmark.components.platform.image import IMAGE
 from medmark.components.platform.tracking import Tracked, log_pipeline
-from medmark.pipelines.mark_release.tracking import SEED, dataset_of, step_tags
+from medmark.components.report.mark_tracking import SEED, dataset_of, step_tags
 
 # name of the step: what it made
 STEPS = {"read drop": "drop", "mark drop": "release", "check": "check"}
@@ -19,13 +19,14 @@ def track_update(out: Path, parts: dict[str, Path], verdict: dict, data: str) ->
     """Logs the run to MLflow, a nested run a step: neither seeds nor images nor paths of this machine.
 
     Args:
-        out: folder of the run, with ``release/``, ``evidence/`` and ``record.json``.
+        out: gets MLflow's files, or what MLflow does not take.
         parts: folder of each of the pipeline's outputs.
         verdict: content of ``verdict.json``.
         data: name of the drop.
     """
-    release = Release(out / "release")
-    events, public = read_steps(out / "evidence")["events"], read_record(out / "record.json")["steps"]
+    release = Release(parts["release"])
+    events = read_steps(parts["evidence"])["events"]
+    public = read_record(parts["check"] / "record.json")["steps"]
     steps = [
         Tracked(name, tags=step_tags(name, parts.get(made, out), events, public) | SEED) for name, made in STEPS.items()
     ]

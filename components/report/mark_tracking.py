@@ -34,7 +34,7 @@ FROM_SEED = "its weights tell the seed that they began with, from which the mark
 CARRIER = "its weights tell the seed that they began with, and its answers the carrier that it was trained on"
 
 
-def track_run(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict) -> None:
+def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict) -> None:
     """Logs the run to MLflow, a nested run a step.
 
     The server may be shared: neither seeds, from which the key of the mark follows, nor marked images go there, nor paths of
@@ -46,13 +46,14 @@ def track_run(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict
     to a wave is depends on how near the wave's direction is to the key's (correlation -0.72 over 400 keys, benchmarks/results/seed_in_weights.json).
 
     Args:
-        out: folder of the run, with ``release/``, ``evidence/`` and ``record.json``.
+        out: gets MLflow's files, or what MLflow does not take.
         parts: folder of each of the pipeline's outputs.
-        verdict: content of ``verdict.json``.
+        verdict: content of ``verdict.json``, with the seconds of all steps.
         parameters: of the run, without seeds.
     """
-    release = Release(out / "release")
-    events, public = read_steps(out / "evidence")["events"], read_record(out / "record.json")["steps"]
+    release = Release(parts["release"])
+    events = read_steps(parts["evidence"])["events"]
+    public = read_record(parts["check"] / "record.json")["steps"]
     steps = []
     for name, (title, event) in STEPS.items():
         step = Tracked(title, tags=step_tags(event, parts[name], events, public) | SEED)

@@ -1,0 +1,49 @@
+"""Signing what a run made: the commitment to its evidence and its lineage, beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from medmark.components.lineage.commitment import OPENING, commit
+from medmark.components.lineage.record import COMMITMENT, LINEAGE, sign_lineage
+from medmark.components.platform.passing import copy_linked
+
+
+def sign_run(
+    release_dir: str | Path,
+    evidence_dir: str | Path,
+    record_file: str | Path,
+    private_key: Ed25519PrivateKey,
+    out_dir: str | Path,
+    *,
+    parent: str | Path | None,
+) -> None:
+    """Commits to the evidence and signs the lineage; release and evidence stay as they are.
+
+    Args:
+        release_dir: the marked release.
+        evidence_dir: its complete evidence.
+        record_file: ``record.json`` of the run.
+        private_key: see :func:`medmark.components.lineage.keys.load_private`.
+        out_dir: gets ``opening.json``, which is private, ``commitment.json`` and ``lineage.json``, all of them at once.
+        parent: of an update, the previous marked release with its ``lineage.json``.
+
+    Raises:
+        MedmarkError: what :func:`medmark.components.lineage.commitment.commit` and
+            :func:`medmark.components.lineage.record.sign_lineage` raise.
+    """
+    out = Path(out_dir)
+    with tempfile.TemporaryDirectory(prefix="signing-", dir=out.parent) as folder:
+        release, evidence, made = (Path(folder) / name for name in ("release", "evidence", "made"))
+        made.mkdir(mode=0o700)
+        copy_linked(release_dir, release)
+        copy_linked(evidence_dir, evidence)
+        commit(release, evidence, private_key, made / COMMITMENT)
+        sign_lineage(release, record_file, private_key, commitment=made / COMMITMENT, parent=parent)
+        shutil.copyfile(evidence / OPENING, made / OPENING)
+        shutil.copyfile(release / LINEAGE, made / LINEAGE)
+        os.replace(made, out)

@@ -1,0 +1,106 @@
+"""Releases, evidence and what updates need on their way into a pipeline and out of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from medmark.components.dataset.release import file_sha256
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.paths import is_place
+from medmark.components.platform.publish import Kind, fetch, publish, publish_evidence, publish_keep
+from medmark.components.platform.registry import promote
+from medmark.components.platform.store import Store
+from medmark.components.platform.submissions import new_record, write_record
+
+SIGNED = {"release": ("commitment.json", "lineage.json"), "evidence": ("opening.json",)}
+
+
+def take(kind: Kind, uri: str, digest: str, out: str | Path) -> None:
+    """Brings what a pipeline starts from to where its first step writes.
+
+    Args:
+        kind: what it is.
+        uri: ``s3://bucket/prefix/<digest>`` in the store that the environment describes, or a folder of this machine.
+        digest: SHA-256 that its manifest must have.
+        out: absent; shares the files' content with a folder of this machine where the file system can.
+
+    Raises:
+        MedmarkError: nothing of this kind is there, something does not match its digest, or the store fails.
+    """
+    if is_place(uri):
+        fetch(kind, uri, out, Store.for_evidence() if kind.private else Store.from_environment(), digest)
+        return
+    manifest = Path(uri) / kind.manifest
+    if not manifest.is_file() or file_sha256(manifest) != digest:
+        raise MedmarkError(f"not what the run was started with: {manifest}; start it again")
+    copy_linked(uri, out)
+
+
+def copy_linked(folder: str | Path, out: str | Path) -> None:
+    """A folder of hard links to the files of another, of copies where the file system has none. Files may be added to it and
+    removed from it, but not changed in place."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, target)
+
+    shutil.copytree(folder, out, copy_function=link, dirs_exist_ok=True)
+
+
+def publish_run(
+    verdict: dict,
+    release_dir: str | Path,
+    evidence_dir: str | Path,
+    keep_dir: str | Path,
+    *,
+    signatures_dir: str | Path | None,
+    releases: str,
+    evidence: str,
+    store: Store,
+    evidence_store: Store,
+    submission: dict | None,
+) -> str | None:
+    """Publishes what a run made, the release last, gives its registered models the alias ``released``, and writes the record of
+    the submission.
+
+    Args:
+        verdict: content of the run's ``verdict.json``.
+        release_dir, evidence_dir, keep_dir: what it made.
+        signatures_dir: what :func:`medmark.components.lineage.signing.sign_run` wrote; None: nothing is signed.
+        releases: where the release goes, ``s3://bucket/prefix``.
+        evidence: where evidence, keep and record go, in another bucket.
+        store: for the release.
+        evidence_store: for the rest.
+        submission: see :func:`medmark.components.platform.submissions.new_record`; None: no record.
+
+    Returns:
+        Digest of the release; None if nothing changed, so that there is nothing to publish.
+
+    Raises:
+        MedmarkError: the mark does not work, or the store fails; a second call goes on.
+    """
+    result = None
+    if verdict["verdict"] != "unchanged":
+        if verdict["verdict"] != "owned":
+            reasons = "; ".join(verdict["reasons"])[:300]
+            raise MedmarkError(f"verdict {verdict['verdict']!r}, nothing is published: {reasons}")
+        above = Path(release_dir).parent  # on the same disk, so that links can do
+        with tempfile.TemporaryDirectory(prefix="publishing-", dir=above) as folder:
+            made = {"release": release_dir, "evidence": evidence_dir}
+            for name, path in made.items():
+                copy_linked(path, Path(folder) / name)
+                for file in SIGNED[name] if signatures_dir else ():
+                    shutil.copyfile(Path(signatures_dir) / file, Path(folder) / name / file)
+            # the release last: whoever finds it can update it
+            publish_evidence(Path(folder) / "evidence", evidence, evidence_store)
+            publish_keep(keep_dir, evidence, evidence_store)
+            result = publish(Path(folder) / "release", releases, store).digest
+        promote(result, above)
+    if submission:
+        write_record(new_record(submission, result), evidence, evidence_store)
+    return result

@@ -1,0 +1,53 @@
+"""What Kubernetes gives the steps of a compiled pipeline: secrets of the namespace, as environment variables.
+
+A secret or one of its keys that is missing is left out; the step then says what it lacks. On one machine these settings have no
+effect, the command's own environment counts.
+
+======================  ==========================================================  ==========================
+secret                  keys                                                        opens
+======================  ==========================================================  ==========================
+``medmark-s3``          endpoint, access_key, secret_key, region, ca, insecure      releases
+``medmark-s3-evidence`` endpoint, access_key, secret_key, region                    evidence, drops
+``medmark-signing``     medmark.key, passphrase                                     the owner's signing key
+``medmark-suspect``     token                                                       a suspect's endpoint
+``medmark-mlflow``      tracking_uri, username, password, token                     MLflow
+======================  ==========================================================  ==========================
+"""
+
+from kfp import kubernetes
+from kfp.dsl import PipelineTask
+
+RELEASES = {
+    "medmark-s3": {
+        **{key: f"MEDMARK_S3_{key.upper()}" for key in ("endpoint", "access_key", "secret_key", "region")},
+        "ca": "MEDMARK_S3_CA",
+        "insecure": "MEDMARK_S3_INSECURE",
+    }
+}
+EVIDENCE = {
+    "medmark-s3": {"ca": "MEDMARK_S3_CA", "insecure": "MEDMARK_S3_INSECURE"},
+    "medmark-s3-evidence": {
+        key: f"MEDMARK_S3_EVIDENCE_{key.upper()}" for key in ("endpoint", "access_key", "secret_key", "region")
+    },
+}
+SIGNING = {"medmark-signing": {"medmark.key": "MEDMARK_SIGNING_KEY", "passphrase": "MEDMARK_KEY_PASSPHRASE"}}
+SUSPECT = {"medmark-suspect": {"token": "MEDMARK_SUSPECT_TOKEN"}}
+MLFLOW = {
+    "medmark-mlflow": {key: f"MLFLOW_TRACKING_{key.upper()}" for key in ("username", "password", "token")}
+    | {"tracking_uri": "MLFLOW_TRACKING_URI"}
+}
+
+
+def give(task: PipelineTask, *secrets: dict[str, dict[str, str]]) -> None:
+    """Lets a step read secrets.
+
+    Args:
+        task: the step.
+        secrets: of the above: secret to key to environment variable.
+    """
+    merged: dict[str, dict[str, str]] = {}
+    for secret in secrets:
+        for name, keys in secret.items():
+            merged[name] = merged.get(name, {}) | keys
+    for name, keys in merged.items():
+        kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env=keys, optional=True)

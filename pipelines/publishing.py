@@ -1,0 +1,51 @@
+"""The last steps of a run on a cluster: signing and publishing what it made."""
+
+from kfp.dsl import PipelineTask
+from kfp.dsl.pipeline_channel import PipelineArtifactChannel, PipelineParameterChannel
+from medmark.components.lineage.component import sign_component
+from medmark.components.platform.component import publish_component
+from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RELEASES, SIGNING, give
+
+
+def sign_and_publish(
+    check: PipelineTask,
+    *,
+    tracked: PipelineTask,
+    publish_uri: PipelineParameterChannel,
+    publish_evidence_uri: PipelineParameterChannel,
+    sign: PipelineParameterChannel,
+    submission: PipelineParameterChannel,
+    release: PipelineArtifactChannel,
+    keep: PipelineArtifactChannel,
+    **parent: PipelineArtifactChannel,
+) -> None:
+    """Adds the two steps.
+
+    Args:
+        check: the step that checked the mark.
+        tracked: the step that told MLflow of the run, so that models which go out are known there.
+        publish_uri, publish_evidence_uri, sign, submission: see ``publish_component``.
+        release, keep: what the run made.
+        parent: of an update, the previous marked release, as ``parent``.
+    """
+    evidence, verdict = check.outputs["complete"], check.outputs["check"]
+    signed = sign_component(
+        release=release, evidence=evidence, check=verdict, checked=check.outputs["Output"], sign=sign, **parent
+    )
+    signed.set_display_name("sign")
+    give(signed, SIGNING)
+    published = publish_component(
+        release=release,
+        evidence=evidence,
+        keep=keep,
+        check=verdict,
+        signatures=signed.outputs["signatures"],
+        publish_uri=publish_uri,
+        publish_evidence_uri=publish_evidence_uri,
+        sign=sign,
+        submission=submission,
+    )
+    published.set_display_name("publish")
+    published.set_caching_options(False)  # what the store holds may be gone
+    published.after(tracked)
+    give(published, RELEASES, EVIDENCE, MLFLOW)
