@@ -11,15 +11,19 @@ def ingest_component(
     options: dict,
     release: dsl.Output[dsl.Dataset],
     origins: dsl.Output[dsl.Artifact],
+    secrets: dsl.Input[dsl.Artifact] = None,
+    secrets_digest: str = "",
 ) -> str:
     """Makes a release of a source.
 
     Args:
         source: folder per class, CSV or release, here or ``s3://``.
         source_state: another text whenever the source's files are others; part of the cache key, which ignores content.
-        options: keyword arguments of ``medmark.components.dataset.ingest.ingest``.
+        options: keyword arguments of ``medmark.components.dataset.ingest.ingest``; may refer to secrets.
         release: the release.
         origins: where its images came from; private.
+        secrets: of the run.
+        secrets_digest: what their step returned; part of the cache key.
 
     Returns:
         Its digest.
@@ -29,16 +33,19 @@ def ingest_component(
     from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
     from medmark.components.platform.paths import Places
+    from medmark.components.platform.secrets import read_secrets, resolved
 
     # the events become part of the evidence, and an auditor needs no key of the pseudonyms
     parameters = {name: value for name, value in whole(options).items() if name != "patient_key"}
-    with step("ingest", inputs={}, outputs={"clean": release, "origins": origins}, parameters=parameters) as running:
+    inputs, outputs = {"secrets": secrets} if secrets else {}, {"clean": release, "origins": origins}
+    with step("ingest", inputs=inputs, outputs=outputs, parameters=parameters) as running:
+        known = resolved(options, read_secrets(secrets.path) if secrets else None)
         with Places() as places:
             read = places.read(source, raw=True, private=True)
-            digest = ingest(read, release.path, private=origins.path, **whole(options)).digest
+            digest = ingest(read, release.path, private=origins.path, **known).digest
         known = read_origins(origins.path)
         running.inputs["source"], running.source_files = drop_digest(known), len(known)
-    release.metadata.update(digest=digest, source_state=source_state)
+    release.metadata.update(digest=digest, source_state=source_state, secrets_digest=secrets_digest)
     return digest
 
 

@@ -12,7 +12,8 @@ def train_generator_component(
     maps: dsl.Input[dsl.Artifact],
     target_class: str,
     config: dict,
-    seed: int,
+    secrets: dsl.Input[dsl.Artifact],
+    secrets_digest: str,
     generator: dsl.Output[dsl.Model],
 ):
     """Trains a generator and chooses the images to mark.
@@ -24,16 +25,19 @@ def train_generator_component(
         maps: saliency maps.
         target_class: class that the mark stands for; the first class when empty.
         config: dictionary of ``GeneratorConfig``.
-        seed: of key, weights and order.
+        secrets: of the run; key, weights and order follow from them.
+        secrets_digest: what their step returned; part of the cache key.
         generator: folder with the generator and its selection; private.
     """
     from medmark.components.generator.train import GeneratorConfig, train_generator
     from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
+    from medmark.components.platform.secrets import read_secrets
 
     inputs = {"release": release, "surrogates": surrogates, "maps": maps}
-    outputs, parameters = {"generator": generator}, {"target_class": target_class, "config": whole(config)}
-    with step("train generator", inputs=inputs, outputs=outputs, parameters=parameters, seed=seed):
-        paths = [artifact.path for artifact in (*inputs.values(), generator)]
-        train_generator(*paths, target_class=target_class, config=GeneratorConfig.from_dict(whole(config)), seed=seed)
-    generator.metadata.update(release_digest=release_digest)
+    paths = [artifact.path for artifact in (*inputs.values(), generator)]
+    parameters, own = {"target_class": target_class, "config": whole(config)}, GeneratorConfig.from_dict(whole(config))
+    inputs["secrets"], outputs = secrets, {"generator": generator}
+    with step("train generator", inputs=inputs, outputs=outputs, parameters=parameters, seed={"secret": "seed"}):
+        train_generator(*paths, target_class=target_class, config=own, seed=read_secrets(secrets.path).seed)
+    generator.metadata.update(release_digest=release_digest, secrets_digest=secrets_digest)

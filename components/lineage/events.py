@@ -23,6 +23,7 @@ from medmark.components.dataset.release import Release, canonical_json, file_sha
 from medmark.components.errors import MedmarkError
 from medmark.components.lineage.files import HEX, parse_exact, read_small, write_new
 from medmark.components.platform.image import IMAGE
+from medmark.components.platform.secrets import Secrets, resolved
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 from openlineage.client.facet_v2 import (
     RunFacet,
@@ -77,10 +78,11 @@ def step_event(
     inputs: dict[str, str],
     outputs: dict[str, str],
     parameters: dict,
-    seed: int | None,
+    seed: int | dict | None,
     source_files: int | None = None,
 ) -> dict:
-    """A finished step as an OpenLineage event; private, for it holds parameters and seed in clear.
+    """A finished step as an OpenLineage event; private, for it holds parameters and seed in clear, or refers to a run's secrets
+    (see :mod:`medmark.components.platform.secrets`).
 
     Args:
         name: of the step: letters, digits, spaces, ``_`` and ``-``, at most 64.
@@ -143,6 +145,14 @@ def step_event(
     made = Serde.to_dict(event)
     _Step.of(made)
     return made
+
+
+def with_secrets(event: dict, drawn: Secrets) -> dict:
+    """An event with secrets in place of references to them."""
+    event = json.loads(json.dumps(event))
+    for item in event["run"]["facets"]["executionParameters"]["parameters"]:
+        item["value"] = json.dumps(resolved(json.loads(item["value"]), drawn), sort_keys=True)
+    return event
 
 
 def write_steps(folder: str | Path, events: list[dict]) -> dict:

@@ -33,7 +33,7 @@ def step(
     inputs: dict[str, dsl.Artifact],
     outputs: dict[str, dsl.Artifact],
     parameters: dict | None = None,
-    seed: int | None = None,
+    seed: int | dict | None = None,
 ) -> Iterator[Step]:
     """Around the work of a step: puts ``lineage`` (see :func:`medmark.components.lineage.events.step_event`) and ``seconds``
     into the metadata of every output.
@@ -42,8 +42,8 @@ def step(
         name: of the step.
         inputs: artifacts by port.
         outputs: artifacts by port; complete when the block ends.
-        parameters: see :class:`Step`.
-        seed: of the step, if it has one.
+        parameters: see :class:`Step`; with references in place of secrets.
+        seed: of the step, if it has one; a secret one as a reference, since metadata is written into logs.
     """
     started = time.monotonic()
     running = Step({port: artifact_digest(artifact.path) for port, artifact in inputs.items()}, dict(parameters or {}))

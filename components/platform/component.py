@@ -1,10 +1,32 @@
-"""KFP interface of the platform room: what a run starts from comes out of an object store, what it made goes into one.
+"""KFP interface of the platform room: secrets are drawn, what a run starts from comes out of an object store, what it made goes
+into one.
 
-The steps take the store's credentials from their environment: MEDMARK_S3_ENDPOINT, MEDMARK_S3_EVIDENCE_ENDPOINT and so on.
+The steps that fetch and publish take the store's credentials from their environment: MEDMARK_S3_ENDPOINT, MEDMARK_S3_EVIDENCE_ENDPOINT and so on.
 """
 
 from kfp import dsl
 from medmark.components.platform.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def draw_secrets_component(seed: str, draw: str, secrets: dsl.Output[dsl.Artifact]) -> str:
+    """Draws what nobody may guess.
+
+    Args:
+        seed: all follows from it, and it stands in the step's log; empty: everything is drawn.
+        draw: another text for another draw; part of the cache key.
+        secrets: one file; private.
+
+    Returns:
+        SHA-256 of the file, for the cache keys of the steps that use it; tells nothing of the secrets.
+    """
+    from medmark.components.lineage.step import step
+    from medmark.components.platform.secrets import draw_secrets
+
+    with step("draw secrets", inputs={}, outputs={"secrets": secrets}):
+        digest = draw_secrets(secrets.path, int(seed) if seed else None)
+    secrets.metadata.update(draw=draw)
+    return digest
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -14,7 +14,8 @@ def poison_component(
     surrogates: dsl.Input[dsl.Model],
     version: str,
     queries: int,
-    seed: int,
+    secrets: dsl.Input[dsl.Artifact],
+    secrets_digest: str,
     marked: dsl.Output[dsl.Dataset],
     evidence: dsl.Output[dsl.Artifact],
     keep: dsl.Output[dsl.Artifact],
@@ -30,7 +31,8 @@ def poison_component(
         surrogates: innocent classifiers; kept for updates.
         version: of the marked release.
         queries: images that suspects are asked about, at most.
-        seed: of their choice.
+        secrets: of the run; their choice follows from them.
+        secrets_digest: what their step returned; part of the cache key.
         marked: the public release.
         evidence: private; keep it apart from the release.
         keep: private; for updates only.
@@ -39,18 +41,20 @@ def poison_component(
         Digest of the marked release.
     """
     from medmark.components.lineage.step import step
+    from medmark.components.platform.secrets import read_secrets
     from medmark.components.poisoning.keep import keep_for_updates
     from medmark.components.poisoning.poison import poison
 
     inputs = {"clean": release, "generator": generator, "control": control, "maps": maps}
     outputs = {"marked": marked, "evidence": evidence}
     paths = [artifact.path for artifact in (*inputs.values(), *outputs.values())]
-    inputs |= {"origins": origins, "surrogates": surrogates}
-    parameters = {"version": version, "queries": queries}
-    with step("poison", inputs=inputs, outputs={**outputs, "keep": keep}, parameters=parameters, seed=seed):
+    inputs |= {"origins": origins, "surrogates": surrogates, "secrets": secrets}
+    outputs, parameters = {**outputs, "keep": keep}, {"version": version, "queries": queries}
+    with step("poison", inputs=inputs, outputs=outputs, parameters=parameters, seed={"secret": "seed"}):
+        seed = read_secrets(secrets.path).seed
         digest = poison(*paths, version=version, queries=queries, seed=seed)["release_digest"]
         keep_for_updates(marked.path, evidence.path, origins.path, surrogates.path, keep.path)
-    marked.metadata.update(digest=digest)
+    marked.metadata.update(digest=digest, secrets_digest=secrets_digest)
     return digest
 
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from medmark.components.dataset.release import canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
-from medmark.components.lineage.events import STEPS, public_record, read_steps, write_steps
+from medmark.components.lineage.events import STEPS, public_record, read_steps, with_secrets, write_steps
+from medmark.components.platform.secrets import Secrets
 from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.verification.audit import Answers
 from medmark.components.verification.verdict import Thresholds
@@ -42,6 +43,7 @@ def finish_evidence(
     out_dir: str | Path,
     *,
     events: list[dict],
+    drawn: Secrets | None = None,
 ) -> dict:
     """Completes the evidence at the end of a pipeline, and writes the public record of how the release was made.
 
@@ -52,6 +54,7 @@ def finish_evidence(
             innocent models; gets ``record.json``.
         out_dir: gets the complete evidence; readable by its owner only.
         events: of all steps, see :func:`medmark.components.lineage.events.step_event`.
+        drawn: the run's secrets, if events refer to them.
 
     Returns:
         The content of the new ``evidence.json``.
@@ -61,7 +64,8 @@ def finish_evidence(
         shutil.copytree(evidence_dir, out_dir, dirs_exist_ok=True)
         return read_evidence(out_dir)
     scores = pd.read_parquet(check / "scores.parquet") if (check / "scores.parquet").exists() else None
-    evidence = seal_evidence(evidence_dir, out_dir, scores, Thresholds(**verdict["thresholds"]), events)
+    known = [with_secrets(event, drawn) for event in events] if drawn else events
+    evidence = seal_evidence(evidence_dir, out_dir, scores, Thresholds(**verdict["thresholds"]), known)
     record = public_record(release_dir, read_steps(out_dir), verdict=verdict["verdict"])
     (check / "record.json").write_bytes(canonical_json(record))
     return evidence

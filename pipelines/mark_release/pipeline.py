@@ -5,6 +5,7 @@ from typing import NamedTuple
 from kfp import dsl
 from medmark.components.dataset.component import ingest_component
 from medmark.components.generator.component import train_generator_component
+from medmark.components.platform.component import draw_secrets_component
 from medmark.components.poisoning.component import poison_component
 from medmark.components.report.component import report_component, track_marking_component
 from medmark.components.saliency.component import extract_saliency_component
@@ -47,9 +48,10 @@ def mark_release(
     version: str,
     queries: int,
     thresholds: dict,
-    seed: int,
     seeds: dict,
     parameters: dict,
+    draw: str,
+    seed: str = "",
     publish_uri: str = "",
     publish_evidence_uri: str = "",
     sign: bool = False,
@@ -60,7 +62,8 @@ def mark_release(
     Args:
         source: raw images, as the ingest step can reach them.
         source_state: another text whenever the source's files are others, so that the cache notices.
-        ingest_options: keyword arguments of ingest.
+        ingest_options: keyword arguments of ingest; like the next ones, they may refer to the run's secrets, see
+            ``components/platform/secrets.py``.
         target_class: class that the mark stands for; the first class when empty.
         surrogate_configs: classifiers that the generator trains against.
         innocent_configs: classifiers that calibrate the verdict.
@@ -70,29 +73,33 @@ def mark_release(
         version: of the marked release.
         queries: images a suspect is asked about, at most.
         thresholds: of the verdict, fixed beforehand.
-        seed: of generators and queries.
         seeds: all of them, for the record.
         parameters: of the run, for the report.
+        draw: another text where secrets shall be drawn anew; no secret.
+        seed: all secrets follow from it, and it stands in the logs; empty: they are drawn.
         publish_uri: where the release is published, ``s3://bucket/prefix``, if its mark works; empty: nothing is published
             or tracked in MLflow.
         publish_evidence_uri: where evidence and keep are then published, in another bucket.
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what is recorded then, see ``publish_component``.
     """
-    clean = ingest_component(source=source, source_state=source_state, options=ingest_options)
+    secrets = draw_secrets_component(seed=seed, draw=draw)
+    secrets.set_display_name("draw secrets")
+    drawn = {"secrets": secrets.outputs["secrets"], "secrets_digest": secrets.outputs["Output"]}
+    clean = ingest_component(source=source, source_state=source_state, options=ingest_options, **drawn)
     clean.set_display_name("ingest")
     give(clean, EVIDENCE)
     release = {"release": clean.outputs["release"], "release_digest": clean.outputs["Output"]}
-    surrogates = train_classifiers_component(configs=surrogate_configs, **release)
+    surrogates = train_classifiers_component(configs=surrogate_configs, **release, **drawn)
     surrogates.set_display_name("train surrogates")
-    innocents = train_classifiers_component(configs=innocent_configs, **release)
+    innocents = train_classifiers_component(configs=innocent_configs, **release, **drawn)
     innocents.set_display_name("train innocent models")
     maps = extract_saliency_component(surrogates=surrogates.outputs["models"], **release)
     maps.set_display_name("extract saliency")
-    inputs = {**release, "surrogates": surrogates.outputs["models"], "maps": maps.outputs["maps"]}
-    generator = train_generator_component(target_class=target_class, config=generator_config, seed=seed, **inputs)
+    inputs = {**release, "surrogates": surrogates.outputs["models"], "maps": maps.outputs["maps"], **drawn}
+    generator = train_generator_component(target_class=target_class, config=generator_config, **inputs)
     generator.set_display_name("train generator")
-    control = train_generator_component(target_class=target_class, config=control_config, seed=seed, **inputs)
+    control = train_generator_component(target_class=target_class, config=control_config, **inputs)
     control.set_display_name("train control generator")
     marked = poison_component(
         release=clean.outputs["release"],
@@ -103,11 +110,11 @@ def mark_release(
         surrogates=surrogates.outputs["models"],
         version=version,
         queries=queries,
-        seed=seed,
+        **drawn,
     )
     marked.set_display_name("poison")
     victims = train_classifiers_component(
-        release=marked.outputs["marked"], release_digest=marked.outputs["Output"], configs=victim_configs
+        release=marked.outputs["marked"], release_digest=marked.outputs["Output"], configs=victim_configs, **drawn
     )
     victims.set_display_name("train victims")
     check = check_release_component(
@@ -122,6 +129,7 @@ def mark_release(
         control=control.outputs["generator"],
         thresholds=thresholds,
         seeds=seeds,
+        secrets=secrets.outputs["secrets"],
     )
     check.set_display_name("verify")
     report = report_component(

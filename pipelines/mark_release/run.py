@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from medmark.components.dataset.phantom import TARGET_CLASS, make_phantoms
@@ -18,8 +17,6 @@ from medmark.components.platform.resources import use_threads
 from medmark.components.report.mark_tracking import track_marking
 from medmark.pipelines.local_run import WORK, hand_over, occupied, remove_work, run_locally
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS, Profile
-
-SEED_BITS = 48  # KFP carries numbers as doubles, exact to 53 bits
 
 
 def run_mark_release(
@@ -45,7 +42,8 @@ def run_mark_release(
         ingest_options: keyword arguments of ingest.
         version: of the marked release.
         seed: of everything, the secret key of the mark too: who guesses it has the key. None draws secrets, see
-            :class:`Secrets`, which are kept in ``work/``, so that an interrupted run goes on with them, and in the evidence.
+            :class:`medmark.components.platform.secrets.Secrets`, which are kept in ``work/``, so that an interrupted run goes
+            on with them, and in the evidence.
         debug: show all that the steps print.
 
     Returns:
@@ -67,17 +65,19 @@ def run_mark_release(
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
     os.chmod(work, 0o700)  # generators and evidence pass through it
-    drawn = Secrets(seed, seed, seed, None) if seed is not None else Secrets.kept(work / "secrets.json")
     use_threads()
     if data is None:
-        source = work / f"phantoms-{chosen.phantoms}-{drawn.seed}"
+        source = work / f"phantoms-{chosen.phantoms}-{seed or 0}"
         if not source.exists():
             drawing = work / "drawing"
             shutil.rmtree(drawing, ignore_errors=True)
-            make_phantoms(drawing, count=chosen.phantoms, seed=drawn.seed).rename(source)
+            make_phantoms(drawing, count=chosen.phantoms, seed=seed or 0).rename(source)
     else:
         source = Path(data).resolve()
-    arguments = pipeline_arguments(chosen, source, ingest_options or {}, version, drawn)
+    options = ingest_options or {}
+    arguments = pipeline_arguments(chosen, source, options, version)
+    arguments |= {"source_state": source_state(source, options.get("root")), "draw": ""}  # once in a work folder
+    arguments |= {"seed": str(seed)} if seed is not None else {}
     arguments["parameters"] = {
         "profile": profile,
         **asdict(chosen),
@@ -98,60 +98,41 @@ def run_mark_release(
     return verdict
 
 
-@dataclass(frozen=True)
-class Secrets:
-    """What a run draws at random, apart: the order of a release or a known patient's pseudonym must not give the mark away.
+def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dict, version: str) -> dict:
+    """The arguments of the pipeline, but ``source_state``, ``draw``, ``seed`` and ``parameters``.
 
-    Attributes:
-        seed: of the mark, 48 bits.
-        ingest_seed: of order and splits, which everybody sees; 48 bits.
-        models_seed: of surrogates, innocent models and victims; 48 bits. A trained network tells the seed that it began with
-            (benchmarks/results/seed_in_weights.json), and surrogates may go to a shared MLflow.
-        patient_key: of the pseudonyms, 256 bits in hex; None: made from ``ingest_seed``.
+    Args:
+        profile: of the run.
+        source: raw images, as the ingest step can reach them.
+        ingest_options: keyword arguments of ingest; without seed and key of the pseudonyms the run's secrets are taken.
+        version: of the marked release.
     """
 
-    seed: int
-    ingest_seed: int
-    models_seed: int
-    patient_key: str | None
+    def secret(name: str, plus: int = 0) -> dict:
+        return {"secret": name, "plus": plus} if plus else {"secret": name}
 
-    @classmethod
-    def kept(cls, path: Path) -> Secrets:
-        """Those in a file, which is made with new ones if it is not there."""
-        if not path.exists():
-            new = cls(*(secrets.randbits(SEED_BITS) for _ in range(3)), secrets.token_hex(32))
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(canonical_json(asdict(new)))
-            partial.replace(path)
-        return cls(**json.loads(path.read_bytes()))
+    def configs(made: list[dict]) -> list[dict]:
+        return [{**config, "seed": secret("models_seed", config["seed"])} for config in made]
 
-
-def pipeline_arguments(
-    profile: Profile, source: Path | str, ingest_options: dict, version: str, drawn: Secrets, state: str | None = None
-) -> dict:
-    """The arguments of the pipeline, but ``parameters``; ``state`` where the source is not on this machine."""
-    seed, models = drawn.seed, drawn.models_seed
-    given = {"seed": drawn.ingest_seed, "patient_key": drawn.patient_key, **ingest_options}
+    given = {"seed": secret("ingest_seed"), "patient_key": secret("patient_key"), **ingest_options}
     return {
         "source": str(source),
-        "source_state": state or source_state(source, ingest_options.get("root")),
         "ingest_options": {k: v for k, v in given.items() if v is not None},
         "target_class": profile.target_class,
-        "surrogate_configs": profile.surrogate_configs(models),
-        "innocent_configs": profile.innocent_configs(models),
-        "victim_configs": profile.victim_configs(models),
+        "surrogate_configs": configs(profile.surrogate_configs(0)),
+        "innocent_configs": configs(profile.innocent_configs(0)),
+        "victim_configs": configs(profile.victim_configs(0)),
         "generator_config": profile.generator_config(0),
         "control_config": profile.generator_config(1),
         "version": version,
         "queries": profile.queries,
         "thresholds": asdict(THRESHOLDS),
-        "seed": seed,
         "seeds": {
-            "run": seed,
-            "ingest": drawn.ingest_seed,
-            "surrogates": models + 100,
-            "innocents": models + 1000,
-            "victims": models + 5000,
+            "run": secret("seed"),
+            "ingest": secret("ingest_seed"),
+            "surrogates": secret("models_seed", 100),
+            "innocents": secret("models_seed", 1000),
+            "victims": secret("models_seed", 5000),
         },
     }
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.store import Store, parse
@@ -81,17 +79,19 @@ def wait_for_record(run: object, submission: Submission, target: ClusterTarget, 
 
 
 def mark_arguments(submission: Submission) -> dict:
-    """Arguments of mark_release; its secret seeds are drawn here."""
+    """Arguments of mark_release; the run draws its secrets itself, once for each submission."""
     from medmark.pipelines.mark_release.profiles import PROFILES
-    from medmark.pipelines.mark_release.run import Secrets, pipeline_arguments
+    from medmark.pipelines.mark_release.run import pipeline_arguments
 
     settings = {name: str(value) for name, value in submission.parameters.items()}
     profile, version = settings.pop("profile"), settings.pop("version")
     chosen = PROFILES[profile].with_settings(settings)
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = Secrets.kept(Path(folder) / "secrets.json")
-    arguments = pipeline_arguments(chosen, submission.release, {}, version, drawn, state=submission.release_digest)
-    return {**arguments, "parameters": {"profile": profile, **asdict(chosen), "data": submission.release_digest}}
+    return {
+        **pipeline_arguments(chosen, submission.release, {}, version),
+        "source_state": submission.release_digest,
+        "draw": submission.key,
+        "parameters": {"profile": profile, **asdict(chosen), "data": submission.release_digest},
+    }
 
 
 def update_arguments(submission: Submission) -> dict:

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -62,21 +63,23 @@ def steps(source, tmp_path_factory):
     """Every artifact of a run, made by calling each component's function."""
     from medmark.components.dataset.component import ingest_component
     from medmark.components.generator.component import train_generator_component
+    from medmark.components.platform.component import draw_secrets_component
     from medmark.components.poisoning.component import poison_component
     from medmark.components.report.component import report_component
     from medmark.components.saliency.component import extract_saliency_component
     from medmark.components.surrogate.component import train_classifiers_component
     from medmark.components.verification.component import check_release_component
     from medmark.pipelines.mark_release.profiles import PROFILES
-    from medmark.pipelines.mark_release.run import Secrets, pipeline_arguments
+    from medmark.pipelines.mark_release.run import pipeline_arguments
 
     folder = tmp_path_factory.mktemp("steps")
-    given = pipeline_arguments(PROFILES["smoke"].with_settings(TINY), source, {}, "1", Secrets(SEED, SEED, SEED, None))
+    given = pipeline_arguments(PROFILES["smoke"].with_settings(TINY), source, {}, "1")
 
     def artifact(name, kind=dsl.Artifact):
         return kind(name=name, uri=os.fspath(folder / name), metadata={})
 
     made = SimpleNamespace(
+        secrets=artifact("secrets"),
         clean=artifact("clean", dsl.Dataset),
         origins=artifact("origins"),
         keep=artifact("keep"),
@@ -92,19 +95,23 @@ def steps(source, tmp_path_factory):
         complete=artifact("complete"),
         report=artifact("report", dsl.HTML),
     )
+    draw_secrets_component.python_func(seed=str(SEED), draw="", secrets=made.secrets)
+    secrets = {"secrets": made.secrets, "secrets_digest": "part of the cache key only"}
     made.digest = ingest_component.python_func(
         source=given["source"],
-        source_state=given["source_state"],
+        source_state="",
         options=given["ingest_options"],
+        **secrets,
         release=made.clean,
         origins=made.origins,
     )
     release = {"release": made.clean, "release_digest": made.digest}
-    train, generate = train_classifiers_component.python_func, train_generator_component.python_func
+    train = partial(train_classifiers_component.python_func, **secrets)
+    generate = partial(train_generator_component.python_func, **secrets)
     train(configs=given["surrogate_configs"], models=made.surrogates, **release)
     train(configs=given["innocent_configs"], models=made.innocents, **release)
     extract_saliency_component.python_func(surrogates=made.surrogates, maps=made.maps, **release)
-    inputs = {**release, "surrogates": made.surrogates, "maps": made.maps, "target_class": "", "seed": SEED}
+    inputs = {**release, "surrogates": made.surrogates, "maps": made.maps, "target_class": ""}
     generate(config=given["generator_config"], generator=made.generator, **inputs)
     generate(config=given["control_config"], generator=made.control, **inputs)
     made.marked_digest = poison_component.python_func(
@@ -116,7 +123,7 @@ def steps(source, tmp_path_factory):
         surrogates=made.surrogates,
         version="1",
         queries=given["queries"],
-        seed=SEED,
+        **secrets,
         marked=made.marked,
         evidence=made.evidence,
         keep=made.keep,
@@ -134,6 +141,7 @@ def steps(source, tmp_path_factory):
         control=made.control,
         thresholds=given["thresholds"],
         seeds=given["seeds"],
+        secrets=made.secrets,
         check=made.check,
         complete=made.complete,
     )

@@ -189,6 +189,13 @@ def test_a_first_marking(cluster, medmark, source, tiny, services, tmp_path):
         code, out, err = medmark(*command)
         assert code == 0, err
         assert medmark(*command)[1].startswith("done before, nothing to do: ")
+    (file,) = (tmp_path / "artifacts").rglob("secrets")
+    drawn = json.loads(file.read_bytes())
+    (log,) = tmp_path.glob("runs/*/log")
+    told = log.read_text() + "".join(p.read_text() for p in tmp_path.glob("artifacts/**/executor_output.json"))
+    assert "executor_input" in told and drawn.keys() >= {"seed", "ingest_seed", "models_seed", "patient_key"}
+    for secret in drawn.values():
+        assert str(secret) not in told and str(secret)[:8] not in told
     digest = re.fullmatch(r"submitted: mark-release-\w+\nhttp\S+\nrelease: (\w{64})\n", out)[1]
     head = fetch_chain(f"{releases}/{digest}", tmp_path / "chain", store)
     checked = verify_chain(head, load_public(tmp_path / "keys" / "medmark.pub"))

@@ -120,7 +120,7 @@ def test_ci(reader, services):
     (drop / "_SUCCESS").touch()
     private.upload(drop, f"s3://{DROPS}/ci/{drop.name}")
     once, sweep, later = re.split(
-        r"^(medmark reconcile (?:.*\\\n)*.*\n)", commands("ci").replace("/cxr", "/ci"), flags=re.M
+        r"^(medmark reconcile (?:.*\\\n)*.*\n)", commands("ci").replace("/cxr", "/ci"), maxsplit=1, flags=re.M
     )
     reader.run(once, RAW="raw")
     shown = reader.run(once[once.index("export") : once.index("medmark publish-evidence")] + sweep * 2)

@@ -120,7 +120,7 @@ def test_the_step_writes_result_and_report(keys, releases, tmp_path):
 
 def test_the_pipeline_compiles_to_one_step_that_is_never_cached(tmp_path):
     compiler.Compiler().compile(audit_lineage, str(tmp_path / "ir.yaml"))
-    (ir,) = yaml.safe_load_all((tmp_path / "ir.yaml").read_text())
+    ir, _ = yaml.safe_load_all((tmp_path / "ir.yaml").read_text())
     (task,) = ir["root"]["dag"]["tasks"].values()
     assert ir["pipelineInfo"]["name"] == "audit-lineage" and not task["cachingOptions"].get("enableCache")
     assert set(ir["root"]["outputDefinitions"]["artifacts"]) == {"result", "report"}

@@ -3,7 +3,6 @@ from medmark.components.errors import MedmarkError
 from medmark.components.generator.train import GeneratorConfig
 from medmark.components.surrogate.training import TrainConfig
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS
-from medmark.pipelines.mark_release.run import Secrets
 
 
 def test_settings_replace_values_and_keep_their_type():
@@ -59,12 +58,3 @@ def test_control_generator_differs_in_its_key():
     mark, control = (GeneratorConfig.from_dict(PROFILES["smoke"].generator_config(i)) for i in (0, 1))
     assert mark.key_index != control.key_index
     assert mark.shape == control.shape
-
-
-def test_secrets_are_drawn_once_apart_and_hard_to_guess(tmp_path):
-    drawn = [Secrets.kept(tmp_path / name) for name in "aabcdefgh"]
-    assert drawn[0] == drawn[1]
-    seeds = [n for secret in drawn[1:] for n in (secret.seed, secret.ingest_seed, secret.models_seed)]
-    keys = [int(secret.patient_key, 16) for secret in drawn[1:]]
-    assert len(set(seeds)) == 24 and len(set(keys)) == 8
-    assert max(seeds) > 2**46 and max(keys) > 2**253

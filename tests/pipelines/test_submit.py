@@ -150,14 +150,14 @@ def test_a_release_is_submitted_once(medmark, mark, clean, server):
     assert run.display_name == name and link == f"{server.url}/#/runs/details/{run_id}"
     given = run.runtime_config.parameters
     assert given["source"] == clean and given["source_state"] == clean[-64:]
-    assert given["seed"] < 2**48 and given["seeds"]["run"] == given["seed"]
+    assert given["draw"] == name[-64:] and "seed" not in given  # the run draws its secrets
     code, out, err = medmark(*mark)
     assert (code, err) == (0, "") and out == f"submitted before, nothing to do: {name}\n{link}\n"
     assert list(server.runs) == [run_id]
     assert medmark(*mark, "--set", "epochs=3")[0] == 0
     assert len({run.display_name for run in server.runs.values()}) == 2
-    other = {run.runtime_config.parameters["seed"] for run in server.runs.values()}
-    assert len(other) == 2  # each first marking draws its own secrets
+    other = {run.runtime_config.parameters["draw"] for run in server.runs.values()}
+    assert len(other) == 2  # each first marking draws its own
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED", "CANCELING"])

@@ -1,0 +1,94 @@
+"""What a first marking draws at random, and how it reaches the steps: in a file, because whoever may see a run sees its
+parameters, and Kubeflow writes them into every step's log.
+
+A parameter refers to a secret as ``{"secret": NAME}``, or ``{"secret": NAME, "plus": NUMBER}``.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from medmark.components.dataset.release import canonical_json, file_sha256
+from medmark.components.errors import MedmarkError
+from medmark.components.platform.parameters import whole
+
+SEED_BITS = 48  # a seed that a user gives travels through JSON, where numbers are exact to 53 bits
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Drawn apart: the order of a release or a known patient's pseudonym must not give the mark away.
+
+    Attributes:
+        seed: of the mark, 48 bits.
+        ingest_seed: of order and splits, which everybody sees; 48 bits.
+        models_seed: of surrogates, innocent models and victims; 48 bits. A trained network tells the seed that it began with
+            (benchmarks/results/seed_in_weights.json), and surrogates may go to a shared MLflow.
+        patient_key: of the pseudonyms, 256 bits in hex; None: made from ``ingest_seed``.
+    """
+
+    seed: int
+    ingest_seed: int
+    models_seed: int
+    patient_key: str | None
+
+
+NAMES = [field.name for field in fields(Secrets)]
+
+
+def draw_secrets(path: str | Path, seed: int | None) -> str:
+    """Writes a file with secrets.
+
+    Args:
+        path: of the file; readable by its owner only.
+        seed: all of them follow from it; None: drawn.
+
+    Returns:
+        SHA-256 of the file, which tells nothing of them: 32 random bytes are in it too.
+    """
+    drawn = Secrets(seed, seed, seed, None)
+    if seed is None:
+        drawn = Secrets(*(secrets.randbits(SEED_BITS) for _ in range(3)), secrets.token_hex(KEY_BYTES))
+    Path(path).touch(mode=0o600)
+    Path(path).write_bytes(canonical_json({**asdict(drawn), "salt": secrets.token_hex(KEY_BYTES)}))
+    return file_sha256(path)
+
+
+def read_secrets(path: str | Path) -> Secrets:
+    """What :func:`draw_secrets` wrote.
+
+    Raises:
+        MedmarkError: it is missing or damaged.
+    """
+    try:
+        held = json.loads(Path(path).read_bytes())
+        return Secrets(**{name: held[name] for name in NAMES})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MedmarkError(f"no secrets: {path} ({type(error).__name__}); start the run again") from None
+
+
+def resolved(value: object, drawn: Secrets | None) -> object:
+    """A parameter with secrets in place of references, and whole numbers as integers again.
+
+    Args:
+        value: as a component received it.
+        drawn: None: nothing refers to secrets.
+
+    Raises:
+        MedmarkError: a reference to no known secret.
+    """
+    if isinstance(value, list):
+        return [resolved(item, drawn) for item in value]
+    if not isinstance(value, dict):
+        return whole(value)
+    if "secret" not in value:
+        return {key: resolved(item, drawn) for key, item in value.items()}
+    name, plus = value["secret"], value.get("plus")
+    if drawn is None or name not in NAMES:
+        raise MedmarkError(f"no secret {name!r} for this step; give it the run's secrets, and one of their names")
+    secret = getattr(drawn, name)
+    return secret if plus is None else secret + whole(plus)
