@@ -62,8 +62,9 @@ def read_drop_component(
     """Finds out what a raw drop changes.
 
     Args:
-        source: the drop: folder per class, CSV or release, here or ``s3://``.
-        source_state: another text whenever the drop's files are others; part of the cache key.
+        source: the drop: folder per class, folder with a CSV, or release, here or ``s3://``; a CSV here.
+        source_state: another text whenever the drop's files are others; part of the cache key. Of a drop in a store it must be
+            the digest of its listing (``medmark.components.platform.drops.listing_digest``), or empty.
         options: keyword arguments of ``medmark.components.dataset.drop.read_drop``.
         previous: the previous marked release.
         keep: what was kept with it.
@@ -75,13 +76,12 @@ def read_drop_component(
     """
     from medmark.components.dataset.drop import read_drop
     from medmark.components.lineage.step import step
+    from medmark.components.platform.drops import raw_drop
     from medmark.components.platform.parameters import whole
-    from medmark.components.platform.paths import Places
 
     inputs = {"previous": previous, "keep": keep}
     with step("read drop", inputs=inputs, outputs={"drop": drop}, parameters=whole(options)) as running:
-        with Places() as places:
-            read = places.read(source, raw=True, private=True)
+        with raw_drop(source, source_state) as read:
             found = read_drop(read, previous.path, keep.path, drop.path, **whole(options))
         running.inputs["source"], running.source_files = found["drop"], found["files"]
     drop.metadata.update(drop=found["drop"], previous_digest=previous_digest)

@@ -40,8 +40,8 @@ def take(kind: Kind, uri: str, digest: str, out: str | Path) -> None:
 
 
 def copy_linked(folder: str | Path, out: str | Path) -> None:
-    """A folder of hard links to the files of another, of copies where the file system has none. Files may be added to it and
-    removed from it, but not changed in place."""
+    """A new folder of hard links to the files of another, of copies where the file system has none. Files may be added to it
+    and removed from it, but not changed in place."""
 
     def link(source: str, target: str) -> None:
         try:
@@ -49,7 +49,7 @@ def copy_linked(folder: str | Path, out: str | Path) -> None:
         except OSError:  # another file system, or one without links
             shutil.copyfile(source, target)
 
-    shutil.copytree(folder, out, copy_function=link, dirs_exist_ok=True)
+    shutil.copytree(folder, out, copy_function=link)
 
 
 def publish_run(
@@ -95,6 +95,7 @@ def publish_run(
             for name, path in made.items():
                 copy_linked(path, Path(folder) / name)
                 for file in SIGNED[name] if signatures_dir else ():
+                    (Path(folder) / name / file).unlink(missing_ok=True)  # it may be a link
                     shutil.copyfile(Path(signatures_dir) / file, Path(folder) / name / file)
             # the release last: whoever finds it can update it
             publish_evidence(Path(folder) / "evidence", evidence, evidence_store)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.drops import fetch_drop
 from medmark.components.platform.passing import publish_run
 from medmark.components.platform.publish import fetch_evidence, fetch_keep, fetch_release
 from medmark.components.platform.store import Store
 from medmark.components.platform.submissions import read_record
-from medmark.pipelines.submitting.drop import fetch_drop
 from medmark.pipelines.submitting.submission import Submission
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.drops import COMPLETE, listing_digest
 from medmark.components.platform.publish import DIGEST
 from medmark.components.platform.store import Store, parallel, parse
 from medmark.components.platform.submissions import read_records
-from medmark.pipelines.submitting.drop import COMPLETE, listing_digest
 from medmark.pipelines.submitting.submission import Submission, of_update_release, read_manifest
 
 Submit = Callable[[Submission], dict]

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES, canonical_json
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.drops import listing_digest, raw_files
 from medmark.components.platform.publish import DIGEST
 from medmark.components.platform.store import Place, Store, parse
 from medmark.pipelines.mark_release.profiles import PROFILES
-from medmark.pipelines.submitting.drop import listing_digest, raw_files
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def update_release(
 
     Args:
         source: the drop, as the first step can reach it.
-        source_state: another text whenever the drop's files are others, so that the cache notices.
+        source_state: another text whenever the drop's files are others, so that the cache notices; see
+            ``read_drop_component``.
         drop_options: keyword arguments of ``read_drop``.
         previous_uri, evidence_uri, keep_uri: the previous marked release, its evidence, and what was kept for updates:
             ``s3://bucket/prefix/<digest>``, or folders that the steps can reach.

@@ -124,7 +124,7 @@ def medmark(monkeypatch, capsys):
     return run
 
 
-def test_drops_become_signed_releases(cluster, medmark, runs, services, tmp_path):
+def test_drops_become_signed_releases(cluster, medmark, runs, source, services, tmp_path):
     store, private = Store.from_environment(), Store.from_environment("evidence")
     releases, evidence, drops = f"s3://{RELEASES}/on-kfp", f"s3://{EVIDENCE}/on-kfp", f"s3://{DROPS}/on-kfp"
     first = [runs[0] / name for name in ("release", "evidence", "keep")]
@@ -147,8 +147,11 @@ def test_drops_become_signed_releases(cluster, medmark, runs, services, tmp_path
     shutil.copytree(tmp_path / "drawn" / "a", tmp_path / "drawn" / "b")
     for image in sorted((tmp_path / "drawn" / "b").rglob("*.png")):  # what the first drop brought already
         private.put(image, f"{drops}/b/{image.parent.name}/a-{image.name}")
+    taken = sorted(source.rglob("*.png"))[0].relative_to(source).as_posix()
+    (tmp_path / "withdrawn.csv").write_text(f"path\n{taken}\n")
+    private.put(tmp_path / "withdrawn.csv", f"{drops}/d/withdrawn.csv")
     (tmp_path / "_SUCCESS").touch()
-    for name in "abc":
+    for name in "abcd":
         private.put(tmp_path / "_SUCCESS", f"{drops}/{name}/_SUCCESS")
     with KfpApi() as server:
         server.run = cluster
@@ -165,15 +168,17 @@ def test_drops_become_signed_releases(cluster, medmark, runs, services, tmp_path
         second = lines[0][-64:]
         assert lines[1] == f"b: done on top of {second}, nothing changed"
         assert lines[2].startswith(f"c: done on top of {second}, release ")
-        assert medmark("reconcile", *places, "--sign")[1].count("done before") == 3
-        assert len(server.runs) == 4
+        assert lines[3].startswith(f"d: done on top of {lines[2][-64:]}, release ")
+        assert medmark("reconcile", *places, "--sign")[1].count("done before") == 4
+        assert len(server.runs) == 5
     assert cluster.seen == {"medmark-s3", "medmark-s3-evidence", "medmark-signing", "medmark-mlflow"}
-    newest = fetch_chain(f"{releases}/{lines[2][-64:]}", tmp_path / "chain", store)
+    newest = fetch_chain(f"{releases}/{lines[3][-64:]}", tmp_path / "chain", store)
     checked = verify_chain(newest, load_public(tmp_path / "keys" / "medmark.pub"))
     assert checked["holds"], checked["broken"]
     assert len(fetch_release(f"{releases}/{second}", tmp_path / "second", store)) == 120 + 20
-    assert len(read_records(evidence, private)) == 3
-    assert tracked(services.mlflow, "update-release") == {second, lines[2][-64:]}
+    assert len(fetch_release(f"{releases}/{lines[3][-64:]}", tmp_path / "fourth", store)) == 120 + 2 * 20 - 1
+    assert len(read_records(evidence, private)) == 4
+    assert tracked(services.mlflow, "update-release") == {second, lines[2][-64:], lines[3][-64:]}
 
 
 def test_a_first_marking(cluster, medmark, source, tiny, services, tmp_path):

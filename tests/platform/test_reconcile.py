@@ -20,6 +20,7 @@ from medmark.components.lineage.chain import fetch_chain, verify_chain
 from medmark.components.lineage.events import artifact_digest, step_event
 from medmark.components.lineage.keys import load_private, load_public, new_key
 from medmark.components.lineage.signing import sign_run
+from medmark.components.platform.drops import COMPLETE, raw_drop
 from medmark.components.platform.passing import SIGNED
 from medmark.components.platform.publish import fetch_release, publish, publish_evidence, publish_keep
 from medmark.components.platform.services import DROPS, EVIDENCE, RELEASES
@@ -31,7 +32,6 @@ from medmark.components.verification.release_check import check_release
 from medmark.components.verification.sealing import finish_evidence
 from medmark.components.verification.verdict import Thresholds
 from medmark.pipelines import cli
-from medmark.pipelines.submitting.drop import COMPLETE
 from medmark.pipelines.submitting.local import Target, run_update, submit_locally
 from medmark.pipelines.submitting.reconcile import find_private, read_chain, reconcile
 from medmark.pipelines.submitting.submission import of_mark_release, of_update_release
@@ -305,6 +305,23 @@ def test_a_drop_that_changes_while_it_is_read_is_not_used(places, monkeypatch):
     assert places.runner.ran == []
     assert places.sweep()[0].startswith("a: done on top of")
     assert places.runner.ran == [{"x", "y"}]
+
+
+def test_a_step_on_a_cluster_takes_the_drop_that_was_submitted(places, services, monkeypatch):
+    monkeypatch.setenv("MEDMARK_S3_EVIDENCE_CREDENTIALS", str(services.credentials["evidence"]))
+    places.drop("a", {"sub/x": b"1", "withdrawn.csv": b"path\n"})
+    submission = places.submission("a")
+    for state in (submission.drop_listing, ""):
+        with raw_drop(submission.drop, state) as folder:
+            assert sorted(p.name for p in folder.iterdir()) == ["sub", "withdrawn.csv"]  # nothing of _SUCCESS
+            assert (folder / "sub" / "x").read_bytes() == b"1"
+        assert not folder.exists()
+    put(places.evidence_store, f"{places.drops}/a/sub/x", b"2")
+    with (
+        pytest.raises(MedmarkError, match="changed since it was submitted"),
+        raw_drop(submission.drop, submission.drop_listing),
+    ):
+        pass
 
 
 def test_two_newest_releases_are_both_named(places, tmp_path):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.paths import is_place
 from medmark.components.platform.store import Store, parallel, parse
 
 COMPLETE = "_SUCCESS"  # a drop that holds it is complete; what Hadoop and Spark write last
@@ -25,6 +29,27 @@ def listing_digest(listing: Listing) -> str:
     """SHA-256 of names, sizes and ETags of the raw files: another as soon as one changes, as far as the store tells."""
     lines = sorted([name, *stated] for name, stated in raw_files(listing).items())
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+
+
+@contextmanager
+def raw_drop(source: str, state: str) -> Iterator[Path]:
+    """A drop on this machine.
+
+    Args:
+        source: folder or CSV of this machine, which is given back, or ``s3://`` of a folder in the store that the environment
+            describes for evidence, which is fetched and removed at the end.
+        state: of a drop in a store the digest of its listing, see :func:`listing_digest`; empty: whatever lies there.
+
+    Raises:
+        MedmarkError: as :func:`fetch_drop`.
+    """
+    if not is_place(source):
+        yield Path(source)
+        return
+    store = Store.for_evidence()
+    with tempfile.TemporaryDirectory(prefix="medmark-") as folder:
+        fetch_drop(source, Path(folder) / "drop", state or listing_digest(store.listing(source)), store)
+        yield Path(folder) / "drop"
 
 
 def fetch_drop(uri: str, folder: Path, digest: str, store: Store) -> None:
