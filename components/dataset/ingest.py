@@ -243,6 +243,22 @@ def _splits(usable: list[Item], shares, seed: int, quarantine: bool, rejected: l
     return split_of
 
 
+def _check_encoding(release: Release) -> None:
+    """Refuses images that another encoder wrote: marked ones are encoded anew, and could be told from them."""
+    known: dict[tuple, tuple[int, bytes]] = {}
+    for record in release.records(columns=["image_id", "image", "width", "height", "bits"]):
+        kind = record.height, record.width, np.uint8 if record.bits <= 8 else np.uint16
+        if kind not in known:
+            ours = encode_png(np.zeros(kind[:2], kind[2]))
+            known[kind] = len(ours), ours[: ours.index(b"IDAT")]
+        size, head = known[kind]
+        if len(record.image) != size or not record.image.startswith(head):
+            raise MedmarkError(
+                f"image of another encoder: {record.image_id} in {release.path}; marked ones could be told from it: ingest the"
+                " raw images instead"
+            )
+
+
 def _check_counts(release: Release, target_class: str | None) -> None:
     for split in ("train", "test"):
         for name, count in release.counts[split].items():
@@ -265,6 +281,7 @@ def _check_counts(release: Release, target_class: str | None) -> None:
 def _copy(source: Path, out: Path, target_class: str | None) -> Release:
     given = Release(source)
     given.verify()
+    _check_encoding(given)
     if out.exists() and any(out.iterdir()):
         raise MedmarkError(f"not empty: {out}; choose a new folder for the release")
     (out / "shards").mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,14 @@ MAX_SHARE_OF_CLASS = 0.9  # with all of a class marked, nothing clean is left to
 
 
 def select(
-    arrays: ImageArrays, panel: list[Classifier], *, target: int, marked_share: float, decoy_share: float, seed: int
+    arrays: ImageArrays,
+    panel: list[Classifier],
+    *,
+    target: int,
+    marked_share: float,
+    decoy_share: float,
+    seed: int,
+    left_alone: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
     """Chooses the images to change.
 
@@ -27,6 +34,7 @@ def select(
         marked_share: of the training images.
         decoy_share: of the training images.
         seed: of the decoys' choice.
+        left_alone: ids of images that are not to be changed.
 
     Returns:
         ``"mark"`` or ``"decoy"`` by image id.
@@ -34,13 +42,13 @@ def select(
     Raises:
         MedmarkError: the shares ask for more images than there are.
     """
-    labels = arrays.labels.numpy()
-    of_target, of_others = np.flatnonzero(labels == target), np.flatnonzero(labels != target)
+    labels, free = arrays.labels.numpy(), np.array([i not in left_alone for i in arrays.image_ids], bool)
+    of_target, of_others = np.flatnonzero((labels == target) & free), np.flatnonzero((labels != target) & free)
     marked, decoys = round(marked_share * len(arrays)), round(decoy_share * len(arrays))
     if marked < 1 or marked > MAX_SHARE_OF_CLASS * len(of_target):
         raise MedmarkError(
-            f"marked_share {marked_share:g} asks for {marked} of {len(of_target)} training images of the target class;"
-            f" choose at most {MAX_SHARE_OF_CLASS * len(of_target) / len(arrays):.2f}"
+            f"marked_share {marked_share:g} asks for {marked} of {len(of_target)} training images of the target class"
+            f" that occur once; choose at most {MAX_SHARE_OF_CLASS * len(of_target) / len(arrays):.2f}"
         )
     if decoys > len(of_others):
         raise MedmarkError(f"decoy_share {decoy_share:g} asks for {decoys} of {len(of_others)} images; choose less")

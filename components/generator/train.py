@@ -106,7 +106,13 @@ def train_generator(
     saliency = stack_saliency(load_saliency(saliency_dir), train.image_ids)
     panel = [model for _, model in load_models(surrogates_dir)]
     roles = select(
-        train, panel, target=target, marked_share=config.marked_share, decoy_share=config.decoy_share, seed=seed
+        train,
+        panel,
+        target=target,
+        marked_share=config.marked_share,
+        decoy_share=config.decoy_share,
+        seed=seed,
+        left_alone=repeated(release),
     )
     marker = Marker(
         ConditionalUNet(),
@@ -129,6 +135,14 @@ def train_generator(
         "marked": sum(role == "mark" for role in roles.values()),
         "decoys": sum(role == "decoy" for role in roles.values()),
     }
+
+
+def repeated(release: Release) -> frozenset[str]:
+    """Ids of the images whose pixels the release holds more than once: a mark on one of them would show beside the other."""
+    by_pixels: dict[str, list[str]] = {}
+    for record in release.records(columns=["image_id", "sha256"]):
+        by_pixels.setdefault(record.sha256, []).append(record.image_id)
+    return frozenset(name for names in by_pixels.values() if len(names) > 1 for name in names)
 
 
 class _Training:

@@ -1,14 +1,17 @@
 import csv
+import hashlib
+import io
 import os
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.release import Release
+from medmark.components.dataset.release import Release, ReleaseWriter
 from medmark.components.errors import MedmarkError
 from PIL import Image
 
@@ -125,6 +128,23 @@ def test_a_release_is_passed_on_unchanged(release, tmp_path):
     copy = ingest(release, tmp_path / "r")
     assert copy.digest == Release(release).digest
     copy.verify()
+
+
+@pytest.mark.parametrize("how", [{"compress_level": 9}, {"compress_level": 0, "dpi": (72, 72)}])
+def test_a_release_of_another_encoder_is_refused(release, tmp_path, how):
+    """Marked images are encoded anew: size or header would tell them from the others."""
+    given = list(Release(release).records())
+    stream = io.BytesIO()
+    Image.fromarray(decode_png(given[7].image)).save(stream, "PNG", **how)
+    data = stream.getvalue()
+    given[7] = replace(given[7], image=data, sha256=hashlib.sha256(data).hexdigest())
+    with ReleaseWriter(tmp_path / "other", name="other", version="1", class_names=["normal", "pneumonia"]) as writer:
+        for record in given:
+            writer.add(record)
+    with pytest.raises(
+        MedmarkError, match=f"image of another encoder: {given[7].image_id} in .*; .*ingest the raw images"
+    ):
+        ingest(tmp_path / "other", tmp_path / "r")
 
 
 # each breaks the folder source in one way: (what it does, part of the message)

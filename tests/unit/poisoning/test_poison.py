@@ -1,20 +1,23 @@
+import hashlib
 import json
+import shutil
 import stat
 
 import numpy as np
 import pandas as pd
 import pytest
-from medmark.components.dataset.codecs import decode_png
+from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantom import make_phantoms
 from medmark.components.dataset.release import Release
 from medmark.components.errors import MedmarkError
-from medmark.components.generator.marker import Shape
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.poison import poison
 from medmark.components.poisoning.quality import likeness
 from medmark.components.poisoning.queries import read_queries
+from medmark.components.saliency.extract import extract
 from scipy import stats
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
@@ -80,8 +83,6 @@ def test_the_release_holds_nothing_private(marked):
 
 def test_nothing_but_pixels_tells_marked_from_unmarked(surrogates, tmp_path):
     """A classifier on file size, encoder, order and metadata stays at chance on 400 images of one class."""
-    from medmark.components.saliency.extract import extract
-
     source = make_phantoms(tmp_path / "source", count=400, size=64, seed=9)
     ingest(source, tmp_path / "release", name="leak", shares=(0.9, 0.05, 0.05))
     extract(tmp_path / "release", surrogates / "surrogate-0.safetensors", tmp_path / "maps")
@@ -120,6 +121,25 @@ def test_nothing_but_pixels_tells_marked_from_unmarked(surrogates, tmp_path):
     assert auc < limit, f"AUC {auc:.3f}"
     pixels = np.array([decode_png(r.image).mean() for r in records])
     assert len(np.unique(pixels)) > 50  # the images themselves do differ
+
+
+def test_an_image_that_occurs_twice_is_not_changed(surrogates, tmp_path):
+    """Whoever finds both copies would else see the mark itself."""
+    source = make_phantoms(tmp_path / "source", count=200, size=64, seed=9)
+    images = sorted(source.rglob("*.png"))
+    for image in images[::4]:  # 25 of each class, under another name, of another patient
+        shutil.copyfile(image, image.with_name(f"again{image.name}"))
+    twice = {hashlib.sha256(encode_png(decode_png(image.read_bytes()))).hexdigest() for image in images[::4]}
+    ingest(source, tmp_path / "release", name="twice", seed=1)
+    extract(tmp_path / "release", surrogates / "surrogate-0.safetensors", tmp_path / "maps")
+    inputs = (tmp_path / "release", surrogates, tmp_path / "maps", tmp_path / "g")
+    train_generator(*inputs, target_class="normal", config=CONFIG, seed=5)
+    roles = Marker.load(tmp_path / "g").roles
+    pixels = {r.image_id: r.sha256 for r in Release(tmp_path / "release").records()}
+    assert len(pixels) == 250 and len(twice) == 50 <= sum(p in twice for p in pixels.values()) // 2
+    training = sum(1 for _ in Release(tmp_path / "release").records("train", columns=["image_id"]))
+    assert list(roles.values()).count("mark") == round(0.2 * training)
+    assert not any(pixels[image_id] in twice for image_id in roles)
 
 
 def test_queries_are_test_images_of_other_classes(release, marked):
