@@ -132,9 +132,8 @@ def train_classifier(
     weight = (1 / counts.float() / (1 / counts.float()).mean()).to(where)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     batches = max(1, len(train) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.epochs * batches, pct_start=0.2
-    )
+    steps = max(config.epochs * batches, 10)  # PyTorch divides by 0 where the warm-up is one step
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.2)
     generator = torch.Generator().manual_seed(config.seed + 1)
     state = _Progress()
     signature = json.dumps({**asdict(config), "images": len(train)}, sort_keys=True)

@@ -40,6 +40,12 @@ def test_a_classifier_learns(arrays):
     assert [h["epoch"] for h in trained.history] == list(range(1, len(trained.history) + 1))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 6, 10, 11])
+def test_a_training_of_a_few_steps_ends(arrays, steps):
+    config = replace(CONFIG, epochs=1, batch_size=len(arrays["train"]) // steps)
+    assert train_classifier(arrays["train"], arrays["val"], config, num_classes=2).history[0]["loss"] > 0
+
+
 def weights(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
