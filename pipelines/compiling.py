@@ -4,6 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
+
+def compile_pipeline(pipeline, path: str | Path) -> None:
+    """Writes the IR YAML of one pipeline, in which no step is cached.
+
+    A cluster's cache knows an input artifact by its name, not by its content, so it would give a run the verdict or the
+    signature of another. ``kfp.local`` knows artifacts by their place, which is why runs on one machine go on where they stopped.
+
+    Args:
+        pipeline: decorated with ``dsl.pipeline``.
+        path: of the file.
+    """
+    from kfp import compiler
+
+    compiler.Compiler().compile(pipeline, str(path))
+    documents = list(yaml.safe_load_all(Path(path).read_text()))
+    spec = documents[0]
+    for component in (spec["root"], *spec["components"].values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task["cachingOptions"] = {}
+    Path(path).write_text(yaml.safe_dump_all(documents))
+
 
 def compile_all(out: str | Path) -> list[Path]:
     """Writes the IR YAML of every pipeline as ``<name>.yaml``.
@@ -14,7 +37,6 @@ def compile_all(out: str | Path) -> list[Path]:
     Returns:
         The files.
     """
-    from kfp import compiler
     from medmark.pipelines.audit_lineage.pipeline import audit_lineage
     from medmark.pipelines.audit_suspect.pipeline import audit_suspect
     from medmark.pipelines.compare_methods.pipeline import compare_methods
@@ -27,6 +49,6 @@ def compile_all(out: str | Path) -> list[Path]:
     paths = []
     for pipeline in (audit_lineage, audit_suspect, compare_methods, mark_release, stress_release, update_release):
         path = out / f"{pipeline.name}.yaml"
-        compiler.Compiler().compile(pipeline, str(path))
+        compile_pipeline(pipeline, path)
         paths.append(path)
     return paths

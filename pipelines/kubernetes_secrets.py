@@ -6,7 +6,7 @@ effect, the command's own environment counts.
 ======================  ==========================================================  ==========================
 secret                  keys                                                        opens
 ======================  ==========================================================  ==========================
-``medmark-s3``          endpoint, access_key, secret_key, region, ca, insecure      releases
+``medmark-s3``          endpoint, access_key, secret_key, region, insecure          releases
 ``medmark-s3-evidence`` endpoint, access_key, secret_key, region                    evidence, drops
 ``medmark-signing``     medmark.key, passphrase                                     the owner's signing key
 ``medmark-suspect``     token                                                       a suspect's endpoint
@@ -20,12 +20,11 @@ from kfp.dsl import PipelineTask
 RELEASES = {
     "medmark-s3": {
         **{key: f"MEDMARK_S3_{key.upper()}" for key in ("endpoint", "access_key", "secret_key", "region")},
-        "ca": "MEDMARK_S3_CA",
         "insecure": "MEDMARK_S3_INSECURE",
     }
 }
 EVIDENCE = {
-    "medmark-s3": {"ca": "MEDMARK_S3_CA", "insecure": "MEDMARK_S3_INSECURE"},
+    "medmark-s3": {"insecure": "MEDMARK_S3_INSECURE"},
     "medmark-s3-evidence": {
         key: f"MEDMARK_S3_EVIDENCE_{key.upper()}" for key in ("endpoint", "access_key", "secret_key", "region")
     },

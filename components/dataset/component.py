@@ -12,7 +12,6 @@ def ingest_component(
     release: dsl.Output[dsl.Dataset],
     origins: dsl.Output[dsl.Artifact],
     secrets: dsl.Input[dsl.Artifact] = None,
-    secrets_digest: str = "",
 ) -> str:
     """Makes a release of a source.
 
@@ -23,7 +22,6 @@ def ingest_component(
         release: the release.
         origins: where its images came from; private.
         secrets: of the run.
-        secrets_digest: what their step returned; part of the cache key.
 
     Returns:
         Its digest.
@@ -45,7 +43,7 @@ def ingest_component(
             digest = ingest(read, release.path, private=origins.path, **known).digest
         known = read_origins(origins.path)
         running.inputs["source"], running.source_files = drop_digest(known), len(known)
-    release.metadata.update(digest=digest, source_state=source_state, secrets_digest=secrets_digest)
+    release.metadata.update(digest=digest, source_state=source_state)
     return digest
 
 

@@ -13,7 +13,6 @@ def train_generator_component(
     target_class: str,
     config: dict,
     secrets: dsl.Input[dsl.Artifact],
-    secrets_digest: str,
     generator: dsl.Output[dsl.Model],
 ):
     """Trains a generator and chooses the images to mark.
@@ -26,7 +25,6 @@ def train_generator_component(
         target_class: class that the mark stands for; the first class when empty.
         config: dictionary of ``GeneratorConfig``.
         secrets: of the run; key, weights and order follow from them.
-        secrets_digest: what their step returned; part of the cache key.
         generator: folder with the generator and its selection; private.
     """
     from medmark.components.generator.train import GeneratorConfig, train_generator
@@ -38,6 +36,6 @@ def train_generator_component(
     paths = [artifact.path for artifact in (*inputs.values(), generator)]
     parameters, own = {"target_class": target_class, "config": whole(config)}, GeneratorConfig.from_dict(whole(config))
     inputs["secrets"], outputs = secrets, {"generator": generator}
-    with step("train generator", inputs=inputs, outputs=outputs, parameters=parameters, seed={"secret": "seed"}):
+    with step("train generator", inputs=inputs, outputs=outputs, parameters=parameters, seed={"$secret": "seed"}):
         train_generator(*paths, target_class=target_class, config=own, seed=read_secrets(secrets.path).seed)
-    generator.metadata.update(release_digest=release_digest, secrets_digest=secrets_digest)
+    generator.metadata.update(release_digest=release_digest)

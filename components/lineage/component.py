@@ -49,10 +49,9 @@ def sign_component(
         release: the marked release.
         evidence: its complete evidence.
         check: of the last step, with ``record.json``.
-        checked: what the last step returned: digests of release and evidence, part of the cache key, which ignores content.
-        sign: whether to.
-        signatures: folder with ``commitment.json``, ``lineage.json`` and, private, ``opening.json``; empty if nothing changed
-            or is to be signed.
+        checked: what the last step returned.
+        sign: whether to; only if the verdict is ``owned``.
+        signatures: folder with ``commitment.json``, ``lineage.json`` and, private, ``opening.json``; else empty.
         parent: of an update, the previous marked release.
     """
     from pathlib import Path
@@ -60,10 +59,9 @@ def sign_component(
     from medmark.components.lineage.keys import private_from_environment
     from medmark.components.lineage.signing import sign_run
 
-    record = Path(check.path, "record.json")
-    if not sign or not record.exists():  # there is none if nothing changed
+    if not sign or checked["verdict"] != "owned":
         Path(signatures.path).mkdir(parents=True)
         return
-    key, before = private_from_environment(), parent.path if parent else None
-    sign_run(release.path, evidence.path, record, key, signatures.path, parent=before)
+    record, before = Path(check.path, "record.json"), parent.path if parent else None
+    sign_run(release.path, evidence.path, record, private_from_environment(), signatures.path, parent=before)
     signatures.metadata.update(release_digest=checked["release_digest"], evidence_digest=checked["evidence_digest"])

@@ -9,24 +9,18 @@ from medmark.components.platform.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def draw_secrets_component(seed: str, draw: str, secrets: dsl.Output[dsl.Artifact]) -> str:
+def draw_secrets_component(seed: str, secrets: dsl.Output[dsl.Artifact]):
     """Draws what nobody may guess.
 
     Args:
         seed: all follows from it, and it stands in the step's log; empty: everything is drawn.
-        draw: another text for another draw; part of the cache key.
         secrets: one file; private.
-
-    Returns:
-        SHA-256 of the file, for the cache keys of the steps that use it; tells nothing of the secrets.
     """
     from medmark.components.lineage.step import step
     from medmark.components.platform.secrets import draw_secrets
 
     with step("draw secrets", inputs={}, outputs={"secrets": secrets}):
-        digest = draw_secrets(secrets.path, int(seed) if seed else None)
-    secrets.metadata.update(draw=draw)
-    return digest
+        draw_secrets(secrets.path, int(seed) if seed else None)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -132,7 +126,7 @@ def publish_component(
         releases=publish_uri,
         evidence=publish_evidence_uri,
         store=Store.from_environment(),
-        evidence_store=Store.for_evidence(),
+        evidence_store=Store.from_environment("evidence"),
         submission=whole(submission),
     )
     return digest or ""

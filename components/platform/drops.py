@@ -46,7 +46,7 @@ def raw_drop(source: str, state: str) -> Iterator[Path]:
     if not is_place(source):
         yield Path(source)
         return
-    store = Store.for_evidence()
+    store = Store.from_environment("evidence")
     with tempfile.TemporaryDirectory(prefix="medmark-") as folder:
         fetch_drop(source, Path(folder) / "drop", state or listing_digest(store.listing(source)), store)
         yield Path(folder) / "drop"
@@ -84,4 +84,6 @@ def fetch_drop(uri: str, folder: Path, digest: str, store: Store) -> None:
             (folder / name).unlink(missing_ok=True)
             os.link(part, folder / name)
     except OSError as error:
-        raise MedmarkError(f"cannot write: {folder} ({error.strerror}); choose another folder with --work") from error
+        raise MedmarkError(
+            f"cannot write: {folder} ({error.strerror}); free space, or choose another folder (--work)"
+        ) from error

@@ -7,13 +7,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from medmark.components.dataset.release import file_sha256
+from medmark.components.dataset.release import Release, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.paths import is_place
 from medmark.components.platform.publish import Kind, fetch, publish, publish_evidence, publish_keep
 from medmark.components.platform.registry import promote
-from medmark.components.platform.store import Store
-from medmark.components.platform.submissions import new_record, write_record
+from medmark.components.platform.store import Store, parse
+from medmark.components.platform.submissions import new_record, read_record, write_record
+from medmark.components.poisoning.evidence import read_evidence
+from medmark.components.poisoning.keep import read_keep
 
 SIGNED = {"release": ("commitment.json", "lineage.json"), "evidence": ("opening.json",)}
 
@@ -31,7 +33,7 @@ def take(kind: Kind, uri: str, digest: str, out: str | Path) -> None:
         MedmarkError: nothing of this kind is there, something does not match its digest, or the store fails.
     """
     if is_place(uri):
-        fetch(kind, uri, out, Store.for_evidence() if kind.private else Store.from_environment(), digest)
+        fetch(kind, uri, out, Store.from_environment("evidence" if kind.private else ""), digest)
         return
     manifest = Path(uri) / kind.manifest
     if not manifest.is_file() or file_sha256(manifest) != digest:
@@ -40,16 +42,27 @@ def take(kind: Kind, uri: str, digest: str, out: str | Path) -> None:
 
 
 def copy_linked(folder: str | Path, out: str | Path) -> None:
-    """A new folder of hard links to the files of another, of copies where the file system has none. Files may be added to it
-    and removed from it, but not changed in place."""
+    """A new private folder of hard links to the files of another, of copies where the file system has none. Files may be added
+    to it and removed from it, but not changed in place."""
+    for above, _, files in os.walk(folder, followlinks=True):
+        target = Path(out) / Path(above).relative_to(folder)
+        target.mkdir(mode=0o700, parents=True)
+        for name in files:
+            file = os.path.realpath(Path(above) / name)  # a link to a symbolic link would lead elsewhere
+            try:
+                os.link(file, target / name)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(file, target / name)
 
-    def link(source: str, target: str) -> None:
-        try:
-            os.link(source, target)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, target)
 
-    shutil.copytree(folder, out, copy_function=link)
+def check_apart(releases: str, evidence: str) -> None:
+    """Refuses one bucket for both: whoever may read the releases must not be able to read the evidence.
+
+    Raises:
+        MedmarkError: it is the same, or one is no place in a store.
+    """
+    if parse(releases).bucket == parse(evidence).bucket:
+        raise MedmarkError(f"one bucket for releases and evidence: {releases}, {evidence}; give the evidence another")
 
 
 def publish_run(
@@ -66,7 +79,7 @@ def publish_run(
     submission: dict | None,
 ) -> str | None:
     """Publishes what a run made, the release last, gives its registered models the alias ``released``, and writes the record of
-    the submission.
+    the submission. If there is a record, nothing is done.
 
     Args:
         verdict: content of the run's ``verdict.json``.
@@ -79,16 +92,21 @@ def publish_run(
         submission: see :func:`medmark.components.platform.submissions.new_record`; None: no record.
 
     Returns:
-        Digest of the release; None if nothing changed, so that there is nothing to publish.
+        Digest of the release, as the record has it; None if nothing changed, so that there is nothing to publish.
 
     Raises:
-        MedmarkError: the mark does not work, or the store fails; a second call goes on.
+        MedmarkError: the mark does not work, the folders are not of one run, or the store fails; a second call goes on.
     """
+    check_apart(releases, evidence)
+    known = read_record(submission["key"], evidence, evidence_store) if submission else None
+    if known:
+        return known["result"]
     result = None
     if verdict["verdict"] != "unchanged":
         if verdict["verdict"] != "owned":
             reasons = "; ".join(verdict["reasons"])[:300]
             raise MedmarkError(f"verdict {verdict['verdict']!r}, nothing is published: {reasons}")
+        _check_one_run(verdict, Release(release_dir), evidence_dir, keep_dir, submission)
         above = Path(release_dir).parent  # on the same disk, so that links can do
         with tempfile.TemporaryDirectory(prefix="publishing-", dir=above) as folder:
             made = {"release": release_dir, "evidence": evidence_dir}
@@ -105,3 +123,21 @@ def publish_run(
     if submission:
         write_record(new_record(submission, result), evidence, evidence_store)
     return result
+
+
+def _check_one_run(
+    verdict: dict, release: Release, evidence_dir: str | Path, keep_dir: str | Path, submission: dict | None
+) -> None:
+    """Refuses a release that is not the one that was checked, or not made of what was submitted."""
+    said = {
+        "verdict": verdict["release_digest"],
+        "evidence": read_evidence(evidence_dir)["release_digest"],
+        "keep": read_keep(keep_dir)["release_digest"],
+    }
+    for name, digest in said.items():
+        if digest != release.digest:
+            raise MedmarkError(f"{name} of another release than {release.path}: {digest}; run the pipeline again")
+    if submission and submission["release_digest"] != release.parent:
+        raise MedmarkError(
+            f"made of another release than was submitted: {release.path} comes from {release.parent}; run the pipeline again"
+        )

@@ -1,7 +1,7 @@
 """What a first marking draws at random, and how it reaches the steps: in a file, because whoever may see a run sees its
 parameters, and Kubeflow writes them into every step's log.
 
-A parameter refers to a secret as ``{"secret": NAME}``, or ``{"secret": NAME, "plus": NUMBER}``.
+A parameter refers to a secret as ``{"$secret": NAME}``, or ``{"$secret": NAME, "plus": NUMBER}``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from medmark.components.dataset.release import canonical_json, file_sha256
+from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.parameters import whole
 
 SEED_BITS = 48  # a seed that a user gives travels through JSON, where numbers are exact to 53 bits
 KEY_BYTES = 32
+REFERENCE = "$secret"
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,19 @@ class Secrets:
 NAMES = [field.name for field in fields(Secrets)]
 
 
-def draw_secrets(path: str | Path, seed: int | None) -> str:
+def draw_secrets(path: str | Path, seed: int | None) -> None:
     """Writes a file with secrets.
 
     Args:
         path: of the file; readable by its owner only.
         seed: all of them follow from it; None: drawn.
-
-    Returns:
-        SHA-256 of the file, which tells nothing of them: 32 random bytes are in it too.
     """
     drawn = Secrets(seed, seed, seed, None)
     if seed is None:
         drawn = Secrets(*(secrets.randbits(SEED_BITS) for _ in range(3)), secrets.token_hex(KEY_BYTES))
     Path(path).touch(mode=0o600)
+    # the file's digest stands in metadata, which may not help anybody who guesses seeds
     Path(path).write_bytes(canonical_json({**asdict(drawn), "salt": secrets.token_hex(KEY_BYTES)}))
-    return file_sha256(path)
 
 
 def read_secrets(path: str | Path) -> Secrets:
@@ -85,9 +83,9 @@ def resolved(value: object, drawn: Secrets | None) -> object:
         return [resolved(item, drawn) for item in value]
     if not isinstance(value, dict):
         return whole(value)
-    if "secret" not in value:
+    if REFERENCE not in value:
         return {key: resolved(item, drawn) for key, item in value.items()}
-    name, plus = value["secret"], value.get("plus")
+    name, plus = value[REFERENCE], value.get("plus")
     if drawn is None or name not in NAMES:
         raise MedmarkError(f"no secret {name!r} for this step; give it the run's secrets, and one of their names")
     secret = getattr(drawn, name)

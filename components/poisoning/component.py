@@ -15,7 +15,6 @@ def poison_component(
     version: str,
     queries: int,
     secrets: dsl.Input[dsl.Artifact],
-    secrets_digest: str,
     marked: dsl.Output[dsl.Dataset],
     evidence: dsl.Output[dsl.Artifact],
     keep: dsl.Output[dsl.Artifact],
@@ -32,7 +31,6 @@ def poison_component(
         version: of the marked release.
         queries: images that suspects are asked about, at most.
         secrets: of the run; their choice follows from them.
-        secrets_digest: what their step returned; part of the cache key.
         marked: the public release.
         evidence: private; keep it apart from the release.
         keep: private; for updates only.
@@ -50,11 +48,11 @@ def poison_component(
     paths = [artifact.path for artifact in (*inputs.values(), *outputs.values())]
     inputs |= {"origins": origins, "surrogates": surrogates, "secrets": secrets}
     outputs, parameters = {**outputs, "keep": keep}, {"version": version, "queries": queries}
-    with step("poison", inputs=inputs, outputs=outputs, parameters=parameters, seed={"secret": "seed"}):
+    with step("poison", inputs=inputs, outputs=outputs, parameters=parameters, seed={"$secret": "seed"}):
         seed = read_secrets(secrets.path).seed
         digest = poison(*paths, version=version, queries=queries, seed=seed)["release_digest"]
         keep_for_updates(marked.path, evidence.path, origins.path, surrogates.path, keep.path)
-    marked.metadata.update(digest=digest, secrets_digest=secrets_digest)
+    marked.metadata.update(digest=digest)
     return digest
 
 

@@ -75,7 +75,7 @@ def update(
     Returns:
         ``release_digest``, ``changed`` (images that differ from the previous release; 0: nothing to publish), ``added``,
         ``replaced``, ``withdrawn``, ``withheld`` (marked images withdrawn because they changed), ``marked`` (new marks),
-        ``decoys``, and, if there are new marks, their mean ``quality``.
+        ``decoys``, ``set_aside`` (images of the drop that were refused), and, if there are new marks, their mean ``quality``.
 
     Raises:
         MedmarkError: folders of different runs, or fewer queries left than an audit needs, or no marked image.
@@ -90,7 +90,7 @@ def update(
         for source, target in ((release_dir, out_release), (evidence_dir, out_evidence), (keep_dir, out_keep)):
             shutil.copytree(source, target, dirs_exist_ok=True)
         nothing = dict.fromkeys(("changed", "added", "replaced", "withdrawn", "withheld", "marked", "decoys"), 0)
-        return {"release_digest": before.digest, **nothing}
+        return {"release_digest": before.digest, **nothing, "set_aside": drop["rejected"]}
     use_threads()
     images = Release(Path(drop_dir) / "images")
     marker = Marker.load(Path(evidence_dir) / "generator")
@@ -142,6 +142,7 @@ def update(
         "withheld": len(withheld),
         "marked": sum(role == "mark" for role in chosen.values()),
         "decoys": sum(role == "decoy" for role in chosen.values()),
+        "set_aside": drop["rejected"],
     } | ({"quality": _mean(sum_up(fresh))} if fresh else {})
 
 

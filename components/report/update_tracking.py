@@ -32,7 +32,7 @@ def track_update(out: Path, parts: dict[str, Path], verdict: dict, data: str) ->
     ]
     change, model = verdict["change"], verdict["model"]
     steps[1].dataset = dataset_of(release, "release")
-    counted = ("added", "replaced", "withdrawn", "withheld", "marked", "decoys")
+    counted = ("added", "replaced", "withdrawn", "withheld", "marked", "decoys", "set_aside")
     steps[1].metrics = {name: change[name] for name in counted} | change.get("quality", {})
     numbers = ("wsr", "clean_rate", "delta_p", "test_accuracy", "queries", "trained_on")
     steps[2].metrics = {name: model[name] for name in numbers}

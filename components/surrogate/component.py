@@ -10,7 +10,6 @@ def train_classifiers_component(
     release_digest: str,
     configs: list,
     secrets: dsl.Input[dsl.Artifact],
-    secrets_digest: str,
     models: dsl.Output[dsl.Model],
 ):
     """Trains classifiers on a release.
@@ -20,7 +19,6 @@ def train_classifiers_component(
         release_digest: its digest; part of the cache key, which ignores content.
         configs: one dictionary of ``TrainConfig`` a model; may refer to secrets.
         secrets: of the run.
-        secrets_digest: what their step returned; part of the cache key.
         models: folder with ``models.json`` and safetensors.
     """
     from medmark.components.lineage.step import step
@@ -33,4 +31,4 @@ def train_classifiers_component(
     with step("train classifiers", inputs=inputs, outputs={"models": models}, parameters=parameters):
         known = resolved(configs, read_secrets(secrets.path))
         train_models(release.path, models.path, configs=[TrainConfig(**config) for config in known])
-    models.metadata.update(release_digest=release_digest, secrets_digest=secrets_digest)
+    models.metadata.update(release_digest=release_digest)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from kfp import dsl
 from medmark.components.platform.component import fetch_evidence_component
 from medmark.components.verification.component import audit_component
-from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, SUSPECT, give
+from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RELEASES, SUSPECT, give
 
 
 class Made(NamedTuple):
@@ -32,7 +32,8 @@ def audit_suspect(
     Args:
         evidence_uri: complete evidence of a release: ``s3://bucket/prefix/<digest>``, or a folder that the steps can reach.
         evidence_digest: SHA-256 of its ``evidence.json``.
-        suspects: ``http(s)://host/v2/models/NAME``, ``models:/NAME/VERSION``, or ONNX files: paths or ``s3://``.
+        suspects: ``http(s)://host/v2/models/NAME``, ``models:/NAME/VERSION``, or ONNX files: paths, or
+            ``s3://`` in a bucket that the identity of the releases may read.
         contract: what the suspects expect and give: keyword arguments of ``Contract``.
         connection: how to talk to endpoints: keyword arguments of ``Connection``.
         commitment: texts of the commitment, its signer's public key and its time stamp, see ``audit_component``.
@@ -48,6 +49,6 @@ def audit_suspect(
         commitment=commitment,
     )
     audit.set_display_name("audit")
-    give(audit, EVIDENCE, SUSPECT, MLFLOW)
+    give(audit, RELEASES, SUSPECT, MLFLOW)  # what questions hostile models holds no key to evidence
     audit.set_caching_options(False)  # the cache key sees neither the evidence's content nor the model behind a URL
     return Made(audit=audit.outputs["audit"], report=audit.outputs["report"])

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from medmark.components.errors import MedmarkError
 from medmark.pipelines.commands.options import Debug, Seed
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer()
 

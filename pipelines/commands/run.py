@@ -157,7 +157,8 @@ def print_update(verdict: dict, out: str) -> None:
     """What changed, and whether the mark still works."""
     change, model = verdict["change"], verdict["model"]
     if not change["changed"]:
-        print("nothing changed, nothing to publish")
+        why = f"; images set aside: {change['set_aside']}, run without --quarantine to see why"
+        print(f"nothing changed, nothing to publish{why if change['set_aside'] else ''}")
         return
     print(f"verdict: {verdict['verdict']}")
     for reason in verdict["reasons"]:
@@ -166,6 +167,8 @@ def print_update(verdict: dict, out: str) -> None:
         f" ({change['withheld']} of them marked images that the drop changes)" if change["withheld"] else ""
     )
     print(f"images: {change['added']} added, {change['replaced']} changed, {gone}; {change['marked']} newly marked")
+    if change["set_aside"]:
+        print(f"images set aside: {change['set_aside']}, see {Path(out).resolve() / 'keep' / 'rejected.parquet'}")
     if "quality" in change:
         print(f"marked now: SSIM {change['quality']['ssim']:.3f}, PSNR {change['quality']['psnr']:.1f} dB")
     print(

@@ -86,6 +86,7 @@ def submit_command(
 
     MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
     """
+    from medmark.components.platform.passing import check_apart
     from medmark.components.platform.store import Store
     from medmark.components.platform.submissions import read_record
     from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server, wait_for_record
@@ -99,6 +100,7 @@ def submit_command(
     if any(update.values()) and pipeline == "mark-release" or not all(update.values()) and pipeline == "update-release":
         raise MedmarkError(f"{', '.join(update)} go with update-release, all three; give them there and only there")
     where_to_run(local, endpoint, key, sign)
+    check_apart(publish, publish_evidence)
     private = Store.from_environment("evidence")
     if pipeline == "mark-release":
         submission = of_mark_release(
@@ -160,6 +162,7 @@ def reconcile_command(
 
     MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
     """
+    from medmark.components.platform.passing import check_apart
     from medmark.components.platform.store import Store
     from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server, wait_for_record
     from medmark.pipelines.submitting.kfp_server import KfpServer
@@ -167,6 +170,7 @@ def reconcile_command(
     from medmark.pipelines.submitting.reconcile import reconcile
 
     where_to_run(local, endpoint, key, sign)
+    check_apart(releases, evidence)
     store, evidence_store = Store.from_environment(), Store.from_environment("evidence")
     if local:
         target = Target(releases, evidence, store, evidence_store, work, key, debug)

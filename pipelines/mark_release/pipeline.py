@@ -50,7 +50,6 @@ def mark_release(
     thresholds: dict,
     seeds: dict,
     parameters: dict,
-    draw: str,
     seed: str = "",
     publish_uri: str = "",
     publish_evidence_uri: str = "",
@@ -75,7 +74,6 @@ def mark_release(
         thresholds: of the verdict, fixed beforehand.
         seeds: all of them, for the record.
         parameters: of the run, for the report.
-        draw: another text where secrets shall be drawn anew; no secret.
         seed: all secrets follow from it, and it stands in the logs; empty: they are drawn.
         publish_uri: where the release is published, ``s3://bucket/prefix``, if its mark works; empty: nothing is published
             or tracked in MLflow.
@@ -83,20 +81,20 @@ def mark_release(
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what is recorded then, see ``publish_component``.
     """
-    secrets = draw_secrets_component(seed=seed, draw=draw)
-    secrets.set_display_name("draw secrets")
-    drawn = {"secrets": secrets.outputs["secrets"], "secrets_digest": secrets.outputs["Output"]}
-    clean = ingest_component(source=source, source_state=source_state, options=ingest_options, **drawn)
+    draw = draw_secrets_component(seed=seed)
+    draw.set_display_name("draw secrets")
+    secrets = draw.outputs["secrets"]
+    clean = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
     clean.set_display_name("ingest")
     give(clean, EVIDENCE)
     release = {"release": clean.outputs["release"], "release_digest": clean.outputs["Output"]}
-    surrogates = train_classifiers_component(configs=surrogate_configs, **release, **drawn)
+    surrogates = train_classifiers_component(configs=surrogate_configs, secrets=secrets, **release)
     surrogates.set_display_name("train surrogates")
-    innocents = train_classifiers_component(configs=innocent_configs, **release, **drawn)
+    innocents = train_classifiers_component(configs=innocent_configs, secrets=secrets, **release)
     innocents.set_display_name("train innocent models")
     maps = extract_saliency_component(surrogates=surrogates.outputs["models"], **release)
     maps.set_display_name("extract saliency")
-    inputs = {**release, "surrogates": surrogates.outputs["models"], "maps": maps.outputs["maps"], **drawn}
+    inputs = {**release, "surrogates": surrogates.outputs["models"], "maps": maps.outputs["maps"], "secrets": secrets}
     generator = train_generator_component(target_class=target_class, config=generator_config, **inputs)
     generator.set_display_name("train generator")
     control = train_generator_component(target_class=target_class, config=control_config, **inputs)
@@ -110,11 +108,14 @@ def mark_release(
         surrogates=surrogates.outputs["models"],
         version=version,
         queries=queries,
-        **drawn,
+        secrets=secrets,
     )
     marked.set_display_name("poison")
     victims = train_classifiers_component(
-        release=marked.outputs["marked"], release_digest=marked.outputs["Output"], configs=victim_configs, **drawn
+        release=marked.outputs["marked"],
+        release_digest=marked.outputs["Output"],
+        configs=victim_configs,
+        secrets=secrets,
     )
     victims.set_display_name("train victims")
     check = check_release_component(
@@ -129,7 +130,7 @@ def mark_release(
         control=control.outputs["generator"],
         thresholds=thresholds,
         seeds=seeds,
-        secrets=secrets.outputs["secrets"],
+        secrets=secrets,
     )
     check.set_display_name("verify")
     report = report_component(

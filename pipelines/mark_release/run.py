@@ -14,6 +14,7 @@ from medmark.components.dataset.phantom import TARGET_CLASS, make_phantoms
 from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.resources import use_threads
+from medmark.components.platform.secrets import REFERENCE
 from medmark.components.report.mark_tracking import track_marking
 from medmark.pipelines.local_run import WORK, hand_over, occupied, remove_work, run_locally
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS, Profile
@@ -76,8 +77,7 @@ def run_mark_release(
         source = Path(data).resolve()
     options = ingest_options or {}
     arguments = pipeline_arguments(chosen, source, options, version)
-    arguments |= {"source_state": source_state(source, options.get("root")), "draw": ""}  # once in a work folder
-    arguments |= {"seed": str(seed)} if seed is not None else {}
+    arguments |= {"source_state": source_state(source, options.get("root")), "seed": "" if seed is None else str(seed)}
     arguments["parameters"] = {
         "profile": profile,
         **asdict(chosen),
@@ -99,7 +99,7 @@ def run_mark_release(
 
 
 def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dict, version: str) -> dict:
-    """The arguments of the pipeline, but ``source_state``, ``draw``, ``seed`` and ``parameters``.
+    """The arguments of the pipeline, but ``source_state``, ``seed`` and ``parameters``.
 
     Args:
         profile: of the run.
@@ -109,7 +109,7 @@ def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dic
     """
 
     def secret(name: str, plus: int = 0) -> dict:
-        return {"secret": name, "plus": plus} if plus else {"secret": name}
+        return {REFERENCE: name, "plus": plus} if plus else {REFERENCE: name}
 
     def configs(made: list[dict]) -> list[dict]:
         return [{**config, "seed": secret("models_seed", config["seed"])} for config in made]

@@ -79,7 +79,7 @@ def wait_for_record(run: object, submission: Submission, target: ClusterTarget, 
 
 
 def mark_arguments(submission: Submission) -> dict:
-    """Arguments of mark_release; the run draws its secrets itself, once for each submission."""
+    """Arguments of mark_release; the run draws its secrets itself."""
     from medmark.pipelines.mark_release.profiles import PROFILES
     from medmark.pipelines.mark_release.run import pipeline_arguments
 
@@ -89,7 +89,6 @@ def mark_arguments(submission: Submission) -> dict:
     return {
         **pipeline_arguments(chosen, submission.release, {}, version),
         "source_state": submission.release_digest,
-        "draw": submission.key,
         "parameters": {"profile": profile, **asdict(chosen), "data": submission.release_digest},
     }
 

@@ -1,7 +1,6 @@
 """Submitting to a KFP API server.
 
-The endpoint is trusted with the run's parameters, from which the mark's secret seed follows, so it is asked by https only, or
-on this machine. The token comes from the environment and appears in no message.
+The endpoint is trusted with what runs and where it publishes, so it is asked by https only, or on this machine. The token comes from the environment and appears in no message.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.store import is_local
+from medmark.pipelines.compiling import compile_pipeline
 
 T = TypeVar("T")
 EXPERIMENT = "medmark"
@@ -127,14 +127,12 @@ class KfpServer:
         Returns:
             The run, and whether it is new.
         """
-        from kfp import compiler
-
         known = self.find(name)
         if known:
             return known[0], False
         with tempfile.TemporaryDirectory() as folder:
             package = str(Path(folder) / "pipeline.yaml")
-            compiler.Compiler().compile(pipeline, package)
+            compile_pipeline(pipeline, package)
             given = arguments()
             run = self._ask(lambda: self._client.run_pipeline(self._experiment, name, package, given))
         mine = _text(run.run_id, self.endpoint)
@@ -173,7 +171,7 @@ class KfpServer:
             if run.state in ENDED:
                 reason = _line(run.error.message if run.error and run.error.message else "no reason given", self._token)
                 raise MedmarkError(
-                    f"run {run.state}: {reason}; see {self.url(run)}, correct the cause and submit again"
+                    f"run {run.state}: {reason}; see {self.url(run)}, correct the cause and submit again, which starts from the beginning"
                 )
             if time.monotonic() > deadline:
                 raise MedmarkError(

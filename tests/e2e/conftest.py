@@ -95,8 +95,8 @@ def steps(source, tmp_path_factory):
         complete=artifact("complete"),
         report=artifact("report", dsl.HTML),
     )
-    draw_secrets_component.python_func(seed=str(SEED), draw="", secrets=made.secrets)
-    secrets = {"secrets": made.secrets, "secrets_digest": "part of the cache key only"}
+    draw_secrets_component.python_func(seed=str(SEED), secrets=made.secrets)
+    secrets = {"secrets": made.secrets}
     made.digest = ingest_component.python_func(
         source=given["source"],
         source_state="",

@@ -1,7 +1,7 @@
 """``submit`` and ``reconcile --endpoint``: runs on a cluster publish, sign and track what they make.
 
-The API server is a stand-in, and its runs are done by ``kfp.local``, each in a process whose environment holds what the compiled
-pipeline asks of Kubernetes' secrets and nothing else. Store and MLflow are real.
+The API server is a stand-in, and its runs are done by ``kfp.local``, each step with those of Kubernetes' secrets in its
+environment that the compiled pipeline gives it. Store and MLflow are real.
 """
 
 import json
@@ -18,6 +18,7 @@ import yaml
 from kfp_api import KfpApi
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.release import Release
 from medmark.components.lineage.chain import fetch_chain, verify_chain
 from medmark.components.lineage.keys import load_private, load_public, new_key
 from medmark.components.lineage.signing import sign_run
@@ -65,16 +66,15 @@ class Cluster:
     def __call__(self, pipeline: dict, platform: dict, parameters: dict) -> None:
         work = self.folder / f"run-{len(list(self.folder.iterdir()))}"
         work.mkdir(parents=True)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MEDMARK_", "MLFLOW_", "KFP_"))}
-        for settings in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        executors = pipeline["deploymentSpec"]["executors"]
+        for name, settings in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items():
             for secret in settings["secretAsEnv"]:
                 self.seen.add(secret["secretName"])
                 held = self.secrets.get(secret["secretName"], {})
-                assert secret["optional"]
-                for pair in secret["keyToEnv"]:
-                    if pair["secretKey"] in held:
-                        environment[pair["envVar"]] = held[pair["secretKey"]]
-        for name, executor in pipeline["deploymentSpec"]["executors"].items():
+                given = {pair["envVar"]: held.get(pair["secretKey"]) for pair in secret["keyToEnv"]}
+                variables = [{"name": variable, "value": value} for variable, value in given.items() if value]
+                executors[name]["container"].setdefault("env", []).extend(variables)
+        for name, executor in executors.items():
             if "check" in name:
                 command = executor["container"]["command"]
                 command[-1], found = re.subn(*LEARNT, command[-1])
@@ -82,6 +82,7 @@ class Cluster:
         (work / "pipeline.yaml").write_text(yaml.safe_dump_all([pipeline, platform]))
         (work / "parameters.json").write_text(json.dumps(parameters))
         arguments = [work / "pipeline.yaml", self.folder.with_name("artifacts"), work / "parameters.json"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MEDMARK_", "MLFLOW_", "KFP_"))}
         done = subprocess.run(
             [sys.executable, "-c", RUN, *arguments], env=environment, capture_output=True, text=True, timeout=LIMIT
         )
@@ -131,7 +132,7 @@ def test_drops_become_signed_releases(cluster, medmark, runs, source, services, 
     key = load_private(tmp_path / "keys" / "medmark.key", PASSPHRASE)
     sign_run(*first[:2], runs[0] / "record.json", key, tmp_path / "signed", parent=None)
     head = publish_run(
-        {"verdict": "owned"},
+        {"verdict": "owned", "release_digest": Release(first[0]).digest},
         *first,
         signatures_dir=tmp_path / "signed",
         releases=releases,

@@ -211,6 +211,10 @@ def test_nothing_changed(source, drop, updated, tmp_path):
         names[gone].unlink()
     code, shown, _ = medmark("run", "update-release", updated.out, "--data", whole, "--out", tmp_path / "three")
     assert (code, shown) == (0, "nothing changed, nothing to publish\n")
+    (whole / "normal" / "broken.png").write_bytes(b"no image")
+    command = ["run", "update-release", updated.out, "--data", whole, "--out", tmp_path / "three", "--quarantine"]
+    code, shown, _ = medmark(*command)
+    assert code == 0 and "nothing to publish; images set aside: 1, run without --quarantine to see why" in shown
     assert not (tmp_path / "three").exists()
 
 

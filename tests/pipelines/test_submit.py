@@ -150,14 +150,12 @@ def test_a_release_is_submitted_once(medmark, mark, clean, server):
     assert run.display_name == name and link == f"{server.url}/#/runs/details/{run_id}"
     given = run.runtime_config.parameters
     assert given["source"] == clean and given["source_state"] == clean[-64:]
-    assert given["draw"] == name[-64:] and "seed" not in given  # the run draws its secrets
+    assert "seed" not in given and given["seeds"]["run"] == {"$secret": "seed"}  # the run draws its secrets
     code, out, err = medmark(*mark)
     assert (code, err) == (0, "") and out == f"submitted before, nothing to do: {name}\n{link}\n"
     assert list(server.runs) == [run_id]
     assert medmark(*mark, "--set", "epochs=3")[0] == 0
     assert len({run.display_name for run in server.runs.values()}) == 2
-    other = {run.runtime_config.parameters["draw"] for run in server.runs.values()}
-    assert len(other) == 2  # each first marking draws its own
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED", "CANCELING"])
@@ -205,7 +203,10 @@ def test_waiting_for_a_run_that_does_not_succeed(medmark, mark, server, state):
     code, _, err = medmark(*mark, "--wait")
     assert code == 1
     reason = "step poison failed: no space" if state == "FAILED" else "no reason given"
-    assert re.search(rf"medmark: run {state}: {reason}.*; see {server.url}/#/runs/.*submit again\n$", err)
+    assert re.search(
+        rf"medmark: run {state}: {reason}.*; see {server.url}/#/runs/.*submit again, which starts from the beginning\n$",
+        err,
+    )
     assert "\x1b" not in err
 
 

@@ -146,8 +146,9 @@ class QuickUpdate:
         if "broken" in files:
             raise MedmarkError("unreadable image: broken; repair it")
         seed = int(hashlib.sha256(repr(files).encode()).hexdigest()[:8], 16)
-        write_run(out, seed=seed, parent=submission.release_digest, version="2")
-        return {"verdict": self.verdict, "reasons": ["too weak"], "change": {"changed": len(files)}}
+        digest = write_run(out, seed=seed, parent=submission.release_digest, version="2")
+        change = {"changed": len(files)}
+        return {"verdict": self.verdict, "reasons": ["too weak"], "change": change, "release_digest": digest}
 
 
 @pytest.fixture
@@ -364,6 +365,30 @@ def test_an_interrupted_submission_goes_on_where_it_stopped(places, monkeypatch)
     assert submit_locally(submission, places.target, runners=run) == (record, False)
 
 
+@pytest.mark.parametrize("part", ["verdict", "evidence", "keep", "parent"])
+def test_parts_of_two_runs_are_never_published(places, part):
+    """What a cluster's cache might hand over."""
+    places.drop("a", {"x": b"1"})
+    submission, run = places.submission("a"), places.runner
+
+    def mixed(submission, inputs, out, debug):
+        verdict = run(submission, inputs, out, debug)
+        other = write_run(out / "other", seed=99, parent=submission.release_digest, version="2")
+        if part == "verdict":
+            return verdict | {"release_digest": other}
+        if part == "parent":
+            shutil.rmtree(out)
+            return verdict | {"release_digest": write_run(out, seed=1, parent="3" * 64, version="2")}
+        shutil.rmtree(out / part)
+        (out / "other" / part).rename(out / part)
+        return verdict
+
+    with pytest.raises(MedmarkError, match="of another release than"):
+        submit_locally(submission, places.target, runners={"update-release": mixed})
+    assert read_chain(places.releases, places.store) == [places.first]
+    assert read_records(places.evidence, places.evidence_store) == []
+
+
 def test_two_submitters_at_once(places, tmp_path):
     """On one machine the second is refused; on two, both run, and one result is published."""
     places.drop("a", {"x": b"1"})
@@ -408,8 +433,8 @@ def test_a_first_marking_through_the_command(services, tmp_path, monkeypatch, ca
 
     def quick(out, **given):
         calls.append(given)
-        write_run(out, seed=3, parent=Release(given["data"]).digest, version=given["version"])
-        return {"verdict": "owned", "reasons": []}
+        digest = write_run(out, seed=3, parent=Release(given["data"]).digest, version=given["version"])
+        return {"verdict": "owned", "reasons": [], "release_digest": digest}
 
     monkeypatch.setattr("medmark.pipelines.mark_release.run.run_mark_release", quick)
     for name, identity in (("MEDMARK_S3_CREDENTIALS", "release"), ("MEDMARK_S3_EVIDENCE_CREDENTIALS", "evidence")):

@@ -417,7 +417,7 @@ def test_what_was_set_aside_is_named_in_private_only(run, tmp_path):
     table = write_table(tmp_path / "d", rows)
     (tmp_path / "d" / "scans" / "bad.png").write_bytes(b"no image")
     change = next_run(run, table, tmp_path / "next", quarantine=True)
-    assert change["added"] == 1 and Release(tmp_path / "next" / "release").rejected is None
+    assert (change["added"], change["set_aside"]) == (1, 1) and Release(tmp_path / "next" / "release").rejected is None
     (row,) = pq.read_table(tmp_path / "next" / "keep" / "rejected.parquet").to_pylist()
     assert row["source"] == "scans/bad.png" and "rejected.parquet" in read_keep(tmp_path / "next" / "keep")["files"]
 
