@@ -247,8 +247,10 @@ def _publish(kind: Kind, folder: Path, uri: str, store: Store) -> Published:
             raise MedmarkError(f"larger than {MAX_SIDECAR_BYTES} bytes: {folder / name}; it is none that medmark wrote")
         files[name] = file_sha256(folder / name)
     place = parse(uri) / digest
-    # a copy may lack sidecars that lie there already
-    there = [name for name in store.list(place) if name in files or name not in kind.sidecars]
+    # a copy may lack sidecars that lie there already, and an attempt that never made it complete may have left others
+    there = store.list(place)
+    kept = kind.manifest in there
+    there = [name for name in there if name not in kind.sidecars or (kept and name in files)]
     sent = send(folder, {**files, kind.manifest: digest}, there, place, store, last=(*sidecars, kind.manifest))
     return Published(str(place), digest, sent, store.locked_until(place / kind.manifest))
 

@@ -120,6 +120,18 @@ def test_lineage_and_commitment_go_along(services, release, tmp_path, capsys):
         fetch_release(done.uri, tmp_path / "large", store)
 
 
+def test_sidecars_of_an_attempt_that_ended_early_are_replaced(services, release, tmp_path):
+    """Signed anew, the same release goes out with the new signature: the old one was never seen."""
+    store, uri = store_for(services, "release"), f"s3://{RELEASES}/signed-anew"
+    place = f"{uri}/{Release(release).digest}"
+    (tmp_path / "old").write_text("signature of an attempt that was killed")
+    store.put(tmp_path / "old", f"{place}/commitment.json")
+    (release / "commitment.json").write_text("new signature")
+    publish(release, uri, store)
+    fetch_release(place, tmp_path / "copy", store)
+    assert (tmp_path / "copy" / "commitment.json").read_text() == "new signature"
+
+
 def test_sidecars_are_there_before_the_release(services, release, monkeypatch):
     store, sent, put = store_for(services, "release"), [], Store.put
     for name in ("lineage.json", "commitment.json"):
