@@ -113,6 +113,15 @@ def test_compare_methods(steps, tiny, tmp_path):
         compare_methods_component.python_func(methods=["goodnets"], table=table, **given)
 
 
+def test_metadata_refers_to_secrets_and_the_evidence_holds_them(steps, tiny):
+    """Metadata is written into every log; the evidence must do without the run."""
+    made = [artifact for artifact in vars(steps).values() if hasattr(artifact, "metadata")]
+    told = json.dumps([artifact.metadata for artifact in made])
+    assert len(made) == 15 and "$secret" in told and str(tiny.seed)[:-4] not in told
+    kept = json.dumps(read_steps(steps.complete.path)["events"])
+    assert "$secret" not in kept and f'"{tiny.seed}"' in kept and f'\\"seed\\": {tiny.seed + 5000}' in kept
+
+
 def test_every_artifact_says_how_it_was_made(steps):
     record, kept = json.loads((Path(steps.check.path) / "record.json").read_bytes()), read_steps(steps.complete.path)
     check_record(record, kept)
