@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 EXECUTING = re.compile(r"Executing task .*?'(?P<step>[a-z0-9-]+)'")
+FAILED = re.compile(r"Task '(?P<step>[a-z0-9-]+)' finished with status FAILURE")
 PROGRESS = re.compile(r"^\s*(?P<line>[a-z][\w ]+: \d+/[\d?]+ after \d+ s)\s*$")
 REASON = re.compile(r"medmark\.components\.errors\.MedmarkError: (?P<reason>.*)")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -22,8 +23,8 @@ class StepOutput(io.TextIOBase):
         names: how people call the pipeline's tasks.
 
     Attributes:
-        reason: text of the last MedmarkError that a step ended with, or None.
-        step: name of the step now running.
+        reason: text of the MedmarkError that the first step to fail ended with, or None.
+        step: name of that step; until one fails, of the step now running. Steps that do not need it still run after it.
     """
 
     def __init__(self, log: Path, everything: bool, names: dict[str, str]):
@@ -33,6 +34,7 @@ class StepOutput(io.TextIOBase):
         self._line = ""
         self.reason: str | None = None
         self.step = "start"
+        self._failed = False
 
     def write(self, text: str) -> int:
         self._log.write(text)
@@ -53,12 +55,17 @@ class StepOutput(io.TextIOBase):
 
     def _read(self, line: str) -> None:
         if match := EXECUTING.search(line):
-            self.step = self._names.get(match["step"], match["step"])
-            self._say(f"step {self.step}")
+            step = self._names.get(match["step"], match["step"])
+            self._say(f"step {step}")
+            self.step = self.step if self._failed else step
         elif match := PROGRESS.match(line):
             self._say(f"  {match['line']}")
+        elif self._failed:
+            return
         elif match := REASON.search(line):
             self.reason = match["reason"]
+        elif match := FAILED.search(line):
+            self.step, self._failed = self._names.get(match["step"], match["step"]), True
 
     def _say(self, line: str) -> None:
         if not self._everything:

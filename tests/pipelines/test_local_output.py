@@ -29,3 +29,15 @@ def test_the_reason_of_a_failure_is_found(output):
     output.write("    medmark.components.errors.MedmarkError: truncated image: a.png; copy it again\n")
     assert output.step == "train innocent models"
     assert output.reason == "truncated image: a.png; copy it again"
+
+
+def test_what_runs_after_a_failure_is_not_blamed(output, capsys):
+    """kfp.local still runs the steps that do not need the one that failed."""
+    for step, reason in (("train-classifiers-component-2", "too few images"), ("report-component", "no such folder")):
+        output.write(f"04:02:01.123 - INFO - Executing task \x1b[96m'{step}'\x1b[0m\n")
+        output.write(f"    medmark.components.errors.MedmarkError: {reason}\n")
+        output.write(
+            f"04:02:02.123 - ERROR - Task \x1b[96m'{step}'\x1b[0m finished with status \x1b[91mFAILURE\x1b[0m\n"
+        )
+    assert (output.step, output.reason) == ("train innocent models", "too few images")
+    assert capsys.readouterr().err == "step train innocent models\nstep report-component\n"
