@@ -7,10 +7,8 @@ component, many images at a time, and the sign is fixed so that the map correlat
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from medmark.components.errors import MedmarkError
-from pytorch_grad_cam.base_cam import BaseCAM
 from scipy.linalg import eigh_tridiagonal
 
 IMAGES_AT_ONCE = 8  # measured: 8 activations of 512x16x16 stay in the processor's cache, 64 do not
@@ -87,21 +85,3 @@ def _leading(a: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
     values, vectors = torch.linalg.eigh(a.mT @ a)  # two components of nearly the same size
     solution[left] = vectors[..., -1] * values[:, -1:].clamp_min(0).sqrt()
     return solution
-
-
-class EigenCAM(BaseCAM):
-    """pytorch-grad-cam's interface over :func:`leading_projection`.
-
-    Args:
-        model: a network.
-        target_layers: modules whose activations are read.
-        reshape_transform: for transformers: (B, T, C) tokens to (B, C, H, W).
-
-    Calling it as ``cam(images, None)`` gives (B, H, W) float32 maps in [0, 1], numpy, at the size of the images.
-    """
-
-    def __init__(self, model, target_layers, reshape_transform=None):
-        super().__init__(model, target_layers, reshape_transform, uses_gradients=False)
-
-    def get_cam_image(self, input_tensor, target_layer, targets, activations, grads, eigen_smooth) -> np.ndarray:
-        return leading_projection(torch.as_tensor(activations)).cpu().numpy()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from medmark.components.errors import MedmarkError
-from medmark.components.saliency.eigencam import EigenCAM, leading_projection
+from medmark.components.saliency.eigencam import leading_projection
 from medmark.components.saliency.extract import extract, load_saliency, saliency_maps, stack_saliency
+from medmark.components.saliency.grad_cam import EigenCAM
 from medmark.components.surrogate.networks import build
 from medmark.components.surrogate.panel import load_models
 from pytorch_grad_cam import EigenCAM as StockEigenCAM

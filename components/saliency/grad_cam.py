@@ -1,0 +1,26 @@
+"""EigenCAM for those who use pytorch-grad-cam. Apart, because loading that library takes seconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from medmark.components.saliency.eigencam import leading_projection
+from pytorch_grad_cam.base_cam import BaseCAM
+
+
+class EigenCAM(BaseCAM):
+    """pytorch-grad-cam's interface over :func:`leading_projection`.
+
+    Args:
+        model: a network.
+        target_layers: modules whose activations are read.
+        reshape_transform: for transformers: (B, T, C) tokens to (B, C, H, W).
+
+    Calling it as ``cam(images, None)`` gives (B, H, W) float32 maps in [0, 1], numpy, at the size of the images.
+    """
+
+    def __init__(self, model, target_layers, reshape_transform=None):
+        super().__init__(model, target_layers, reshape_transform, uses_gradients=False)
+
+    def get_cam_image(self, input_tensor, target_layer, targets, activations, grads, eigen_smooth) -> np.ndarray:
+        return leading_projection(torch.as_tensor(activations)).cpu().numpy()
