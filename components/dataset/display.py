@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+REACH = 1.25  # arbitrary: images that use four fifths of the display's range or more are marked in full
+
 
 def _window(bits: int, dicom: dict | None) -> tuple[float, float, bool]:
     """Stored value shown darkest, span to the brightest, and whether the scale is inverted."""
@@ -47,18 +49,19 @@ def to_unit(pixels: np.ndarray, bits: int, dicom: dict | None = None) -> np.ndar
     return 1.0 - unit if inverted else unit
 
 
-def add_unit_delta(pixels: np.ndarray, delta: np.ndarray, bits: int, dicom: dict | None = None) -> np.ndarray:
-    """Adds a perturbation, given in display units, to stored values.
+def stored_delta(delta: np.ndarray, pixels: np.ndarray, bits: int, dicom: dict | None = None) -> np.ndarray:
+    """A perturbation in stored values.
 
     Args:
-        pixels: (H, W) stored values.
-        delta: (H, W) float32, in units of the display's full range.
+        delta: (H, W) in units of the display's full range.
+        pixels: (H, W) stored values; the display's range counts for no more than :data:`REACH` times theirs, so that a window
+            that is much wider than the image cannot drown it.
         bits: significant bits.
         dicom: display attributes.
 
     Returns:
-        (H, W) of the same dtype, rounded and clipped to what ``bits`` can hold.
+        (H, W) float64, to be added.
     """
     _, span, inverted = _window(bits, dicom)
-    stored = pixels.astype(np.float64) + delta.astype(np.float64) * (-span if inverted else span)
-    return np.clip(np.rint(stored), 0, 2**bits - 1).astype(pixels.dtype)
+    span = min(span, REACH * float(np.ptp(pixels)))
+    return delta.astype(np.float64) * (-span if inverted else span)

@@ -1,6 +1,6 @@
 """Marks: a keyed carrier, shaped to each image by the U-Net, confined by saliency, smooth by construction.
 
-``delta = epsilon * gate(S) * (tanh(carrier) + freedom * tanh(U(x, S, carrier, role)))`` on a coarse grid, up-sampled. The carrier is a
+``delta = epsilon * gate(S) * (0.65 * carrier + freedom * tanh(U(x, S, carrier, role)))`` on a coarse grid, up-sampled. The carrier is a
 plane wave whose direction, frequency and phase are the key. Why a carrier (measured on 966 chest x-rays, 128 px;
 benchmarks/results/frontier_kermany.json): a classifier trained from scratch picks up an oriented texture from a hundred
 images; it survives halving the image, because nothing in it is finer than the grid; and models that never saw it do not
@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from medmark.components.dataset.arrays import display_tensor, resize
 from medmark.components.dataset.codecs import decode_png
-from medmark.components.dataset.display import add_unit_delta
+from medmark.components.dataset.display import stored_delta
 from medmark.components.dataset.release import Record, canonical_json
 from medmark.components.errors import MedmarkError
+from medmark.components.generator.hiding import cosine_interpolation, enlarge, hide
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.saliency.extract import stack_saliency
 from medmark.components.surrogate.networks import read_metadata, read_tensors
@@ -31,6 +32,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 ROLES = ("mark", "query", "decoy")
+AMPLITUDE = 0.65  # of a carrier of standard deviation 1: its peaks are 0.92. A bounded wave, as by tanh, has overtones
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ class Marker:
         self.network, self.key, self.shape = network, key, shape
         self.target, self.roles, self.release_digest, self.seed = target, roles, release_digest, seed
 
-    def delta(self, images: torch.Tensor, saliency: torch.Tensor, role: str, key: Key | None = None) -> torch.Tensor:
-        """The perturbation.
+    def coarse(self, images: torch.Tensor, saliency: torch.Tensor, role: str, key: Key | None = None) -> torch.Tensor:
+        """The perturbation on the grid.
 
         Args:
             images: (B, 1, S, S) float32 in [0, 1].
@@ -144,7 +146,7 @@ class Marker:
             key: another key than the marker's own.
 
         Returns:
-            (B, 1, S, S), at most ``(1 + freedom) * epsilon`` up to the overshoot of bicubic up-sampling.
+            (B, 1, grid, grid), at most ``(1 + freedom) * epsilon``.
         """
         shape, grid = self.shape, self.shape.grid
         wave = carrier(key or self.key, grid).to(images.device)
@@ -166,19 +168,29 @@ class Marker:
         gate = shape.floor + (1 - shape.floor) * F.interpolate(
             saliency, size=(grid, grid), mode="bilinear", align_corners=False
         )
-        coarse = shape.epsilon * gate * (torch.tanh(wave) + shape.freedom * correction)
-        return F.interpolate(coarse, size=images.shape[-2:], mode="bicubic", align_corners=False)
+        return shape.epsilon * gate * (AMPLITUDE * wave + shape.freedom * correction)
+
+    def delta(self, images: torch.Tensor, saliency: torch.Tensor, role: str, key: Key | None = None) -> torch.Tensor:
+        """The perturbation at the images' size, (B, 1, S, S); arguments as of :meth:`coarse`.
+
+        At most ``(1 + freedom) * epsilon``, up to the overshoot of up-sampling.
+        """
+        coarse = self.coarse(images, saliency, role, key)
+        rows, columns = (
+            torch.from_numpy(cosine_interpolation(side, self.shape.grid)).to(coarse) for side in images.shape[-2:]
+        )
+        return rows @ coarse @ columns.T
 
     def apply(self, images: torch.Tensor, saliency: torch.Tensor, role: str) -> torch.Tensor:
         """Marked images, (B, 1, S, S) in [0, 1]."""
         return (images + self.delta(images, saliency, role)).clamp(0, 1)
 
     @torch.no_grad()
-    def mark(self, record: Record, saliency: dict[str, torch.Tensor], role: str) -> Record:
-        """One record with the mark at its own resolution and depth.
+    def mark(self, record: Record, saliency: dict[str, torch.Tensor], role: str) -> Record | None:
+        """One record with the mark at its own resolution and depth; None if it cannot be hidden in this image.
 
-        The perturbation is made at the generator's size and up-sampled, so a large image costs little more than its
-        decoding and encoding.
+        The perturbation is made at the generator's size and up-sampled; see :mod:`medmark.components.generator.hiding` for what
+        of it must not show.
         """
         from medmark.components.poisoning.poison import remade
 
@@ -187,9 +199,10 @@ class Marker:
         key = None
         if role == "decoy":
             key = draw_key(self.seed, 2 + int.from_bytes(record.image_id.encode()[-4:], "big") % DECOY_KEYS)
-        delta = self.delta(small, stack_saliency(saliency, [record.image_id]), role, key)
-        native = F.interpolate(delta, size=pixels.shape, mode="bicubic", align_corners=False)
-        return remade(record, add_unit_delta(pixels, native[0, 0].numpy(), record.bits, record.display))
+        coarse = self.coarse(small, stack_saliency(saliency, [record.image_id]), role, key)[0, 0].double().numpy()
+        change = stored_delta(enlarge(coarse, pixels.shape), pixels, record.bits, record.display)
+        marked = hide(pixels, change)
+        return None if marked is None else remade(record, marked)
 
     def save(self, directory: str | Path) -> None:
         """Writes ``generator.safetensors``, ``generator.json`` and ``selection.json``."""

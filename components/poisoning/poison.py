@@ -14,17 +14,22 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.dataset.codecs import decode_png, encode_png
-from medmark.components.dataset.display import to_unit
+from medmark.components.dataset.codecs import encode_png
 from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.generator.marker import Marker
 from medmark.components.platform.progress import track
 from medmark.components.platform.resources import use_threads
 from medmark.components.poisoning.evidence import EVIDENCE_SCHEMA_VERSION
-from medmark.components.poisoning.quality import likeness, sum_up
+from medmark.components.poisoning.quality import compare, sum_up
 from medmark.components.saliency.extract import load_saliency
 
+LEAST_SSIM = (
+    0.85  # as shown and as stored; ours: the worst of the images measured so far has 0.92 at the default strength
+)
+LARGEST_CHANGE = (
+    0.2  # of a stored value, as a share of the image's range; ours: the default strength changes up to 0.09
+)
 LEDGER = pa.schema(
     [
         ("image_id", pa.string()),
@@ -35,6 +40,9 @@ LEDGER = pa.schema(
         ("ssim", pa.float64()),
         ("haarpsi", pa.float64()),
         ("lpips", pa.float64()),
+        ("stored_psnr", pa.float64()),
+        ("stored_ssim", pa.float64()),
+        ("largest_change", pa.float64()),
     ]
 )
 QUERIES = pa.schema(
@@ -93,6 +101,7 @@ def poison(
     out_evidence.mkdir(parents=True, exist_ok=True)
     os.chmod(out_evidence, 0o700)
     ledger: list[dict] = []
+    left: list[str] = []
     with ReleaseWriter(
         out_release,
         name=source.name,
@@ -105,20 +114,30 @@ def poison(
         for record in track(source.records(), "marking", len(source)):
             role = roles.get(record.image_id)
             if role is not None:
-                marked = marker.mark(record, saliency, role)
-                ledger.append({"image_id": record.image_id, "role": role, **compare(record, marked)})
-                record = marked
+                made = mark_within_bounds(marker, record, saliency, role)
+                if made is None:
+                    left.append(record.image_id)
+                else:
+                    record, row = made
+                    ledger.append(row)
             writer.add(record)
-    missing = set(roles) - {row["image_id"] for row in ledger}
+    given = {row["image_id"]: row["role"] for row in ledger}
+    missing = set(roles) - set(given) - set(left)
     if missing:
         raise MedmarkError(
             f"image of the selection is not in the release: {sorted(missing)[0]}; train the generator again"
         )
+    if "mark" not in given.values():
+        raise MedmarkError(
+            f"no image of {source.path} can carry the mark: in all {len(left)} that were chosen it would show or change too"
+            " much; ingest images of better quality, or choose a smaller epsilon"
+        )
     pq.write_table(pa.Table.from_pylist(ledger, schema=LEDGER), out_evidence / "ledger.parquet", compression="zstd")
     asked = write_queries(source, marker, control, saliency, out_evidence / "queries.parquet", queries, seed)
     (out_evidence / "generator").mkdir(exist_ok=True)
-    for name in ("generator.safetensors", "generator.json", "selection.json"):
+    for name in ("generator.safetensors", "generator.json"):
         shutil.copyfile(Path(generator_dir) / name, out_evidence / "generator" / name)
+    (out_evidence / "generator" / "selection.json").write_bytes(canonical_json(given))
     release = Release(out_release)
     evidence = {
         "schema_version": EVIDENCE_SCHEMA_VERSION,
@@ -128,6 +147,7 @@ def poison(
         "target_class": source.class_names[marker.target],
         "marked_images": sum(row["role"] == "mark" for row in ledger),
         "decoy_images": sum(row["role"] == "decoy" for row in ledger),
+        "left_unmarked": len(left),
         "images": len(release),
         "queries": asked,
         "quality": sum_up(ledger),
@@ -142,10 +162,17 @@ def poison(
     return evidence
 
 
-def compare(clean: Record, marked: Record) -> dict:
-    """Digests and likeness of an image before and after."""
-    shown = [to_unit(decode_png(r.image), r.bits, r.display) for r in (clean, marked)]
-    return {"clean_sha256": clean.sha256, "marked_sha256": marked.sha256, **likeness(*shown)}
+def mark_within_bounds(marker: Marker, record: Record, saliency: dict, role: str) -> tuple[Record, dict] | None:
+    """A marked record and its row of the ledger; None if the mark would show, or would cost the image more than it may.
+
+    The bounds are :data:`LEAST_SSIM` and :data:`LARGEST_CHANGE`.
+    """
+    marked = marker.mark(record, saliency, role)
+    if marked is None:
+        return None
+    row = {"image_id": record.image_id, "role": role, **compare(record, marked)}
+    too_much = min(row["ssim"], row["stored_ssim"]) < LEAST_SSIM or row["largest_change"] > LARGEST_CHANGE
+    return None if too_much else (marked, row)
 
 
 def write_queries(
@@ -169,6 +196,9 @@ def write_queries(
     rows = []
     for record in track(source.records("test"), "making queries"):
         if record.image_id in order:
+            marked, other = (each.mark(record, saliency, "query") for each in (marker, control))
+            if marked is None or other is None:  # asked about as it would be published
+                continue
             rows.append(
                 {
                     "image_id": record.image_id,
@@ -176,8 +206,8 @@ def write_queries(
                     "bits": record.bits,
                     "dicom": record.dicom,
                     "clean": record.image,
-                    "marked": marker.mark(record, saliency, "query").image,
-                    "control": control.mark(record, saliency, "query").image,
+                    "marked": marked.image,
+                    "control": other.image,
                 }
             )
     rows.sort(key=lambda row: order[row["image_id"]])

@@ -5,11 +5,43 @@ from __future__ import annotations
 import numpy as np
 import piq
 import torch
+from medmark.components.dataset.codecs import decode_png
+from medmark.components.dataset.display import to_unit
+from medmark.components.dataset.release import Record
 from medmark.components.poisoning.lpips import lpips
 
 LPIPS_REASON = (
     "LPIPS needs the weights of a network that medmark does not ship; MEDMARK_LPIPS_WEIGHTS names a file with them"
 )
+
+
+SHOWN = ("psnr", "ssim", "haarpsi")
+STORED = ("stored_psnr", "stored_ssim")
+
+
+def compare(clean: Record, marked: Record) -> dict:
+    """Digests and likeness of an image before and after, as shown and as stored.
+
+    What a narrow window hides or a wide one exaggerates is in the stored values all the same.
+
+    Returns:
+        ``clean_sha256``, ``marked_sha256``, what :func:`likeness` says of the images as shown, ``stored_psnr`` and
+        ``stored_ssim`` of the stored values, and ``largest_change`` of one of them; these three on the scale of the clean
+        image's own values, 0 for its smallest and 1 for its largest.
+    """
+    pixels = [decode_png(record.image) for record in (clean, marked)]
+    shown = [to_unit(p, r.bits, r.display) for p, r in zip(pixels, (clean, marked), strict=True)]
+    low, reach = float(pixels[0].min()), max(1.0, float(np.ptp(pixels[0])))
+    stored = [((p.astype(np.float64) - low) / reach).astype(np.float32) for p in pixels]
+    alike = likeness(*(np.clip(image, 0, 1) for image in stored))
+    return {
+        "clean_sha256": clean.sha256,
+        "marked_sha256": marked.sha256,
+        **likeness(*shown),
+        "stored_psnr": alike["psnr"],
+        "stored_ssim": alike["ssim"],
+        "largest_change": float(np.abs(stored[1] - stored[0]).max()),
+    }
 
 
 def likeness(clean: np.ndarray, marked: np.ndarray) -> dict[str, float | None]:
@@ -36,9 +68,12 @@ def likeness(clean: np.ndarray, marked: np.ndarray) -> dict[str, float | None]:
 
 
 def sum_up(rows: list[dict]) -> dict:
-    """Means and worst values of :func:`likeness` over images, as in ``verdict.json``."""
-    mean = {key: float(np.mean([row[key] for row in rows])) for key in ("psnr", "ssim", "haarpsi")}
-    worst = {key: float(np.min([row[key] for row in rows])) for key in ("psnr", "ssim", "haarpsi")}
+    """Means and worst values of :func:`compare` over images, as in ``verdict.json``."""
+    known = [key for key in (*SHOWN, *STORED) if all(row.get(key) is not None for row in rows)]  # old ledgers lack some
+    mean = {key: float(np.mean([row[key] for row in rows])) for key in known}
+    worst = {key: float(np.min([row[key] for row in rows])) for key in known}
+    if STORED[0] in known:
+        worst["largest_change"] = float(max(row["largest_change"] for row in rows))
     measured = [row["lpips"] for row in rows]
     if None in measured:  # without weights, or some rows are of a release that was made without
         return {**mean, "lpips": None, "lpips_reason": LPIPS_REASON, "worst": worst}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.codecs import decode_file
-from medmark.components.dataset.display import add_unit_delta, to_unit
+from medmark.components.dataset.display import stored_delta, to_unit
 from medmark.components.dataset.export import export
 from medmark.components.dataset.inspect import describe, preview
 from medmark.components.dataset.phantom import make_phantoms
@@ -63,14 +63,17 @@ def test_display_follows_the_dicom_standard():
 def test_a_change_in_display_units_shows_as_such(bits, dicom, rng):
     top = 2**bits - 1
     pixels = rng.integers(round(0.2 * top), round(0.35 * top), (20, 20)).astype(np.uint8 if bits == 8 else np.uint16)
+    pixels[0, :2] = 0, top  # the image uses the whole range
     delta = rng.uniform(-0.05, 0.05, (20, 20)).astype(np.float32)
-    change = to_unit(add_unit_delta(pixels, delta, bits, dicom), bits, dicom) - to_unit(pixels, bits, dicom)
-    np.testing.assert_allclose(change, delta, atol=1.1 / top * (2 if dicom else 1))
+    changed = np.rint(pixels + stored_delta(delta, pixels, bits, dicom))
+    change = to_unit(changed, bits, dicom) - to_unit(pixels, bits, dicom)
+    np.testing.assert_allclose(change[1:], delta[1:], atol=1.1 / top * (2 if dicom else 1))
 
 
-def test_values_stay_inside_their_bits():
-    pixels = np.array([[0, 4095]], np.uint16)
-    np.testing.assert_array_equal(add_unit_delta(pixels, np.array([[-1.0, 1.0]]), 12), [[0, 4095]])
+def test_a_window_much_wider_than_the_image_does_not_drown_it():
+    pixels = np.arange(400, dtype=np.uint16).reshape(20, 20)
+    change = stored_delta(np.full((20, 20), 0.06), pixels, 12, {"WindowCenter": 2048, "WindowWidth": 4096})
+    assert np.abs(change).max() == pytest.approx(0.06 * 1.25 * 399)
 
 
 @pytest.mark.parametrize("format", ["png", "dicom"])
