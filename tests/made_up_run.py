@@ -106,7 +106,9 @@ def make_run(folder: Path, source: Path | None = None, *, count: int = 80, **opt
         for name, model in innocents.items()
     ]
     seal_evidence(folder / "bare", folder / "evidence", pd.concat(scores), Thresholds())
-    keep_for_updates(folder / "release", folder / "evidence", folder / "origins", models, folder / "keep")
+    keep_for_updates(
+        folder / "clean", folder / "release", folder / "evidence", folder / "origins", models, folder / "keep"
+    )
     return folder
 
 

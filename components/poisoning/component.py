@@ -51,7 +51,7 @@ def poison_component(
     with step("poison", inputs=inputs, outputs=outputs, parameters=parameters, seed={"$secret": "seed"}):
         seed = read_secrets(secrets.path).seed
         digest = poison(*paths, version=version, queries=queries, seed=seed)["release_digest"]
-        keep_for_updates(marked.path, evidence.path, origins.path, surrogates.path, keep.path)
+        keep_for_updates(release.path, marked.path, evidence.path, origins.path, surrogates.path, keep.path)
     marked.metadata.update(digest=digest)
     return digest
 

@@ -1,8 +1,9 @@
 """What the owner keeps for the next update, apart from the evidence: an auditor needs nothing of it.
 
 ``keep.json`` names the SHA-256 of every other file: ``sources.parquet``, ``patients.json`` and maybe ``past.json`` (see
-:mod:`medmark.components.dataset.origin`), ``surrogates/``, the classifiers whose saliency confines the mark, and, after an update
-that set images aside, ``rejected.parquet``: their names and reasons may name patients.
+:mod:`medmark.components.dataset.origin`), ``surrogates/``, the classifiers whose saliency confines the mark,
+``originals.parquet``, the marked images without their mark, so that a correction of one can be published like that of any
+other, and, after an update that set images aside, ``rejected.parquet``: their names and reasons may name patients.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from medmark.components.dataset.origin import PAST
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
@@ -20,9 +25,30 @@ from medmark.components.poisoning.evidence import read_evidence
 KEEP_SCHEMA_VERSION = 1
 SURROGATES = "surrogates"
 REJECTED = "rejected.parquet"
+ORIGINALS = "originals.parquet"  # not there before medmark kept them
+ORIGINALS_SCHEMA = pa.schema(
+    [("image_id", pa.string()), ("image", pa.binary()), ("first", pa.binary()), ("first_published", pa.binary())]
+)
+
+
+@dataclass(frozen=True)
+class Original:
+    """A marked image without its mark, as encoded.
+
+    Attributes:
+        image_id: in the release.
+        image: what would be published now if it were not marked.
+        first, first_published: the same when it was marked, without and with the mark; None if it was never corrected.
+    """
+
+    image_id: str
+    image: bytes
+    first: bytes | None = None
+    first_published: bytes | None = None
 
 
 def keep_for_updates(
+    clean_dir: str | Path,
     release_dir: str | Path,
     evidence_dir: str | Path,
     origin_dir: str | Path,
@@ -32,6 +58,7 @@ def keep_for_updates(
     """Writes the folder after a first marking.
 
     Args:
+        clean_dir: the release that was marked.
         release_dir: the marked release.
         evidence_dir: its evidence.
         origin_dir, surrogates_dir, out: see :func:`write_keep`.
@@ -46,7 +73,13 @@ def keep_for_updates(
         "mark": evidence["marked_images"] / of_target,
         "decoy": evidence["decoy_images"] / (sum(training.values()) - of_target),
     }
-    return write_keep(out, origin_dir, surrogates_dir, release_digest=release.digest, shares=shares)
+    ledger = pq.read_table(Path(evidence_dir) / "ledger.parquet", columns=["image_id"])["image_id"].to_pylist()
+    wanted = set(ledger)
+    clean = Release(clean_dir).records("train", columns=["image_id", "image"])
+    originals = (Original(record.image_id, record.image) for record in clean if record.image_id in wanted)
+    return write_keep(
+        out, origin_dir, surrogates_dir, originals=originals, release_digest=release.digest, shares=shares
+    )
 
 
 def write_keep(
@@ -54,6 +87,7 @@ def write_keep(
     origin_dir: str | Path,
     surrogates_dir: str | Path,
     *,
+    originals: Iterable[Original] | None = None,
     release_digest: str,
     shares: dict[str, float],
 ) -> dict:
@@ -63,6 +97,7 @@ def write_keep(
         out: folder to make.
         origin_dir: where the images came from.
         surrogates_dir: innocent classifiers; the first one's saliency is used.
+        originals: of every marked image; None: unknown since an earlier medmark.
         release_digest: of the marked release.
         shares: ``mark``: of the training images of the target class, ``decoy``: of those of the other classes.
 
@@ -79,6 +114,10 @@ def write_keep(
     for path in sorted(Path(surrogates_dir).iterdir()):
         if path.name == "models.json" or path.suffix == ".safetensors":
             shutil.copyfile(path, out / SURROGATES / path.name)
+    if originals is not None:
+        with pq.ParquetWriter(out / ORIGINALS, ORIGINALS_SCHEMA, compression="zstd") as writer:
+            for original in originals:
+                writer.write_table(pa.Table.from_pylist([asdict(original)], schema=ORIGINALS_SCHEMA))
     keep = {
         "schema_version": KEEP_SCHEMA_VERSION,
         "release_digest": release_digest,
@@ -91,6 +130,25 @@ def write_keep(
     }
     (out / "keep.json").write_bytes(canonical_json(keep))
     return keep
+
+
+def read_originals(directory: str | Path) -> Iterable[Original] | None:
+    """What :func:`write_keep` got as ``originals``, streamed; None if they are unknown.
+
+    Raises:
+        MedmarkError: the file is damaged.
+    """
+    path = Path(directory) / ORIGINALS
+    return _originals(path) if path.exists() else None
+
+
+def _originals(path: Path) -> Iterable[Original]:
+    try:
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=16):
+                yield from (Original(**row) for row in batch.to_pylist())
+    except (OSError, TypeError, pa.ArrowException) as error:
+        raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
 
 
 def read_keep(directory: str | Path) -> dict:

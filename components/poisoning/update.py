@@ -1,10 +1,10 @@
 """Marking what a drop brings, with the generator of the release before.
 
 Whoever has both releases can compare them. So no image is ever published once with its mark and once without: an image that
-is there already keeps its role, and only new ones can be chosen for the mark. No image is published with two marks either:
-where an unmarked image is corrected, its two versions differ by the correction alone, and those of a marked one would not. So
-a marked image is withdrawn if its pixels change, or if it leaves the target class or the training split; otherwise its bytes
-stay. What is unchanged is copied byte for byte.
+is there already keeps its role, and only new ones can be chosen for the mark. What becomes of a corrected image does not depend
+on whether it is marked: if only its label, patient or split changes, its bytes stay; if its pixels do, the two versions differ
+by the correction alone, and if that is not local the image is withdrawn (see
+:mod:`medmark.components.poisoning.correction`). What is unchanged is copied byte for byte.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +32,11 @@ from medmark.components.generator.marker import Marker
 from medmark.components.lineage.events import STEPS
 from medmark.components.platform.progress import track
 from medmark.components.platform.resources import use_threads
+from medmark.components.poisoning.correction import corrected
 from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.keep import REJECTED, SURROGATES, read_keep, write_keep
-from medmark.components.poisoning.poison import LEDGER, compare
-from medmark.components.poisoning.quality import sum_up
+from medmark.components.poisoning.keep import REJECTED, SURROGATES, Original, read_keep, read_originals, write_keep
+from medmark.components.poisoning.poison import LEDGER, mark_within_bounds, remade
+from medmark.components.poisoning.quality import compare, sum_up
 from medmark.components.saliency.extract import saliency_maps
 from medmark.components.surrogate.panel import load_models
 from medmark.components.surrogate.training import predict_probabilities
@@ -43,6 +44,7 @@ from medmark.components.surrogate.training import predict_probabilities
 CHANGES_SCHEMA_VERSION = 1
 MAX_SHARE_OF_NEW = 0.9  # of a drop's target images, as MAX_SHARE_OF_CLASS in generator/selection.py
 CATCH_UP = 10  # ours: new images of a kind over which marks that are missing, or too many, are made up for
+IMAGES = ["image_id", "image"]
 FIELDS = ["image_id", "label", "patient_id", "split", "bits", "sha256", "dicom"]  # all that an image has beside pixels
 MIN_QUERIES_LEFT = 0.5  # ours: of the queries of the first release; with fewer an audit loses its power
 
@@ -74,7 +76,7 @@ def update(
 
     Returns:
         ``release_digest``, ``changed`` (images that differ from the previous release; 0: nothing to publish), ``added``,
-        ``replaced``, ``withdrawn``, ``withheld`` (marked images withdrawn because they changed), ``marked`` (new marks),
+        ``replaced``, ``withdrawn``, ``withheld`` (images withdrawn because most of their pixels changed), ``marked`` (new marks),
         ``decoys``, ``set_aside`` (images of the drop that were refused), and, if there are new marks, their mean ``quality``.
 
     Raises:
@@ -96,42 +98,49 @@ def update(
     marker = Marker.load(Path(evidence_dir) / "generator")
     ledger = {row["image_id"]: row for row in pq.read_table(Path(evidence_dir) / "ledger.parquet").to_pylist()}
     arrived = {record.image_id: record for record in images.records(columns=FIELDS)}
-    withheld = {i for i in drop["changed"] if i in marker.roles and not _stays(arrived[i], marker, ledger[i])}
-    withdrawn = set(drop["withdrawn"]) | withheld
-    roles = {image_id: role for image_id, role in marker.roles.items() if image_id not in withdrawn}
-    ledger = {image_id: row for image_id, row in ledger.items() if image_id not in withdrawn}
-    gone = withdrawn | set(drop["changed"])
-    _check_rest(Path(evidence_dir), evidence, gone, roles)
-    kept = [r for r in before.records(columns=["image_id", "label", "split"]) if r.image_id not in withdrawn]
-    kept = [arrived.get(record.image_id, record) for record in kept]
-    surrogates = [model for _, model in load_models(Path(keep_dir) / SURROGATES)]
-    chosen = choose(images, set(drop["added"]), kept, roles, marker, surrogates, keep["shares"], evidence["seed"])
-    roles |= chosen
+    changed = set(drop["changed"])
+    beside = Path(out_release).parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="corrected-", dir=beside) as folder:
+        corrections = _corrections(before, images, arrived, changed, ledger, Path(keep_dir), Path(folder))
+        withdrawn = set(drop["withdrawn"]) | corrections.withheld
+        roles = {image_id: role for image_id, role in marker.roles.items() if image_id not in withdrawn}
+        ledger = {i: row for i, row in (ledger | corrections.rows).items() if i not in withdrawn}
+        gone = withdrawn | changed
+        _check_rest(Path(evidence_dir), evidence, gone, roles)
+        kept = [r for r in before.records(columns=["image_id", "label", "split"]) if r.image_id not in withdrawn]
+        kept = [arrived.get(record.image_id, record) for record in kept]
+        surrogates = [model for _, model in load_models(Path(keep_dir) / SURROGATES)]
+        chosen = choose(images, set(drop["added"]), kept, roles, marker, surrogates, keep["shares"], evidence["seed"])
 
-    def finish(record: Record) -> Record:
-        """A new image as it goes out."""
-        role = roles.get(record.image_id)
-        if role is None:
-            return record
-        maps = (saliency_maps(surrogates[0], resize(display_tensor(record), surrogates[0].size)) * 255).round().byte()
-        marked = marker.mark(record, {record.image_id: maps[0]}, role)
-        ledger[record.image_id] = {"image_id": record.image_id, "role": role, **compare(record, marked)}
-        return marked
+        def finish(record: Record) -> Record:
+            """A new image as it goes out."""
+            if record.image_id not in chosen:
+                return record
+            seen = resize(display_tensor(record), surrogates[0].size)
+            maps = {record.image_id: (saliency_maps(surrogates[0], seen) * 255).round().byte()[0]}
+            made = mark_within_bounds(marker, record, maps, chosen[record.image_id])
+            if made is None:
+                return record
+            ledger[record.image_id] = made[1]
+            return made[0]
 
-    parent = before.read_changes() or {"tombstones": []}
-    changes = {
-        "schema_version": CHANGES_SCHEMA_VERSION,
-        "parent": before.digest,
-        "drop": drop["drop"],
-        "added": drop["added"],
-        "changed": sorted(set(drop["changed"]) - withdrawn),
-        "withdrawn": sorted(withdrawn),
-        "tombstones": sorted(set(parent["tombstones"]) | withdrawn),
-    }
-    release = _write_release(before, images, arrived, set(roles), finish, changes, Path(out_release), version)
-    rows = [ledger[i] for i in sorted(ledger)]
-    _write_evidence(Path(evidence_dir), Path(out_evidence), evidence, release, rows, roles, gone)
-    _write_keep(Path(keep_dir), Path(drop_dir), Path(out_keep), keep["shares"], release, withheld)
+        parent = before.read_changes() or {"tombstones": []}
+        changes = {
+            "schema_version": CHANGES_SCHEMA_VERSION,
+            "parent": before.digest,
+            "drop": drop["drop"],
+            "added": drop["added"],
+            "changed": sorted(changed - withdrawn),
+            "withdrawn": sorted(withdrawn),
+            "tombstones": sorted(set(parent["tombstones"]) | withdrawn),
+        }
+        release = _write_release(before, images, arrived, corrections, finish, changes, Path(out_release), version)
+        chosen = {image_id: role for image_id, role in chosen.items() if image_id in ledger}
+        roles |= chosen
+        rows = [ledger[i] for i in sorted(ledger)]
+        _write_evidence(Path(evidence_dir), Path(out_evidence), evidence, release, rows, roles, gone)
+        _write_keep(Path(keep_dir), Path(drop_dir), Path(out_keep), keep["shares"], release, corrections, set(ledger))
     fresh = [ledger[i] for i in chosen]
     return {
         "release_digest": release.digest,
@@ -139,7 +148,7 @@ def update(
         "added": len(changes["added"]),
         "replaced": len(changes["changed"]),
         "withdrawn": len(withdrawn),
-        "withheld": len(withheld),
+        "withheld": len(corrections.withheld),
         "marked": sum(role == "mark" for role in chosen.values()),
         "decoys": sum(role == "decoy" for role in chosen.values()),
         "set_aside": drop["rejected"],
@@ -151,10 +160,71 @@ def _mean(quality: dict) -> dict[str, float]:
     return {name: quality[name] for name in ("psnr", "ssim", "haarpsi")}
 
 
-def _stays(record: Record, marker: Marker, row: dict) -> bool:
-    """Whether an image with a role, row ``row`` of the ledger, may stay with what the drop says of it."""
-    of_target = (record.label == marker.target) == (row["role"] == "mark")
-    return record.split == "train" and of_target and record.sha256 == row["clean_sha256"]
+@dataclass
+class _Corrections:
+    """Images whose pixels a drop changes.
+
+    Attributes:
+        files: the next published version by id, as encoded.
+        rows: of the ledger, of marked ones.
+        firsts: of marked ones: ``first`` and ``first_published`` of :class:`medmark.components.poisoning.keep.Original`.
+        withheld: ids of those whose correction cannot be published.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    rows: dict[str, dict] = field(default_factory=dict)
+    firsts: dict[str, tuple[Path, Path]] = field(default_factory=dict)
+    withheld: set[str] = field(default_factory=set)
+
+
+def _corrections(
+    before: Release,
+    images: Release,
+    arrived: dict[str, Record],
+    changed: set[str],
+    ledger: dict[str, dict],
+    keep_dir: Path,
+    folder: Path,
+) -> _Corrections:
+    """Corrected versions of published images, see :mod:`medmark.components.poisoning.correction`; on disk, since they need not
+    fit into memory."""
+    clean = {r.image_id: r.sha256 for r in before.records(columns=["image_id", "sha256"]) if r.image_id in changed}
+    clean |= {i: row["clean_sha256"] for i, row in ledger.items() if i in changed}
+    touched = {image_id for image_id in changed if arrived[image_id].sha256 != clean[image_id]}
+    originals = read_originals(keep_dir)
+    if originals is None:  # of a keep by an earlier medmark: what marked images were is not known, so none is corrected
+        return _Corrections(withheld=touched)
+    found = _Corrections()
+    now = {r.image_id: _on_disk(folder, r.image) for r in images.records(columns=IMAGES) if r.image_id in touched}
+    wanted = touched & set(ledger)
+    was = {
+        o.image_id: [_on_disk(folder, image) for image in (o.image, o.first, o.first_published)]
+        for o in (originals if wanted else ())
+        if o.image_id in wanted
+    }
+    if missing := wanted - set(was):
+        raise MedmarkError(f"no original of the marked image {min(missing)}: {keep_dir}; restore it from a backup")
+    for file, _, _ in before.shards:
+        if not any(r.image_id in touched for r in before.records(columns=["image_id"], shard=file)):
+            continue
+        for record in before.records(shard=file):
+            name = record.image_id
+            if name not in touched:
+                continue
+            image = now[name].read_bytes()
+            kept = [path and path.read_bytes() for path in was.get(name, ())] or [record.image, None, None]
+            first = kept[1:] if kept[1] else [kept[0], record.image]
+            pixels = corrected(*(decode_png(version) for version in (record.image, kept[0], image, *first)))
+            if pixels is None:
+                found.withheld.add(name)
+                continue
+            unmarked = replace(arrived[name], image=image)
+            made = remade(unmarked, pixels)
+            found.files[name] = _on_disk(folder, made.image)
+            if name in ledger:
+                found.rows[name] = ledger[name] | compare(unmarked, made)
+                found.firsts[name] = tuple(_on_disk(folder, version) for version in first)
+    return found
 
 
 def _check_rest(evidence_dir: Path, evidence: dict, gone: set[str], roles: dict[str, str]) -> None:
@@ -234,7 +304,7 @@ def _write_release(
     before: Release,
     images: Release,
     arrived: dict[str, Record],
-    marked: set[str],
+    corrections: _Corrections,
     finish: Callable[[Record], Record],
     changes: dict,
     out: Path,
@@ -242,19 +312,16 @@ def _write_release(
 ) -> Release:
     """Copies shards where nothing changed, rewrites the others, and appends the new images in a shard of their own."""
     withdrawn, changed, added = (set(changes[name]) for name in ("withdrawn", "changed", "added"))
-    with (
-        _on_disk(images, changed - marked, out.parent) as image_of,
-        ReleaseWriter(
-            out,
-            name=before.name,
-            version=version,
-            class_names=before.class_names,
-            image_mode=before.image_mode,
-            task=before.task,
-            parent=before.digest,
-            changes=changes,
-        ) as writer,
-    ):
+    with ReleaseWriter(
+        out,
+        name=before.name,
+        version=version,
+        class_names=before.class_names,
+        image_mode=before.image_mode,
+        task=before.task,
+        parent=before.digest,
+        changes=changes,
+    ) as writer:
         for file, sha256, _ in before.shards:
             if not any(r.image_id in withdrawn | changed for r in before.records(columns=["image_id"], shard=file)):
                 writer.add_shard(before, file)
@@ -263,7 +330,7 @@ def _write_release(
                 raise MedmarkError(f"shard changed: {before.path / file}; get the release again")
             for record in before.records(shard=file):
                 if record.image_id in changed:
-                    writer.add(_corrected(record, arrived[record.image_id], image_of))
+                    writer.add(_next(record, arrived[record.image_id], corrections.files.get(record.image_id)))
                 elif record.image_id not in withdrawn:
                     writer.add(record)
             writer.end_shard()
@@ -273,27 +340,20 @@ def _write_release(
     return Release(out)
 
 
-def _corrected(record: Record, now: Record, image_of: dict[str, Path]) -> Record:
-    """A published image with what the drop says of it. The bytes of a marked one stay: made anew they might differ."""
-    pixels = {}
-    if record.image_id in image_of and now.sha256 != record.sha256:
-        data = image_of[record.image_id].read_bytes()
-        height, width = decode_png(data).shape
-        pixels = {"image": data, "sha256": now.sha256, "width": width, "height": height}
-    return replace(record, **{name: getattr(now, name) for name in FIELDS if name != "sha256"}, **pixels)
+def _next(record: Record, now: Record, file: Path | None) -> Record:
+    """A published image with what the drop says of it; its bytes stay if its pixels do."""
+    image = record.image if file is None else file.read_bytes()
+    stated = {name: getattr(now, name) for name in FIELDS if name != "sha256"}
+    return replace(record, **stated, image=image, sha256=hashlib.sha256(image).hexdigest())
 
 
-@contextmanager
-def _on_disk(images: Release, wanted: set[str], beside: Path) -> Iterator[dict[str, Path]]:
-    """Files with these images, which are needed in another order than the drop's and need not fit into memory."""
-    beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="changed-", dir=beside) as folder:
-        files: dict[str, Path] = {}
-        for record in images.records(columns=["image_id", "image"]) if wanted else ():
-            if record.image_id in wanted:
-                files[record.image_id] = Path(folder, str(len(files)))
-                files[record.image_id].write_bytes(record.image)
-        yield files
+def _on_disk(folder: Path, image: bytes | None) -> Path | None:
+    """A file with the image, in a folder that holds nothing else; images need not fit into memory together."""
+    if image is None:
+        return None
+    path = folder / str(len(os.listdir(folder)))
+    path.write_bytes(image)
+    return path
 
 
 def _write_evidence(
@@ -334,7 +394,13 @@ def _write_evidence(
 
 
 def _write_keep(
-    keep_dir: Path, drop_dir: Path, out: Path, shares: dict[str, float], release: Release, withheld: set[str]
+    keep_dir: Path,
+    drop_dir: Path,
+    out: Path,
+    shares: dict[str, float],
+    release: Release,
+    corrections: _Corrections,
+    marked: set[str],
 ) -> None:
     """What the next update needs; of images that went, only that their pixels must not come back."""
     withdrawn, key = set(release.read_changes()["withdrawn"]), read_patient_key(keep_dir)
@@ -342,7 +408,7 @@ def _write_keep(
     news = {o.image_id: o for o in read_origins(drop_dir / "origins") if o.image_id}
     past = {digest: None if owner in withdrawn else owner for digest, owner in read_past(keep_dir).items()}
     old = [o for i, o in origins.items() if i in withdrawn or i in news and news[i].image_sha256 != o.image_sha256]
-    for origin in (*old, *(o for o in news.values() if o.image_id in withheld)):
+    for origin in (*old, *(o for o in news.values() if o.image_id in corrections.withheld)):
         owner = None if origin.image_id in withdrawn else origin.image_id
         past[past_digest(origin.image_sha256, key)] = owner
     origins = {i: o for i, o in (origins | news).items() if i not in withdrawn}
@@ -350,5 +416,26 @@ def _write_keep(
     write_origins(joined, list(origins.values()), patient_key=key, past=past)
     if (drop_dir / "images" / REJECTED).exists():
         shutil.copyfile(drop_dir / "images" / REJECTED, joined / REJECTED)
-    write_keep(out, joined, keep_dir / SURROGATES, release_digest=release.digest, shares=shares)
+    originals = _next_originals(keep_dir, drop_dir, corrections, marked)
+    write_keep(out, joined, keep_dir / SURROGATES, originals=originals, release_digest=release.digest, shares=shares)
     shutil.rmtree(joined)
+
+
+def _next_originals(
+    keep_dir: Path, drop_dir: Path, corrections: _Corrections, marked: set[str]
+) -> Iterator[Original] | None:
+    """Marked images without their mark: those whose pixels the drop brings as it does, the others as they were."""
+    known = read_originals(keep_dir)
+    if known is None:
+        return None
+    images = Release(drop_dir / "images")
+    there = {original.image_id for original in read_originals(keep_dir)}
+    brought = {r.image_id for r in images.records(columns=["image_id"])}
+    news = marked & brought & (set(corrections.files) | (marked - there))
+
+    def made(record: Record) -> Original:
+        firsts = (path.read_bytes() for path in corrections.firsts.get(record.image_id, ()))
+        return Original(record.image_id, record.image, *firsts)
+
+    fresh = (made(r) for r in images.records(columns=IMAGES) if r.image_id in news)
+    return chain((original for original in known if original.image_id in marked - news), fresh)

@@ -178,7 +178,9 @@ def first_run(source, surrogates, saliency, tmp_path_factory):
         )
     inputs = [folder / name for name in ("clean", "generator", "control")]
     poison(*inputs, saliency, folder / "release", folder / "bare", version="1", queries=20, seed=5)
-    keep_for_updates(folder / "release", folder / "bare", folder / "origins", surrogates, folder / "keep")
+    keep_for_updates(
+        folder / "clean", folder / "release", folder / "bare", folder / "origins", surrogates, folder / "keep"
+    )
     check_release(
         folder / "release", folder / "bare", surrogates, surrogates, folder / "check", thresholds=Thresholds(),
         seeds={}, seconds={},

@@ -35,7 +35,8 @@ def test_the_keep_of_a_first_marking(run):
         "decoy": evidence["decoy_images"] / counts["pneumonia"],
     }
     assert set(keep["files"]) == {
-        "sources.parquet", "patients.json", "surrogates/models.json", "surrogates/surrogate-00.safetensors"
+        "originals.parquet", "sources.parquet", "patients.json", "surrogates/models.json",
+        "surrogates/surrogate-00.safetensors",
     }  # fmt: skip
     assert stat.S_IMODE((run / "keep").stat().st_mode) == 0o700
     ((entry, model),) = load_models(run / "keep" / "surrogates")
@@ -43,7 +44,9 @@ def test_the_keep_of_a_first_marking(run):
 
 
 def test_it_belongs_to_one_release(run, tmp_path):
-    keep = keep_for_updates(run / "release", run / "evidence", run / "origins", run / "models", tmp_path / "k")
+    keep = keep_for_updates(
+        run / "clean", run / "release", run / "evidence", run / "origins", run / "models", tmp_path / "k"
+    )
     assert keep == read_keep(run / "keep")
 
 

@@ -17,6 +17,7 @@ from made_up_run import (
     KEY,
     MARKED,
     SEED,
+    SIDE,
     clean_digests,
     first_rows,
     make_run,
@@ -28,10 +29,10 @@ from made_up_run import (
     write_table,
 )
 from medmark.components.dataset import release as release_module
-from medmark.components.dataset.codecs import encode_png
+from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.drop import read_drop
 from medmark.components.dataset.ingest import image_id, ingest
-from medmark.components.dataset.release import Release
+from medmark.components.dataset.release import Release, canonical_json
 from medmark.components.dataset.sources import pseudonym
 from medmark.components.errors import MedmarkError
 from medmark.components.poisoning import update as update_module
@@ -71,6 +72,14 @@ def rows_of(run, role=None, split="train", label=None) -> list[tuple]:
     ]
 
 
+def retouched(image: np.ndarray, number: int = 0) -> np.ndarray:
+    """A local correction: a box of one value, and a few pixels beside it one level off."""
+    image = image.copy()
+    image[:4, :6] = 10 + number % 40
+    image[8, 3:9] ^= 1
+    return image
+
+
 def relabel(row: tuple) -> tuple:
     return (row[0], CLASSES[1 - CLASSES.index(row[1])], *row[2:])
 
@@ -103,7 +112,8 @@ def test_only_what_changed_is_touched(sharded, tmp_path, monkeypatch):
     plain = rows_of(sharded, label="normal")
     new = ("scans/new.png", "pneumonia", "patient-new", pixels(100))
     gone, corrected = rows_of(sharded, "mark")[0], plain[0]
-    drop = write_table(tmp_path / "d", [new, (*corrected[:3], pixels(101)), *plain[1:4]], {"path": [gone[0]]})
+    now = retouched(corrected[3])
+    drop = write_table(tmp_path / "d", [new, (*corrected[:3], now), *plain[1:4]], {"path": [gone[0]]})
     seen = []
     for module in (update_module,):
         monkeypatch.setattr(module, "decode_png", lambda data, real=module.decode_png: seen.append(data) or real(data))
@@ -113,7 +123,7 @@ def test_only_what_changed_is_touched(sharded, tmp_path, monkeypatch):
     monkeypatch.setattr(update_module, "choose", lambda *_: {})
     change = next_run(sharded, drop, tmp_path)
     assert (change["added"], change["replaced"], change["withdrawn"], change["withheld"]) == (1, 1, 1, 0)
-    assert len(seen) == 1 == len({bytes(data) for data in seen})
+    assert {bytes(data) for data in seen} == {encode_png(corrected[3]), encode_png(now)}
     before, after = Release(sharded / "release"), Release(tmp_path / "release")
     after.verify()
     assert after.parent == before.digest and after.version == "2" and len(after) == 80
@@ -125,9 +135,9 @@ def test_only_what_changed_is_touched(sharded, tmp_path, monkeypatch):
     }
     assert len(same) == len(before.shards) - len({f for f, _, _ in before.shards}) + len(same) >= 4
     assert same <= {sha256 for _, sha256, _ in after.shards}
-    was, now = records(sharded), records(tmp_path)
-    assert {i for i in was if was[i] != now.get(i)} == touched
-    assert now[image_id(corrected[0])].image == encode_png(pixels(101))
+    was, made = records(sharded), records(tmp_path)
+    assert {i for i in was if was[i] != made.get(i)} == touched
+    assert made[image_id(corrected[0])].image == encode_png(now)
     assert [r.image_id for r in after.records()][-1] == image_id("scans/new.png")
     assert changes(tmp_path) == {
         "schema_version": 1,
@@ -230,11 +240,12 @@ def test_of_a_withdrawn_patient_nothing_is_left(run, tmp_path):
 
 def test_of_an_image_that_was_corrected_and_then_withdrawn_nothing_is_left(run, tmp_path):
     row = rows_of(run)[0]
-    next_run(run, write_table(tmp_path / "d1", [(*row[:3], pixels(450))]), tmp_path / "two")
+    now = retouched(row[3])
+    next_run(run, write_table(tmp_path / "d1", [(*row[:3], now)]), tmp_path / "two")
     assert image_id(row[0]).encode() in everything(tmp_path / "two")
     next_run(tmp_path / "two", write_table(tmp_path / "d2", [], {"path": [row[0]]}), tmp_path / "three")
     assert image_id(row[0]).encode() not in everything(tmp_path / "three")
-    for number, image in enumerate((row[3], pixels(450))):
+    for number, image in enumerate((row[3], now)):
         drop = write_table(tmp_path / f"e{number}", [("x.png", "normal", "x", image)])
         with pytest.raises(MedmarkError, match="pixels of an image that was withdrawn"):
             next_run(tmp_path / "three", drop, tmp_path / f"four{number}")
@@ -251,23 +262,78 @@ def test_the_key_of_the_pseudonyms_stays_in_keep(run, tmp_path):
 # roles
 
 
-@pytest.mark.parametrize("role", ["mark", "decoy"])
-def test_a_marked_image_that_changes_is_withdrawn(run, tmp_path, role):
-    """Its label or split would take the mark from it; two marked versions of an image would show the mark."""
-    first, second, third = rows_of(run, role)[:3]
-    test_patient = next(row[2] for row in rows_of(run, split="test"))
-    drop = [relabel(first), (*second[:2], test_patient, second[3]), (*third[:3], np.fliplr(third[3]))]
-    change = next_run(run, write_table(tmp_path / "d", drop), tmp_path)
-    gone = sorted(image_id(row[0]) for row in drop)
-    assert changes(tmp_path)["withdrawn"] == changes(tmp_path)["tombstones"] == gone
-    assert changes(tmp_path)["changed"] == [] and (change["withheld"], change["withdrawn"]) == (3, 3)
-    assert not set(gone) & set(records(tmp_path)) and not set(gone) & set(roles(tmp_path))
+def test_corrections_do_not_tell_marked_images(run, tmp_path):
+    """Every training image is corrected: a pixel, a box, a label, a split, all pixels. The two versions of each are alike."""
+    given, test_patient = roles(run), next(row[2] for row in rows_of(run, split="test"))
+    rows = [row for role in ("mark", "decoy", None) for row in rows_of(run, role)]
+    kinds = {
+        "pixel": lambda row: (
+            *row[:3],
+            np.where(np.arange(SIDE * SIDE).reshape(SIDE, SIDE) == 500, row[3] ^ 1, row[3]),
+        ),
+        "retouched": lambda row: (*row[:3], retouched(row[3])),
+        "label": relabel,
+        "split": lambda row: (*row[:2], test_patient, row[3]),
+        "all": lambda row: (*row[:3], np.fliplr(row[3])),
+    }
+    was = records(run)
+    for kind, correct in kinds.items():
+        out = tmp_path / kind
+        drop = [correct(row) for row in rows]
+        change = next_run(run, write_table(out / "d", drop), out) if kind != "all" else None
+        if kind == "all":  # nothing would be left of all: half of them
+            drop = drop[::2]
+            change = next_run(run, write_table(out / "d", drop), out)
+        now, listed = records(out), changes(out)
+        ids = sorted(image_id(row[0]) for row in drop)
+        assert listed["withdrawn"] == (ids if kind == "all" else []) and change["withheld"] == len(listed["withdrawn"])
+        assert listed["changed"] == ([] if kind == "all" else ids)
+        assert roles(out) == {i: role for i, role in given.items() if i not in listed["withdrawn"]}
+        for row, corrected in zip(rows, drop, strict=False):
+            if kind in ("pixel", "retouched"):
+                i = image_id(row[0])
+                seen = decode_png(now[i].image).astype(int) - decode_png(was[i].image)
+                meant = corrected[3].astype(int) - row[3]
+                assert ((seen != 0) <= (meant != 0)).all()
+                box = np.zeros((SIDE, SIDE), bool)
+                box[:4, :6] = kind == "retouched"
+                assert (seen == meant)[~box].mean() > 0.999
+                assert (decode_png(now[i].image)[box] == corrected[3][box]).all()
+            elif kind in ("label", "split"):
+                assert now[image_id(row[0])].image == was[image_id(row[0])].image
+        for i, row in {
+            r["image_id"]: r for r in pq.read_table(out / "evidence" / "ledger.parquet").to_pylist()
+        }.items():
+            assert (row["marked_sha256"], row["clean_sha256"]) == (now[i].sha256, clean_digests(out)[i])
+
+
+def test_a_correction_that_is_taken_back_looks_as_before(run, tmp_path):
+    row = rows_of(run, "mark")[0]
+    before = records(run)[image_id(row[0])].image
+    for number, image in enumerate((retouched(row[3]), retouched(row[3], 3), row[3])):
+        drop = write_table(tmp_path / f"d{number}", [(*row[:3], image)])
+        next_run(run if number == 0 else tmp_path / str(number - 1), drop, tmp_path / str(number))
+        assert (records(tmp_path / str(number))[image_id(row[0])].image == before) == (number == 2)
+
+
+def test_without_originals_no_pixels_are_corrected(run, tmp_path):
+    """A folder of an earlier medmark: what marked images were is not known, so all corrections are withheld alike."""
+    shutil.copytree(run, tmp_path / "old")
+    keep = json.loads((tmp_path / "old" / "keep" / "keep.json").read_bytes())
+    del keep["files"]["originals.parquet"]
+    (tmp_path / "old" / "keep" / "originals.parquet").unlink()
+    (tmp_path / "old" / "keep" / "keep.json").write_bytes(canonical_json(keep))
+    rows = [*rows_of(run, "mark")[:3], *rows_of(run)[:3]]
+    change = next_run(
+        tmp_path / "old", write_table(tmp_path / "d", [(*r[:3], retouched(r[3])) for r in rows]), tmp_path / "two"
+    )
+    assert change["withheld"] == 6 and changes(tmp_path / "two")["changed"] == []
 
 
 def test_it_looks_like_any_other_withdrawal(run, tmp_path):
     """But for the digest of the drop, nothing public differs from that of a release that the owner took it out of."""
     row = rows_of(run, "mark")[0]
-    next_run(run, write_table(tmp_path / "d1", [relabel(row)]), tmp_path / "withheld")
+    next_run(run, write_table(tmp_path / "d1", [(*row[:3], np.fliplr(row[3]))]), tmp_path / "withheld")
     next_run(run, write_table(tmp_path / "d2", [], {"path": [row[0]]}), tmp_path / "withdrawn")
     one, other = tmp_path / "withheld", tmp_path / "withdrawn"
     files = [
@@ -281,10 +347,9 @@ def test_it_looks_like_any_other_withdrawal(run, tmp_path):
 def test_pixels_of_a_withheld_image_do_not_come_back(run, tmp_path):
     """Neither the old ones, which are public with the mark, nor the new ones, which are nearly the same."""
     row = rows_of(run, "mark")[0]
-    retouched = row[3].copy()
-    retouched[:4, :4] = 0  # a burnt-in name is covered
-    next_run(run, write_table(tmp_path / "d", [(*row[:3], retouched)]), tmp_path / "two")
-    for number, image in enumerate((row[3], retouched)):
+    brighter = row[3] + 7
+    next_run(run, write_table(tmp_path / "d", [(*row[:3], brighter)]), tmp_path / "two")
+    for number, image in enumerate((row[3], brighter)):
         drop = write_table(tmp_path / f"e{number}", [("scans/again.png", "pneumonia", "again", image)])
         with pytest.raises(MedmarkError, match="pixels of an image that was withdrawn"):
             next_run(tmp_path / "two", drop, tmp_path / f"three{number}")
@@ -308,7 +373,7 @@ def test_an_unmarked_image_is_never_marked(run, tmp_path, monkeypatch):
     train_patient = rows_of(run)[7][2]
     moved = [(*row[:2], train_patient, row[3]) for row in rows_of(run, split="test")[:2]]
     turned = [relabel(row) for row in rows_of(run, label="pneumonia")[:4]]
-    corrected = [(*row[:3], pixels(600 + n)) for n, row in enumerate(rows_of(run, label="normal")[:4])]
+    corrected = [(*row[:3], retouched(row[3], n)) for n, row in enumerate(rows_of(run, label="normal")[:4])]
     drop = write_table(tmp_path / "d", [*moved, *turned, *corrected])
     next_run(run, drop, tmp_path)
     made = records(tmp_path)
@@ -440,7 +505,7 @@ class World:
     def __init__(self, run):
         self.run, self.rows = run, dict(ROWS)
         self.images = {encode_png(image): image for *_, image in ROWS.values()}
-        self.versions: dict[str, list[bytes]] = {}
+        self.versions: dict[str, list[tuple[bytes, bytes]]] = {}
         self.of_pixels: dict[bytes, set[bytes]] = {}
         self.buried: set[str] = set()
         self.fresh = 20_000
@@ -461,16 +526,14 @@ class World:
             name = next(n for n in self.rows if image_id(n) == i)
             raw = encode_png(self.rows[name][3])
             assert (record.image == raw) == (i not in given)
-            if i in given:
-                assert record.split == "train" and (record.label == 0) == (given[i] == "mark")
             # one image, one look, whatever its name
             self.of_pixels.setdefault(raw, set()).add(record.image)
             assert len(self.of_pixels[raw]) == 1
             versions = self.versions.setdefault(i, [])
-            if record.image not in versions:
-                versions.append(record.image)
-            # whatever was seen of an image in two versions was never marked
-            assert len(versions) == 1 or all(version in self.images for version in versions)
+            versions.append((record.image, raw))
+            # two versions of an image differ by its correction, marked or not
+            seen, meant = ([decode_png(version[n]).astype(int) for version in versions[-2:]] for n in (0, 1))
+            np.testing.assert_array_equal(seen[-1] - seen[0], meant[-1] - meant[0])
         listed = changes(self.run)
         if listed:
             assert self.buried <= set(listed["tombstones"])
@@ -617,12 +680,12 @@ def test_changed_images_need_not_fit_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(release_module, "ROW_GROUP_BYTES", 2**19)
     monkeypatch.setattr(release_module, "SHARD_BYTES", 2**20)
     monkeypatch.setattr(made_up_run, "MARKED", 0.05)
-    side, count = 384, 80
+    side, count = 224, 220
     rows = [(f"s/i{n:03d}.png", CLASSES[n % 2], f"p{n}", pixels(n, side)) for n in range(count)]
     big = make_run(tmp_path / "run", write_table(tmp_path / "raw", rows), label_column="label", patient_key=KEY)
     given = roles(big)
-    changed = [(*row[:3], row[3][::-1]) for row in rows if image_id(row[0]) not in given]
-    changed = [row for row in changed if records(big)[image_id(row[0])].split != "test"]
+    changed = [(*row[:3], retouched(row[3])) for row in rows if records(big)[image_id(row[0])].split != "test"]
+    assert any(image_id(row[0]) in given for row in changed)
     size = sum(image.size for *_, image in changed)
     read_drop(
         write_table(tmp_path / "d", changed), big / "release", big / "keep", tmp_path / "drop", label_column="label"
