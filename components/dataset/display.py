@@ -6,7 +6,93 @@ stored values at native depth, so window, rescale and MONOCHROME1 keep their mea
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from medmark.components.errors import MedmarkError
+
+# What a viewer needs to show the stored values, and nothing that names a person, a place or a time.
+DISPLAY_ATTRIBUTES = (
+    "Modality",
+    "BodyPartExamined",
+    "ViewPosition",
+    "PhotometricInterpretation",
+    "BitsStored",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "WindowCenter",
+    "WindowWidth",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+)
+# Bounds of a plausible window, ours; real CR files have windows of 0.92 to 1 of their range that end up to 0.04 outside.
+WIDEST = 1.1  # of what the stored bits can hold: wider, and a mark in display units exceeds what is seen
+NARROWEST = 1 / 256  # likewise, and at least MIN_SPAN stored values
+MIN_SPAN = 16
+OUTSIDE = 0.25  # how far beyond the stored range a window may begin or end, as a share of the range
+MIN_INSIDE = 0.01  # share of the pixels that must be neither black nor white
+
+
+def check_window(pixels: np.ndarray, bits: int, dicom: object) -> None:
+    """Refuses display attributes that would make a mark invisible, or ruin the image.
+
+    Args:
+        pixels: (H, W) stored values.
+        bits: significant bits, 1 to 16.
+        dicom: display attributes, from a header or a release; hostile. None means the full range, which is never refused.
+
+    Raises:
+        MedmarkError: an attribute that is none of :data:`DISPLAY_ATTRIBUTES`, a number that is none or not finite, a slope
+            that is not positive, a width or centre that does not fit the stored bits, or a window with fewer than 1 % of
+            the pixels inside. The message says which, not which file: the caller knows.
+    """
+    if dicom is None:
+        return
+    if not isinstance(dicom, dict) or not set(dicom) <= set(DISPLAY_ATTRIBUTES):
+        raise MedmarkError("attributes that are none of a display; ingest the raw images")
+    if dicom.get("PhotometricInterpretation", "MONOCHROME2") not in ("MONOCHROME1", "MONOCHROME2"):
+        raise MedmarkError("PhotometricInterpretation is neither MONOCHROME1 nor MONOCHROME2; export it in gray")
+    values = {
+        name: _number(name, dicom[name])
+        for name in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
+        if name in dicom
+    }
+    if values.get("RescaleSlope", 1.0) <= 0:
+        raise MedmarkError(f"RescaleSlope {values['RescaleSlope']:g} is not positive; export it with a positive slope")
+    if not {"WindowWidth", "WindowCenter"} <= set(values):
+        return
+    full = float(2**bits)
+    if values["WindowWidth"] <= 1:
+        raise MedmarkError(f"WindowWidth {values['WindowWidth']:g} is not above 1; export it with its window or none")
+    low, span, _ = _window(bits, dicom)
+    least = max(NARROWEST * full, MIN_SPAN) - 1
+    if not least <= span <= WIDEST * full:
+        raise MedmarkError(
+            f"WindowWidth {values['WindowWidth']:g} is {span:.4g} stored values, not {least:g} to {WIDEST * full:.0f} as"
+            f" {bits} bits allow; correct it or RescaleSlope"
+        )
+    if not (-OUTSIDE * full <= low and low + span <= (1 + OUTSIDE) * full):
+        raise MedmarkError(
+            f"WindowCenter {values['WindowCenter']:g} puts the window at {low:.4g} to {low + span:.4g}, outside what {bits}"
+            " bits hold; correct it or RescaleIntercept"
+        )
+    inside = float(((pixels > low) & (pixels < low + span)).mean())
+    if inside < MIN_INSIDE:
+        raise MedmarkError(
+            f"WindowCenter and WindowWidth leave {inside:.1%} of the pixels between black and white, fewer than"
+            f" {MIN_INSIDE:.0%}; correct them"
+        )
+
+
+def _number(name: str, value: object) -> float:
+    """The first value as a finite number."""
+    try:
+        number = float(_first(value, math.nan))
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or abs(number) > 1e9:  # ours: float32 pixels lose their values beyond
+        raise MedmarkError(f"{name} is not a number that can be used; correct it")
+    return number
 
 REACH = 1.25  # arbitrary: images that use four fifths of the display's range or more are marked in full
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from medmark.components.dataset.codecs import decode_file, decode_png, encode_png
-from medmark.components.dataset.ingest import image_id, list_items, make_record, sift, source_table
+from medmark.components.dataset.ingest import check_display, image_id, list_items, make_record, sift, source_table
 from medmark.components.dataset.origin import (
     Origin,
     drop_digest,
@@ -241,6 +241,7 @@ def _from_release(source: Path, before: _Before, options: tuple, quarantine: boo
         try:
             # a marked image is encoded anew: with another encoder its size would tell it from the others
             data = encode_png(decode_png(record.image))
+            check_display(record, given)
         except MedmarkError as error:
             yield None, None, record.image_id, f"{error}: {record.image_id} in {source}"
             continue

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from medmark.components.dataset.codecs import DecodedImage, decode_file, encode_png
+from medmark.components.dataset.codecs import DecodedImage, decode_file, decode_png, encode_png, read_dicom
+from medmark.components.dataset.display import check_window
 from medmark.components.dataset.origin import Origin, write_origins
 from medmark.components.dataset.release import IMAGE_ID, Record, Release, ReleaseWriter, file_sha256
-from medmark.components.dataset.sources import UNCERTAIN, WITHDRAWN, Item, pseudonym, read_csv, read_folders
+from medmark.components.dataset.sources import UNCERTAIN, WITHDRAWN, Item, pseudonym, read_csv, read_folders, shown
 from medmark.components.dataset.splits import split_patients
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.progress import track
@@ -206,16 +207,14 @@ def sift(items: Iterable[Item], quarantine: bool) -> tuple[list[Item], list[tupl
 
 def dicom_patient(path: Path) -> str | None:
     """PatientID of a DICOM file, None for any other file or without one."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     if path.suffix.lower() not in (".dcm", ".dicom") or not path.is_file():
         return None
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-    except (InvalidDicomError, OSError, ValueError, EOFError):
+        header = read_dicom(path, stop_before_pixels=True, specific_tags=["PatientID"])
+        patient = str(header.get("PatientID") or "")
+    except (MedmarkError, ValueError, TypeError, LookupError, NotImplementedError):
         return None  # decoding the image will say what is wrong with it
-    return str(header.get("PatientID") or "") or None
+    return patient if patient and shown(patient) == patient else None
 
 
 def _splits(usable: list[Item], shares, seed: int, quarantine: bool, rejected: list) -> dict[str, str]:
@@ -246,7 +245,7 @@ def _splits(usable: list[Item], shares, seed: int, quarantine: bool, rejected: l
 def _check_encoding(release: Release) -> None:
     """Refuses images that another encoder wrote: marked ones are encoded anew, and could be told from them."""
     known: dict[tuple, tuple[int, bytes]] = {}
-    for record in release.records(columns=["image_id", "image", "width", "height", "bits"]):
+    for record in release.records(columns=["image_id", "image", "width", "height", "bits", "dicom"]):
         kind = record.height, record.width, np.uint8 if record.bits <= 8 else np.uint16
         if kind not in known:
             ours = encode_png(np.zeros(kind[:2], kind[2]))
@@ -257,6 +256,20 @@ def _check_encoding(release: Release) -> None:
                 f"image of another encoder: {record.image_id} in {release.path}; marked ones could be told from it: ingest the"
                 " raw images instead"
             )
+        check_display(record, release)
+
+
+def check_display(record: Record, release: Release) -> None:
+    """Refuses a release's image whose display attributes are hostile or implausible."""
+    try:
+        if record.dicom:
+            check_window(decode_png(record.image), record.bits, record.display)
+    except MedmarkError as error:
+        raise MedmarkError(f"display of {record.image_id} in {release.path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise MedmarkError(
+            f"display of {record.image_id} in {release.path} is no JSON; ingest the raw images"
+        ) from error
 
 
 def _check_counts(release: Release, target_class: str | None) -> None:

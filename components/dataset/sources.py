@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ PATH_COLUMNS = ("Path", "path", "file", "filename", "image")
 PATIENT_COLUMNS = ("patient_id", "PatientID", "patient", "group_id")
 CHEXPERT_PATIENT = re.compile(r"patient(\d+)")
 UNCERTAIN = ("ones", "zeros", "ignore")
+MAX_NAME = 512  # characters of a path in a source or of a label or patient; ours
 WITHDRAWN = "withdrawn.csv"  # of a drop that takes images out, see drop.py
 
 
@@ -45,13 +47,25 @@ class Item:
     problem: str | None = None
 
 
+def shown(text: str) -> str:
+    """A file's name or a cell as messages can carry it: printable, and of at most 512 characters."""
+    short = text[:MAX_NAME] + "..." if len(text) > MAX_NAME else text
+    return short if short.isprintable() else ascii(short)[1:-1]
+
+
 def inside(root: Path, relative: str) -> Path:
     """A path of a source, checked to stay inside it even through links.
 
     Raises:
-        MedmarkError: it leaves the source folder.
+        MedmarkError: it leaves the source folder, or no file can have that name.
     """
     path = root / relative
+    if shown(relative) != relative:
+        raise MedmarkError(f"name too long or with unprintable characters: {shown(relative)}; rename the file")
+    try:
+        path.resolve(strict=False).is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise MedmarkError(f"path that cannot be used: {relative}; correct the path or remove it") from error
     if not path.resolve().is_relative_to(root.resolve()):
         raise MedmarkError(f"path leaves the source folder: {relative}; move the file below {root.name}/")
     return path
@@ -68,7 +82,7 @@ def read_folders(root: Path) -> Iterator[Item]:
             try:
                 inside(root, name)
             except MedmarkError as error:
-                yield Item(path, name, folder.name, problem=str(error))
+                yield Item(path, shown(name), shown(folder.name), problem=str(error))
                 continue
             patient = path.stem.split("_")[0] if "_" in path.stem else path.stem
             yield Item(path, name, folder.name, patient)
@@ -94,14 +108,17 @@ def read_csv(
         MedmarkError: the file cannot be read, or a column is missing.
     """
     try:
-        table = pd.read_csv(table_path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise MedmarkError(f"unreadable CSV: {table_path} ({error}); save it as UTF-8 comma-separated text") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more cells than the header
+            table = pd.read_csv(table_path, dtype=str, keep_default_na=False, index_col=False)
+    except (OSError, ValueError, MemoryError, pd.errors.ParserWarning) as error:
+        reason = shown(" ".join(str(error).split()))
+        raise MedmarkError(f"unreadable CSV: {table_path} ({reason}); save it as UTF-8 comma-separated text") from error
 
     def column(wanted: str | None, known: tuple[str, ...], what: str, flag: str) -> str | None:
         if wanted is not None:
             if wanted not in table.columns:
-                raise MedmarkError(f"missing column {wanted!r}: {table_path}; it has {', '.join(table.columns)}")
+                raise MedmarkError(f"missing column {wanted!r}: {table_path}; it has {shown(', '.join(table.columns))}")
             return wanted
         found = next((c for c in known if c in table.columns), None)
         if found is None and flag:
@@ -119,7 +136,7 @@ def read_csv(
     finding = values <= {"", "0", "1", "-1", "0.0", "1.0", "-1.0"} and class_names is None
     for row in table.to_dict("records"):
         name, raw = row[path_key], row[label_key].strip()
-        item = Item(root / name, name, None, split=row[split_key] if split_key else None)
+        item = Item(root / name, shown(name), None, split=row[split_key] if split_key else None)
         try:
             item.path = inside(root, name)
         except MedmarkError as error:
@@ -127,10 +144,10 @@ def read_csv(
         if finding:
             item.label = _finding(raw, uncertain, label_key)
             if item.label is None:
-                item.problem = f"uncertain label -1: {name}; choose --uncertain ones or zeros to keep it"
+                item.problem = f"uncertain label -1: {item.name}; choose --uncertain ones or zeros to keep it"
         elif raw.lower() in ("", "nan", "none", "na"):
-            item.problem = f"no label (blank or NaN): {name} in {table_path.name}; fill in column {label_key!r}"
-        elif class_names and raw.isdigit() and raw not in class_names:
+            item.problem = f"no label (blank or NaN): {item.name} in {table_path.name}; fill in column {label_key!r}"
+        elif class_names and raw.isascii() and raw.isdigit() and len(raw) < 10 and raw not in class_names:
             item.label = class_names[int(raw)] if int(raw) < len(class_names) else raw
         else:
             item.label = raw
@@ -139,7 +156,10 @@ def read_csv(
         elif match := CHEXPERT_PATIENT.search(name):
             item.patient = match.group(0)
         if class_names and item.label is not None and item.label not in class_names:
-            item.problem = f"unknown label {item.label!r}: {name}; use one of {', '.join(class_names)}"
+            item.problem = f"unknown label {shown(item.label)!r}: {item.name}; use one of {', '.join(class_names)}"
+        for what, text in (("label", item.label), ("patient", item.patient)):
+            if text is not None and shown(text) != text:
+                item.problem = f"{what} too long or with unprintable characters: {item.name}; correct it"
         yield item
 
 
