@@ -35,11 +35,20 @@ class Model:
     size: int = SIDE
     batch_size: int = 8
     answered: int = 0
+    description: dict | None = None
+
+    @property
+    def stated(self) -> dict:
+        """What makes it this suspect."""
+        return {"answers": "labels" if self.label_only else "probabilities", "size": self.size}
 
     @property
     def identity(self) -> str:
         """Without what changes while it is asked."""
         return hashlib.sha256(f"{self.name} {self.label_only}".encode()).hexdigest()
+
+    def close(self) -> None:
+        """Nothing runs for it."""
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         if self.answered + len(images) > self.fails_after:
