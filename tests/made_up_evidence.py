@@ -17,6 +17,7 @@ from medmark.components.poisoning.queries import read_queries
 from medmark.components.verification.audit import interrogate
 from medmark.components.verification.scenarios import table
 from medmark.components.verification.sealing import seal_evidence
+from medmark.components.verification.suspects import Contract
 from medmark.components.verification.verdict import Thresholds
 
 SIDE, COUNT, CLASSES = 16, 60, ["normal", "pneumonia"]
@@ -35,12 +36,14 @@ class Model:
     size: int = SIDE
     batch_size: int = 8
     answered: int = 0
+    model: str = "cd" * 32
     description: dict | None = None
 
     @property
-    def stated(self) -> dict:
-        """What makes it this suspect."""
-        return {"answers": "labels" if self.label_only else "probabilities", "size": self.size}
+    def contract(self) -> Contract:
+        """All of it."""
+        answers = "labels" if self.label_only else "probabilities"
+        return Contract(size=self.size, channels=1, answers=answers, input="x", output="y", classes=tuple(CLASSES))
 
     @property
     def identity(self) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -69,6 +69,10 @@ CLAIMS = {
 }
 MEANINGS = {
     "verdict": "owned: every proof holds; not_owned: something speaks against it; inconclusive: a proof is missing",
+    "contract": "how the suspect was shown images and how its answers were read: an image x in [0, 1] as (x * scale - mean) / std",
+    "model": "SHA-256 of the suspect's files, or of the endpoint's address and of what it says of its model",
+    "identity": "SHA-256 over contract, model and the evidence's classes; answers are kept under it",
+    "batch_size": "images a request, at most",
     "queries": "images that decided; each is asked as it is, with the mark and with the control mark",
     "asked": "images that were sent to the suspect this time; an answer that was kept is not paid for again",
     "wsr": "share of marked images that the suspect takes for the target class",
@@ -254,6 +258,7 @@ def audit_suspects(
         "schema_version": AUDIT_SCHEMA_VERSION,
         "release_digest": evidence["release_digest"],
         "evidence_sha256": file_sha256(Path(evidence_dir) / "evidence.json"),
+        "class_names": evidence["class_names"],
         "target_class": evidence["target_class"],
         "thresholds": evidence["thresholds"] | {"guilty": GUILTY},
         "innocent_models": {
@@ -401,14 +406,15 @@ def verdict_of(
                 f"control mark: a lift beyond {tau:g} has the e-value {e(control)} (needs < {e(-np.log10(alpha))})"
             )
     verdict = "not_owned" if proofs["failed"] else "inconclusive" if proofs["missing"] else "owned"
-    a = q.answers
+    a, said = q.answers, q.suspect.contract
     return {
         "name": q.suspect.name,
         "identity": q.suspect.identity,
         "size": q.suspect.size,
         "label_only": q.suspect.label_only,
         "batch_size": q.suspect.batch_size,
-        "stated": q.suspect.stated,
+        "contract": asdict(said) | {"classes": said.classes and list(said.classes)},
+        "model": q.suspect.model,
         "description": q.suspect.description,
         "verdict": verdict,
         "queries": q.result.queries if q.result else 0,

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -149,11 +149,11 @@ class SuspectModel:
         size: S, pixels.
         label_only: whether the answers are labels.
         batch_size: images a request.
-        stated: what makes it this suspect: ``size``, ``channels``, ``scale``, ``mean``, ``std``, ``answers``, ``input``,
-            ``output`` and ``classes`` as in :class:`Contract` but all settled, ``model`` (digest of the file or endpoint) and
-            ``evidence`` (the evidence's classes, in its order).
+        contract: what was said about it, completed by what it declares.
+        model: digest of the file, or of the endpoint's URL and description.
         description: what an endpoint says of its model; None for a file.
-        identity: SHA-256 of ``stated`` as JSON with sorted keys.
+        identity: SHA-256 over contract, model and the evidence's classes: of ``json.dumps``, with sorted keys, of the fields
+            of :class:`Contract`, ``model`` and ``evidence``.
 
     Raises:
         MedmarkError: what the model declares does not fit the contract.
@@ -169,20 +169,26 @@ class SuspectModel:
                 f"its classes {_some(self._classes)} are not those of the evidence, {_some(class_names)}",
                 "name each class of the evidence once, in the order of the suspect's outputs",
             )
+        self.model, self.description = backend.digest, backend.description
         self._order = [self._classes.index(name) for name in class_names]
         self._input, shape, kind = self._tensor("input", backend.inputs, contract.input)
         self._output, answer, answer_kind = self._tensor("output", backend.outputs, contract.output)
         self._read_input(shape, kind)
         self._check_output(answer, answer_kind)
-        self.stated = asdict(contract) | {"size": self.size, "channels": self._channels, "classes": self._classes}
-        self.stated |= {"model": backend.digest, "evidence": list(class_names)}
-        self.stated |= {"input": self._input, "output": self._output}
-        self.description = backend.description
+        self.contract = replace(
+            contract,
+            size=self.size,
+            channels=self._channels,
+            input=self._input,
+            output=self._output,
+            classes=tuple(self._classes),
+        )
         try:
-            canonical_json([self.stated, self.description])
+            canonical_json([asdict(self.contract), self.description])
         except ValueError:
             self._refuse("it says of itself what no JSON file can hold", "broken text and infinite numbers are refused")
-        self.identity = hashlib.sha256(json.dumps(self.stated, sort_keys=True).encode()).hexdigest()
+        stated = asdict(self.contract) | {"model": self.model, "evidence": list(class_names)}
+        self.identity = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         """Asks about images, batch by batch.
@@ -322,24 +328,18 @@ class UnopenedSuspect:
         name: path, URI or URL.
         error: what it did, in one line.
         contract: what was said about it.
-        size, label_only, batch_size, identity, description: of :class:`SuspectModel`, as far as they are known.
-        stated: the contract, unsettled.
+        size, label_only, batch_size, model, description, identity: of :class:`SuspectModel`, as far as they are known.
     """
 
     name: str
     error: str
     contract: Contract
-    size = batch_size = identity = description = None
+    size = batch_size = model = description = identity = None
 
     @property
     def label_only(self) -> bool:
         """Whether its answers would be labels."""
         return self.contract.answers == "labels"
-
-    @property
-    def stated(self) -> dict:
-        """As far as it is known."""
-        return asdict(self.contract)
 
 
 def fetch_suspects(places: Places, targets: list[str]) -> dict[str, Path]:

@@ -164,7 +164,7 @@ def test_answers_that_cannot_be_right_are_refused_at_once(server, images, troubl
 def test_an_endpoint_in_a_process_of_its_own_answers_the_same(server, images):
     near, far = connect(server), open_suspect(server.url, Contract(), class_names=CLASSES, connection=QUICK)
     np.testing.assert_array_equal(far(images), near(images))
-    assert (far.name, far.identity, far.stated, far.batch_size) == (near.name, near.identity, near.stated, 4)
+    assert (far.name, far.identity, far.contract, far.batch_size) == (near.name, near.identity, near.contract, 4)
     assert far.description["inputs"] == server.metadata["inputs"]
     server.metadata["versions"] = ["2"]
     far.close()
