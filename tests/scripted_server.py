@@ -153,3 +153,14 @@ def endless(piece, first=b""):
         handler.close_connection = True
 
     return act
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+HANGS = {
+    "silence": hang,
+    "body": drip,
+    "continue": endless(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "header": endless(b"a", b"HTTP/1.1 200 OK\r\nX: "),
+    "chunk length": endless(b"0", CHUNKED),
+    "chunk extension": endless(b"a", CHUNKED + b"1;"),
+}

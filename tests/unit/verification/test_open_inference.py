@@ -10,7 +10,7 @@ from medmark.components.verification import open_inference
 from medmark.components.verification.answer_store import StoredSuspect
 from medmark.components.verification.open_inference import TOKEN, Connection, Endpoint, checked_url, read_token
 from medmark.components.verification.suspects import Contract, SuspectModel, open_suspect
-from scripted_server import cut, drip, echo, first_pixels, garble, hang, honest, output, running, status, vanish
+from scripted_server import HANGS, cut, echo, first_pixels, garble, honest, output, running, status, vanish
 
 CLASSES = ["normal", "pneumonia"]
 SECRET = "s3cr3t-t0k3n"
@@ -94,10 +94,10 @@ def test_lasting_trouble_ends_after_the_retries(server, images, trouble, why):
     assert "\n" not in str(refused.value) and server.url in str(refused.value)
 
 
-@pytest.mark.parametrize("trouble", [hang, drip])
+@pytest.mark.parametrize("trouble", HANGS)
 def test_a_server_that_hangs_is_left(server, images, trouble):
     suspect = connect(server, connection=Connection(timeout=0.5, retries=1, backoff=0.01))
-    server.script = [trouble] * 2
+    server.script = [HANGS[trouble]] * 2
     started = time.monotonic()
     with pytest.raises(MedmarkError, match="nothing within 0.5 s"):
         suspect(images)

@@ -78,7 +78,7 @@ def test_everything_that_makes_the_identity_is_said(evidence, tmp_path, monkeypa
     assert suspect["identity"] == hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
     write_audit_report(tmp_path / "audit.html", audit)
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
-    for shown in ("255.0, 100.0, 50.0", "logits", "pneumonia, normal", f"{SIDE} px", "at most 8", suspect["model"]):
+    for shown in ("255, 100, 50", "logits", "pneumonia, normal", f"{SIDE} px", "at most 8", suspect["model"]):
         assert shown in page
     assert "&#34;platform&#34;: &#34;onnx&#34;" in page
 
