@@ -1,6 +1,9 @@
 import json
+import socket
+import threading
 import time
 import traceback
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from medmark.components.errors import MedmarkError
 from medmark.components.verification import open_inference
 from medmark.components.verification.answer_store import StoredSuspect
 from medmark.components.verification.open_inference import TOKEN, Connection, Endpoint, checked_url, read_token
+from medmark.components.verification.suspect_messages import Unavailable
 from medmark.components.verification.suspects import Contract, SuspectModel, open_suspect
 from scripted_server import HANGS, cut, echo, first_pixels, garble, honest, output, running, status, vanish
 
@@ -102,6 +106,25 @@ def test_a_server_that_hangs_is_left(server, images, trouble):
     with pytest.raises(MedmarkError, match="nothing within 0.5 s"):
         suspect(images)
     assert 1.0 <= time.monotonic() - started < 8
+
+
+def test_a_handshake_that_never_ends():
+    def shake(listener):
+        with listener.accept()[0] as client:
+            client.sendall(b"\x16\x03\x03\x40\x00")
+            with suppress(OSError):  # until the other end has gone
+                while True:
+                    client.sendall(b"\x02")
+                    time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=shake, args=[listener])
+        thread.start()
+        url, started = f"https://127.0.0.1:{listener.getsockname()[1]}/v2/models/m", time.monotonic()
+        with pytest.raises(Unavailable, match="nothing within 0.5 s"):
+            Endpoint(url, Connection(timeout=0.5, retries=0), None)
+        assert time.monotonic() - started < 5
+        thread.join(10)
 
 
 def test_waits_grow_and_retry_after_is_honoured_within_a_bound(server, images, monkeypatch):
