@@ -6,6 +6,7 @@ import re
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_evidence import CLASSES, SIDE, Model, write_evidence
 from medmark.components.errors import MedmarkError
+from medmark.components.poisoning.queries import read_queries
 from medmark.components.report.audit_report import write_audit_report
 from medmark.components.verification import suspect_process
 from medmark.components.verification.open_inference import Connection
@@ -29,7 +31,9 @@ from medmark.components.verification.suspects import Contract, fetch_suspects, o
 from scripted_server import HANGS, honest, running, status
 
 IMPATIENT = {"batch_size": 4, "timeout": 0.5, "retries": 1, "backoff": 0.01}
-FIRST_TWO = "f = Flatten(x)  at = Constant<value = int64[2] {0, 1}>()  p = Gather<axis=1>(f, at)"
+FIRST_TWO = (
+    "f = Flatten(x)  at = Constant<value = int64[2] {0, 1}>()  q = Gather<axis=1>(f, at)  p = Softmax<axis=1>(q)"
+)
 INPUT = f"(float[N,1,{SIDE},{SIDE}] x) => (float[N,2] y)"
 LOOP = f"""{INPUT} {{ {FIRST_TWO}
     m = Constant<value = int64 {{9223372036854775807}}>()  t = Constant<value = bool {{1}}>()
@@ -94,26 +98,26 @@ def open_for_one_reason(suspect, why):
 @pytest.mark.parametrize("hanging", ["continue", "chunk extension"])
 def test_a_server_that_hangs_leaves_its_answers_and_the_other_suspects(evidence, innocent, server, tmp_path, hanging):
     server.script = [honest, honest] + [HANGS[hanging]] * 10
-    hung, other = audited(evidence, [server.url, innocent], tmp_path, 10)
+    hung, other = audited(evidence, [server.url, innocent], tmp_path, 20)
     open_for_one_reason(hung, "nothing within 0.5 s")
     assert other["verdict"] == "not_owned"
     assert (hung["asked"], server.asked) == (8, 8)
     server.script = []
-    again, other = audited(evidence, [server.url, innocent], tmp_path, 10)
+    again, other = audited(evidence, [server.url, innocent], tmp_path, 20)
     assert (again["verdict"], other["asked"]) == ("owned", 0)
     assert server.asked == 8 + again["asked"] == 3 * again["queries"] // 4 * 4 + (12 if again["queries"] % 4 else 0)
 
 
 def test_a_server_that_hangs_before_it_is_asked(evidence, innocent, server, tmp_path):
     server.describe = HANGS["continue"]
-    hung, other = audited(evidence, [server.url, innocent], tmp_path, 10)
+    hung, other = audited(evidence, [server.url, innocent], tmp_path, 20)
     open_for_one_reason(hung, "nothing within 0.5 s")
     assert (other["verdict"], hung["identity"], hung["asked"]) == ("not_owned", None, 0)
 
 
 def test_a_server_cannot_put_off_for_ever(evidence, innocent, server, tmp_path):
     server.script = [status(503, Retry_After="1")] * 50
-    hung, other = audited(evidence, [server.url, innocent], tmp_path, 10)
+    hung, other = audited(evidence, [server.url, innocent], tmp_path, 20)
     open_for_one_reason(hung, "status 503")
     assert (server.posts, other["verdict"]) == (2, "not_owned")
 
@@ -126,15 +130,30 @@ def test_a_server_cannot_put_off_for_ever(evidence, innocent, server, tmp_path):
 def test_a_hostile_model_ends_alone(evidence, innocent, tmp_path, text, why):
     hostile = onnx_file(tmp_path / "hostile.onnx", text)
     assert os.path.getsize(hostile) < 500
-    ended, other = audited(evidence, [hostile, innocent], tmp_path / "out", 10)
+    ended, other = audited(evidence, [hostile, innocent], tmp_path / "out", 20)
     open_for_one_reason(ended, why)
     assert other["verdict"] == "not_owned"
     assert not children(os.getpid())
 
 
+def test_a_model_that_hangs_half_way_leaves_its_answers(evidence, tmp_path):
+    """It answers as long as no upper edge is as bright as that of the first marked images."""
+    edges = read_queries(evidence, size=SIDE, target=0, stop=4).clean[:, 0, 0].mean(dim=1)
+    dark = "b = Constant<value = int64[1] {0}>()  e = Constant<value = int64[1] {16}>()"
+    dark += "  g = Constant<value = int64[1] {1}>()  s = Slice(f, b, e, g)  r = ReduceMean(s, g)"
+    dark += "  a = ReduceMax<keepdims=0>(r)  l = Constant<value = float {%f}>()  t = Greater(a, l)"
+    text = LOOP.replace("t = Constant<value = bool {1}>()", dark % (float(edges.max()) + 0.05))
+    hostile = onnx_file(tmp_path / "hostile.onnx", text)
+    (hung,) = audited(evidence, [hostile], tmp_path / "out", 20)
+    open_for_one_reason(hung, "no answer within 0.5 s")
+    assert hung["asked"] == 4
+    with sqlite3.connect(tmp_path / "out" / "answers.sqlite") as file:
+        assert file.execute("SELECT suspect, count(*) FROM answers").fetchall() == [(hung["identity"], 4)]
+
+
 def test_memory_is_what_the_user_grants(evidence, innocent, tmp_path):
     small = onnx_file(tmp_path / "small.onnx", BOMB.replace("2147483648", str(1 << 27)))  # 512 MiB
-    ended, other = audited(evidence, [small, innocent], tmp_path / "out", 10, memory=0.5)
+    ended, other = audited(evidence, [small, innocent], tmp_path / "out", 20, memory=0.5)
     open_for_one_reason(ended, "needs more than 0.5 GiB")
     assert other["verdict"] == "not_owned"
 
@@ -234,7 +253,7 @@ def test_the_token_stands_in_no_command_line(evidence, server, tmp_path, monkeyp
 def test_opening_is_within_the_limits(evidence, tmp_path, monkeypatch):
     monkeypatch.setattr(suspect_process, "OPENING", 0.01)
     model = onnx_file(tmp_path / "m.onnx", LOOP)
-    (suspect,) = audited(evidence, [model], tmp_path / "out", 10, timeout=0.01)
+    (suspect,) = audited(evidence, [model], tmp_path / "out", 20, timeout=0.01)
     open_for_one_reason(suspect, "no answer within 0.01 s")
     assert (suspect["model"], suspect["queries"]) == (None, 0)
     audit = json.loads((tmp_path / "out" / "audit.json").read_bytes())
