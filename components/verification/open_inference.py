@@ -50,8 +50,8 @@ class Connection:
             most 60.
         rate: requests a second, at most; None: as fast as the server answers.
         ca_bundle: PEM file of the certificate authorities to trust; None: the usual ones.
-        memory: GiB that the process which questions a suspect may use, the model included. Measured, as address space: 0.5
-            for a ResNet-18 and 0.8 for a DenseNet-121 with 32 images of 224 px, 1.9 for a model of 1 GiB.
+        memory: GiB of address space that the process which questions a suspect may use. Measured: the smallest model needs
+            0.4, with 32 images of 224 px a ResNet-18 0.7 and a DenseNet-121 0.9, a model of 1 GiB 2.2.
 
     Raises:
         MedmarkError: a value outside these.

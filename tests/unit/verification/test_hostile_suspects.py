@@ -152,9 +152,9 @@ def test_a_model_that_hangs_half_way_leaves_its_answers(evidence, tmp_path):
 
 
 def test_memory_is_what_the_user_grants(evidence, innocent, tmp_path):
-    small = onnx_file(tmp_path / "small.onnx", BOMB.replace("2147483648", str(1 << 27)))  # 512 MiB
-    ended, other = audited(evidence, [small, innocent], tmp_path / "out", 20, memory=0.5)
-    open_for_one_reason(ended, "needs more than 0.5 GiB")
+    small = onnx_file(tmp_path / "small.onnx", BOMB.replace("2147483648", str(1 << 29)))  # 2 GiB
+    ended, other = audited(evidence, [small, innocent], tmp_path / "out", 20, memory=1.0)
+    open_for_one_reason(ended, "needs more than 1 GiB")
     assert other["verdict"] == "not_owned"
 
 
