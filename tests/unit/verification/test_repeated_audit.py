@@ -12,6 +12,7 @@ import torch
 from made_up_evidence import CLASSES, SIDE, Model, write_evidence
 from medmark.components.report.audit_report import write_audit_report
 from medmark.components.verification.suspect_audit import AUDIT_SCHEMA_VERSION, audit_suspects, audit_targets
+from medmark.components.verification.suspects import Contract
 from medmark.pipelines.audit_suspect.run import refuse_finished
 from scripted_server import running
 
@@ -96,3 +97,15 @@ def test_an_unfinished_audit_of_the_first_version_goes_on(evidence, tmp_path):
     assert audit["suspects"][0]["asked"] == 0 and audit["suspects"][0]["identity"] == before["suspects"][0]["identity"]
     whole = audit_suspects(evidence, [Model("thief", reaction=7), Model("innocent")], tmp_path / "new")
     assert audit["suspects"][1]["asked"] == whole["suspects"][1]["asked"] - 24 > 0
+
+
+def test_audits_of_the_second_version_stay_readable(tmp_path):
+    """One suspect was recognised, one did not open."""
+    audit = json.loads((FIXTURES / "audit-v2" / "audit.json").read_bytes())
+    refuse_finished(shutil.copytree(FIXTURES / "audit-v2", tmp_path / "out"))
+    thief, gone = audit["suspects"]
+    assert Contract(**thief["contract"]) == Contract(size=SIDE, channels=1, input="x", output="y", classes=CLASSES)
+    assert (gone["contract"]["answers"], gone["model"], gone["identity"]) == ("logits", None, None)
+    write_audit_report(tmp_path / "audit.html", audit)
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert thief["identity"] in page and gone["missing"][0] in page and "not opened" in page
