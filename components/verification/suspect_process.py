@@ -130,7 +130,7 @@ class Process:
         status = self._process.returncode
         if status >= 0:
             self._fail(f"has ended its process with status {status}", "try again, or leave it out")
-        name = signal.Signals(-status).name
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
         reason = {"SIGXCPU": "too much processor time", "SIGKILL": "perhaps for want of memory"}.get(name, "a crash")
         self._fail(f"was ended by {name}, {reason}", "try again, or leave it out")
 
@@ -160,16 +160,18 @@ class IsolatedSuspect:
         self._process: Process | None = None
         self._folder: tempfile.TemporaryDirectory | None = None
         self._remote = target.startswith(("http://", "https://"))
-        if self._remote:
-            self.where = checked_url(target)
-            self._task = {"kind": "endpoint", "url": self.where, "token": read_token(self.where)}
-            self._task["connection"] = asdict(connection)
-            self._seconds = connection.patience + GRACE
-        else:
-            self._path = self._downloaded(target, registry) if target.startswith("models:/") else Path(file or target)
-            self._task = {"kind": "onnx", "path": str(self._path), "where": target}
-            self._seconds = connection.timeout
         try:
+            if self._remote:
+                self.where = checked_url(target)
+                self._task = {"kind": "endpoint", "url": self.where, "token": read_token(self.where)}
+                self._task["connection"] = asdict(connection)
+                self._seconds = connection.patience + GRACE
+            else:
+                self._path = (
+                    self._downloaded(target, registry) if target.startswith("models:/") else Path(file or target)
+                )
+                self._task = {"kind": "onnx", "path": str(self._path), "where": target}
+                self._seconds = connection.timeout
             (self.inputs, self.outputs, self.batch_size, self.description, self.digest), process = self._open()
             process.end()
         except BaseException:
