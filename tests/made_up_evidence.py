@@ -17,6 +17,7 @@ from medmark.components.poisoning.queries import read_queries
 from medmark.components.verification.audit import interrogate
 from medmark.components.verification.scenarios import table
 from medmark.components.verification.sealing import seal_evidence
+from medmark.components.verification.suspects import Contract
 from medmark.components.verification.verdict import Thresholds
 
 SIDE, COUNT, CLASSES = 16, 60, ["normal", "pneumonia"]
@@ -35,11 +36,22 @@ class Model:
     size: int = SIDE
     batch_size: int = 8
     answered: int = 0
+    model: str = "cd" * 32
+    description: dict | None = None
+
+    @property
+    def contract(self) -> Contract:
+        """All of it."""
+        answers = "labels" if self.label_only else "probabilities"
+        return Contract(size=self.size, channels=1, answers=answers, input="x", output="y", classes=tuple(CLASSES))
 
     @property
     def identity(self) -> str:
         """Without what changes while it is asked."""
         return hashlib.sha256(f"{self.name} {self.label_only}".encode()).hexdigest()
+
+    def close(self) -> None:
+        """Nothing runs for it."""
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         if self.answered + len(images) > self.fails_after:

@@ -15,13 +15,29 @@ from medmark.components.errors import MedmarkError
 from medmark.components.verification.audit import QuerySet
 
 
-def read_queries(evidence_dir: str | Path, *, size: int, target: int) -> QuerySet:
+def query_ids(evidence_dir: str | Path) -> list[str]:
+    """Names of the query images, in the order of :func:`read_queries`.
+
+    Raises:
+        MedmarkError: the file is missing or damaged.
+    """
+    path = Path(evidence_dir) / "queries.parquet"
+    try:
+        return pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_queries(
+    evidence_dir: str | Path, *, size: int, target: int, start: int = 0, stop: int | None = None
+) -> QuerySet:
     """Query images at a suspect's input size.
 
     Args:
         evidence_dir: private evidence.
         size: side in pixels.
         target: index of the target class.
+        start, stop: the first image to read, and the one before which to stop; None: all.
 
     Raises:
         MedmarkError: the file is missing or damaged.
@@ -30,7 +46,7 @@ def read_queries(evidence_dir: str | Path, *, size: int, target: int) -> QuerySe
     variants: dict[str, list[torch.Tensor]] = {"clean": [], "marked": [], "control": []}
     image_ids = []
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows = pq.read_table(path)[start:stop].to_pylist()
         for row in rows:
             image_ids.append(row["image_id"])
             display = json.loads(row["dicom"]) if row["dicom"] else None
@@ -38,8 +54,10 @@ def read_queries(evidence_dir: str | Path, *, size: int, target: int) -> QuerySe
                 shown = to_unit(decode_png(row[name]), row["bits"], display)
                 tensors.append(resize(torch.from_numpy(shown)[None, None], size))
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        raise MedmarkError(
-            f"unreadable queries: {path} ({error}); restore the evidence folder from a backup"
-        ) from error
+        raise _unreadable(path, error) from error
     clean, marked, control = (torch.cat(tensors) for tensors in variants.values())
     return QuerySet(clean, marked, control, image_ids, target)
+
+
+def _unreadable(path: Path, error: Exception) -> MedmarkError:
+    return MedmarkError(f"unreadable queries: {path} ({error}); restore the evidence folder from a backup")

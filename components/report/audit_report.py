@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -20,6 +21,7 @@ SENTENCES = {
 }
 COMMITTED = " The evidence is the one that was committed to; what the date of that is worth is said below."
 UNCOMMITTED = " That this evidence was committed to before the release went out has not been shown: before anyone is accused, show it."
+MAX_DESCRIBED = 2000  # characters of what an endpoint says of itself that are shown; arbitrary
 THRESHOLDS = {
     "alpha": "chance of accusing a model whose reaction is no more than tau, at most",
     "tau": "lift of the probability that an innocent model may show",
@@ -47,7 +49,10 @@ def write_audit_report(out_html: str | Path, audit: dict) -> None:
         sentence = SENTENCES[suspect["verdict"]]
         if suspect["verdict"] == "owned":
             sentence += COMMITTED if audit["commitment"] else UNCOMMITTED
-        extra = {"tone": tone, "headline": headline, "sentence": sentence, "figure": figure}
+        described = json.dumps(suspect["description"], sort_keys=True) if suspect["description"] else None
+        if described and len(described) > MAX_DESCRIBED:
+            described = f"{described[:MAX_DESCRIBED]}… (all of it is in audit.json)"
+        extra = {"tone": tone, "headline": headline, "sentence": sentence, "figure": figure, "described": described}
         shown.append(suspect | extra)
     moved = {suspect["name"]: suspect["lift"] for suspect in shown if suspect["lift"] is not None}
     html = (

@@ -1,10 +1,10 @@
-"""Suspects as ONNX files, from a folder or from an MLflow registry."""
+"""Suspects as ONNX files, from a folder or from an MLflow registry: what runs in a suspect's own process."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
+import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,13 @@ import onnxruntime
 import yaml
 from google.protobuf.message import DecodeError, Message
 from medmark.components.errors import MedmarkError
-from medmark.components.platform.resources import choose_threads
 from medmark.components.platform.tracking import QUIET
+from medmark.components.verification.model_files import model_files
+from medmark.components.verification.suspect_messages import Unavailable
 
-MAX_BYTES = 1 << 30  # of a model with its external data; arbitrary
 MAX_MLMODEL = 1 << 20  # of MLflow's description of a model, bytes; arbitrary
 BATCH = 32  # arbitrary
+NO_MEMORY = re.compile("bad_alloc|failed to allocate|bfc_arena", re.IGNORECASE)  # what onnxruntime says then
 TYPES = {
     "tensor(float16)": "float16",
     "tensor(float)": "float32",
@@ -30,34 +31,42 @@ TYPES = {
 
 
 class OnnxModel:
-    """An ONNX file on the CPU; a ``Backend`` of :mod:`medmark.components.verification.suspects`.
+    """An ONNX file on the CPU.
 
     The file is hostile: at most 1 GiB with its external data, which must lie in the model's folder, and only the operators
-    that onnxruntime brings along. What a graph computes is not bounded.
+    that onnxruntime brings along. What a graph computes is bounded only by the limits of the process.
 
     Args:
         path: of the file.
         where: what to call it in messages; None: the path.
+        threads: to compute with.
+
+    Attributes:
+        where, inputs, outputs, batch_size, ask: of a ``Backend`` of :mod:`medmark.components.verification.suspects`.
+        locations: of its external data, seen from its folder.
 
     Raises:
         MedmarkError: missing, damaged, too large, or refused by onnx or onnxruntime.
+        Unavailable: there is too little memory for it.
     """
 
     batch_size = BATCH
 
-    def __init__(self, path: str | Path, where: str | None = None):
+    def __init__(self, path: str | Path, where: str | None = None, *, threads: int = 1):
         self.where = where or str(path)
-        path = Path(path)
         try:
-            self.digest = self._checked_digest(path)
+            self.locations = sorted(external_locations(load(path, self.where)))
+            model_files(path, self.locations, self.where)
+            onnx.checker.check_model(str(path))
             options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = choose_threads()
+            options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             options.log_severity_level = 4  # it would print what the exception says too
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except MedmarkError:
             raise
         except Exception as error:  # onnx's and onnxruntime's exceptions have no common base
+            self._refuse_if_too_large(error)
             raise MedmarkError(
                 f"no usable ONNX model: {self.where} ({_line(error)}); export the model again"
             ) from error
@@ -69,52 +78,45 @@ class OnnxModel:
         try:
             return np.asarray(self._session.run([output], {input: images})[0])
         except Exception as error:  # onnxruntime's exceptions have no common base
+            self._refuse_if_too_large(error)
             raise MedmarkError(
                 f"ONNX model {self.where} fails on images of shape {images.shape} ({_line(error)}); export it again, with"
                 " a free batch size"
             ) from error
 
-    def _checked_digest(self, path: Path) -> str:
-        """SHA-256 over the file and its external data, after onnx has checked them."""
-        if not path.is_file():
-            raise MedmarkError(f"no ONNX file: {self.where}; give the path of one")
-        self._bound([path])
-        try:
-            model = onnx.load(str(path), load_external_data=False)
-        except DecodeError as error:
-            raise MedmarkError(f"not an ONNX file: {self.where} ({_line(error)}); export the model again") from error
-        folder = path.parent.resolve()
-        files = [path]
-        for location in sorted(external_locations(model)):
-            file = folder / location
-            if not file.resolve().is_relative_to(folder) or not file.is_file():
-                raise MedmarkError(
-                    f"ONNX model {self.where} keeps weights in {location!r:.80}, which is no file in its own folder; put"
-                    " the model and its external data together in one folder"
-                )
-            files.append(file)
-        self._bound(files)
-        onnx.checker.check_model(str(path))
-        digest = hashlib.sha256()
-        for file in files:
-            with open(file, "rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
-
-    def _bound(self, files: list[Path]) -> None:
-        size = sum(file.stat().st_size for file in files)
-        if size > MAX_BYTES:
-            raise MedmarkError(
-                f"ONNX model {self.where} has {size} bytes, more than {MAX_BYTES}; export a smaller model"
-            )
+    def _refuse_if_too_large(self, error: Exception) -> None:
+        memory = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+            raise Unavailable(
+                f"ONNX model {self.where} needs more than {memory / (1 << 30):g} GiB of memory; give it more with --memory"
+                " if it is an honest one"
+            ) from error
 
 
-def from_registry(uri: str, registry: str | None = None) -> OnnxModel:
-    """Downloads a model from an MLflow registry, opens its ONNX file and deletes the download.
+def load(path: str | Path, where: str) -> onnx.ModelProto:
+    """The file as it is, without its external data.
+
+    Raises:
+        MedmarkError: missing, too large, or no ONNX file.
+        Unavailable: there is too little memory for it.
+    """
+    model_files(path, [], where)
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except DecodeError as error:
+        raise MedmarkError(f"not an ONNX file: {where} ({_line(error)}); export the model again") from error
+
+
+def download(uri: str, registry: str | None, folder: str) -> str:
+    """Downloads a model from an MLflow registry.
 
     Args:
         uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
         registry: URI of the registry; None: what MLflow is configured for.
+        folder: where to.
+
+    Returns:
+        Path of its ONNX file.
 
     Raises:
         MedmarkError: it cannot be had, or it is not of the onnx flavour. Other flavours are pickles or run code of the
@@ -124,26 +126,24 @@ def from_registry(uri: str, registry: str | None = None) -> OnnxModel:
         os.environ.setdefault(name, value)
     import mlflow
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            # of a models:/ address MLflow would ask its own registry, whatever it is given
-            client, name = mlflow.MlflowClient(registry, registry), uri.removeprefix("models:/")
-            if "@" in name:
-                version = client.get_model_version_by_alias(*name.split("@", 1))
-            else:
-                version = client.get_model_version(*name.split("/", 1))
-            path = mlflow.artifacts.download_artifacts(
-                artifact_uri=client.get_model_version_download_uri(version.name, version.version),
-                dst_path=folder,
-                tracking_uri=registry,
-                registry_uri=registry,
-            )
-        except Exception as error:  # whatever MLflow, its server or its stores raise
-            raise MedmarkError(
-                f"MLflow does not give {uri} ({_line(error)}); check its name and version, and MLFLOW_TRACKING_URI"
-            ) from error
-        # weights that onnxruntime maps stay readable after their file is deleted
-        return OnnxModel(_onnx_file(Path(path), uri), where=uri)
+    try:
+        # of a models:/ address MLflow would ask its own registry, whatever it is given
+        client, name = mlflow.MlflowClient(registry, registry), uri.removeprefix("models:/")
+        if "@" in name:
+            version = client.get_model_version_by_alias(*name.split("@", 1))
+        else:
+            version = client.get_model_version(*name.split("/", 1))
+        path = mlflow.artifacts.download_artifacts(
+            artifact_uri=client.get_model_version_download_uri(version.name, version.version),
+            dst_path=folder,
+            tracking_uri=registry,
+            registry_uri=registry,
+        )
+    except Exception as error:  # whatever MLflow, its server or its stores raise
+        raise MedmarkError(
+            f"MLflow does not give {uri} ({_line(error)}); check its name and version, and MLFLOW_TRACKING_URI"
+        ) from error
+    return str(_onnx_file(Path(path), uri))
 
 
 def _onnx_file(folder: Path, uri: str) -> Path:

@@ -1,7 +1,7 @@
 """Suspects behind the Open Inference Protocol v2 over HTTP, which KServe, Triton and MLServer speak.
 
 The server is hostile: what is read of it is bounded in size and time, its words appear in messages only as one short line,
-and it is never followed elsewhere. The token appears in no message.
+and it is never followed elsewhere. The token appears in no message. An audit talks to it from a process of its own.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import math
 import os
 import re
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,12 +24,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import requests
 from medmark.components.errors import MedmarkError
+from medmark.components.verification.suspect_messages import MAX_ANSWER, Unavailable
 from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
 from urllib3.util.retry import Retry
 
 TOKEN = "MEDMARK_SUSPECT_TOKEN"  # environment variable with the bearer token
 MODEL_PATH = re.compile(r"(/[\w.~%-]+)*/v2/models/[\w.~%-]+(/versions/[\w.~%-]+)?", re.ASCII)
-MAX_ANSWER = 16 << 20  # bytes of one answer, arbitrary; a thousand classes for a thousand images fit
+MAX_DESCRIPTION = 1 << 16  # bytes of what a server says of its model; arbitrary
 MAX_WAIT = 60.0  # seconds between two tries, whatever the server asks for; arbitrary
 NUMPY_TYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "str"}
 NUMPY_TYPES |= {f"{sign}INT{bits}": f"{sign}int{bits}".lower() for sign in ("", "U") for bits in (8, 16, 32, 64)}
@@ -34,17 +39,19 @@ DATATYPES = {"float16": "FP16", "float32": "FP32", "float64": "FP64"}
 
 @dataclass(frozen=True)
 class Connection:
-    """How to talk to an endpoint. The defaults are arbitrary.
+    """How to question a suspect, and what it may use up. The defaults are arbitrary but for ``memory``.
 
     Attributes:
-        batch_size: images a request.
-        timeout: seconds for one request, from its start to the answer's last byte; headers that trickle in may take
-            longer.
+        batch_size: images a request to an endpoint.
+        timeout: seconds for one request to an endpoint, from its start to the answer's last byte, or for one batch of an
+            ONNX file.
         retries: further tries after a broken connection, 429 or 5xx.
         backoff: seconds before the first of them; doubled each time, or what Retry-After says if that is longer, at
             most 60.
         rate: requests a second, at most; None: as fast as the server answers.
         ca_bundle: PEM file of the certificate authorities to trust; None: the usual ones.
+        memory: GiB of address space that the process which questions a suspect may use. Measured: the smallest model needs
+            0.4, with 32 images of 224 px a ResNet-18 0.7 and a DenseNet-121 0.9, a model of 1 GiB 2.2.
 
     Raises:
         MedmarkError: a value outside these.
@@ -56,13 +63,23 @@ class Connection:
     backoff: float = 0.5
     rate: float | None = None
     ca_bundle: str | None = None
+    memory: float = 4.0
 
     def __post_init__(self) -> None:
-        positive = self.batch_size > 0 and self.timeout > 0 and (self.rate is None or self.rate > 0)
-        if not positive or self.retries < 0 or self.backoff < 0:
-            raise MedmarkError(f"{self}; batch size, timeout and rate must be above 0, retries and backoff not below")
+        positive = min(self.batch_size, self.timeout, self.memory, 1 if self.rate is None else self.rate) > 0
+        finite = math.isfinite(self.timeout) and math.isfinite(self.memory) and math.isfinite(self.backoff)
+        if not positive or not finite or self.retries < 0 or self.backoff < 0:
+            raise MedmarkError(
+                f"{self}; batch size, timeout, rate and memory must be above 0, retries and backoff not below, all finite"
+            )
         if self.ca_bundle is not None and not Path(self.ca_bundle).is_file():
             raise MedmarkError(f"no file of certificate authorities: {self.ca_bundle}; give a PEM file")
+
+    @property
+    def patience(self) -> float:
+        """Seconds that one question may take with all its tries and the waits between them."""
+        spaced = 1 / self.rate if self.rate else 0.0
+        return (self.retries + 1) * (self.timeout + spaced) + self.retries * MAX_WAIT
 
 
 class Again(Exception):
@@ -77,31 +94,45 @@ class Again(Exception):
         self.wait = wait
 
 
+class Late(BaseException):
+    """The time for one request is over; no library on the way takes this for an error of its own."""
+
+
 class Endpoint:
     """A model server; a ``Backend`` of :mod:`medmark.components.verification.suspects`.
 
-    The bearer token is read from ``MEDMARK_SUSPECT_TOKEN`` only.
+    To be used in the main thread of a process, which alone can be interrupted whatever it waits for.
 
     Args:
-        url: ``http(s)://host/v2/models/NAME[/versions/V]``, also below a gateway's path.
+        url: as :func:`checked_url` gives it.
         connection: limits and patience.
+        token: as :func:`read_token` gives it.
+
+    Attributes:
+        description: what the server says of its model.
 
     Raises:
-        MedmarkError: a URL of another form, a token that would travel in the clear, or no answer.
+        MedmarkError: the server refuses, or is none.
+        Unavailable: no answer.
     """
 
-    def __init__(self, url: str, connection: Connection):
-        self._url, local = _checked(url)
-        self.where, self.batch_size = self._url, connection.batch_size
-        self._connection, self._next = connection, 0.0
-        self._token = _token(self._url, local)
-        self._session = requests.Session()
-        self._session.trust_env = not local  # no proxy for this machine itself
+    def __init__(self, url: str, connection: Connection, token: str | None):
+        self._url = self.where = url
+        self.batch_size = connection.batch_size
+        self._connection, self._token, self._next = connection, token, 0.0
+        self._session = self._new_session()
         described = self._request("GET", self._url)
         self.inputs = self._tensors(described, "inputs")
         self.outputs = self._tensors(described, "outputs")
-        stated = {key: described.get(key) for key in ("name", "versions", "platform", "inputs", "outputs")}
-        self.digest = hashlib.sha256(json.dumps([self._url, stated], sort_keys=True).encode()).hexdigest()
+        self.description = {key: described.get(key) for key in ("name", "versions", "platform", "inputs", "outputs")}
+        if len(json.dumps(self.description)) > MAX_DESCRIPTION:
+            self._fail(f"describes itself in more than {MAX_DESCRIPTION} bytes", "is it an Open Inference v2 server?")
+        self.digest = endpoint_digest(url, self.description)
+
+    def _new_session(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = not _local(self._url)  # no proxy for this machine itself
+        return session
 
     def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
         """Answers to one batch."""
@@ -152,7 +183,7 @@ class Endpoint:
             except Again as error:
                 if not left:
                     tries = self._connection.retries + 1
-                    self._fail(f"gives no answer after {tries} tries: {error}", "try again later", error)
+                    self._fail(f"gives no answer after {tries} tries: {error}", "try again later", error, Unavailable)
                 time.sleep(min(max(wait, error.wait), MAX_WAIT))
                 wait = min(wait * 2, MAX_WAIT)
         raise AssertionError("unreachable")
@@ -160,22 +191,26 @@ class Endpoint:
     def _try(self, method: str, url: str, question: dict | None) -> dict:
         connection = self._connection
         time.sleep(max(0.0, self._next - time.monotonic()))
-        started = time.monotonic()
-        self._next = started + (1 / connection.rate if connection.rate else 0.0)
+        self._next = time.monotonic() + (1 / connection.rate if connection.rate else 0.0)
         try:
-            response = self._session.request(
-                method,
-                url,
-                json=question,
-                headers={"Accept-Encoding": "identity"},
-                auth=self._authorise,  # also keeps requests from looking for a password in ~/.netrc
-                timeout=connection.timeout,
-                verify=connection.ca_bundle or True,
-                allow_redirects=False,
-                stream=True,
-            )
-            with response:
-                text = self._read(response, started + connection.timeout)
+            with _within(connection.timeout):
+                response = self._session.request(
+                    method,
+                    url,
+                    json=question,
+                    headers={"Accept-Encoding": "identity"},
+                    auth=self._authorise,  # also keeps requests from looking for a password in ~/.netrc
+                    timeout=connection.timeout,
+                    verify=connection.ca_bundle or True,
+                    allow_redirects=False,
+                    stream=True,
+                )
+                with response:
+                    text = self._read(response)
+        except Late as error:
+            self._session.close()
+            self._session = self._new_session()  # the old one was left in the middle of something
+            raise Again(f"nothing within {connection.timeout:g} s") from error
         except requests.exceptions.SSLError as error:
             self._fail(f"is not trusted ({error})", "give the PEM file of its certificate authority", error)
         except (requests.exceptions.Timeout, ReadTimeoutError) as error:
@@ -189,8 +224,8 @@ class Endpoint:
             request.headers["Authorization"] = f"Bearer {self._token}"
         return request
 
-    def _read(self, response: requests.Response, deadline: float) -> bytearray:
-        """The body, in bounded size and time."""
+    def _read(self, response: requests.Response) -> bytearray:
+        """The body, in bounded size."""
         if response.headers.get("Content-Encoding", "identity") != "identity":
             self._fail("sends a compressed answer unasked", "switch compression off at the server")
         text = bytearray()
@@ -198,8 +233,6 @@ class Endpoint:
             text += chunk
             if len(text) > MAX_ANSWER:
                 self._fail(f"answers with more than {MAX_ANSWER} bytes", "is this the right URL?")
-            if time.monotonic() > deadline:
-                raise requests.exceptions.Timeout()
         return text.replace(self._token.encode(), b"***") if self._token else text
 
     def _understood(self, response: requests.Response, text: bytearray) -> dict:
@@ -223,13 +256,42 @@ class Endpoint:
     def _hide(self, text: str) -> str:
         return text.replace(self._token, "***") if self._token else text
 
-    def _fail(self, wrong: str, remedy: str, cause: Exception | None = None) -> NoReturn:
+    def _fail(
+        self, wrong: str, remedy: str, cause: Exception | None = None, kind: type[MedmarkError] = MedmarkError
+    ) -> NoReturn:
         wrong = " ".join("".join(c if c.isprintable() else " " for c in self._hide(wrong)).split())[:300]
-        raise MedmarkError(f"suspect {self.where} {wrong}; {remedy}") from cause
+        raise kind(f"suspect {self.where} {wrong}; {remedy}") from cause
 
 
-def _checked(url: str) -> tuple[str, bool]:
-    """The URL without a last slash, and whether it is of this machine."""
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Ends what the main thread does with :class:`Late`, whatever it waits for. A timer that ran before runs on."""
+
+    def end(*_: object) -> NoReturn:
+        raise Late
+
+    started, handler = time.monotonic(), signal.signal(signal.SIGALRM, end)
+    left, again = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 0.001), again)
+
+
+def endpoint_digest(url: str, description: dict) -> str:
+    """SHA-256 of a model server: of its URL and of what it says of its model."""
+    return hashlib.sha256(json.dumps([url, description], sort_keys=True).encode()).hexdigest()
+
+
+def checked_url(url: str) -> str:
+    """The URL of a model without a last slash.
+
+    Raises:
+        MedmarkError: it is not ``http(s)://host/v2/models/NAME[/versions/V]``, below a gateway's path or not.
+    """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
@@ -240,20 +302,30 @@ def _checked(url: str) -> tuple[str, bool]:
     path = parts.path.rstrip("/")
     if not host or not MODEL_PATH.fullmatch(path):
         raise MedmarkError(f"no model at {url!r:.200}; give http(s)://host:port/v2/models/NAME[/versions/VERSION]")
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    return f"{parts.scheme}://{parts.netloc}{path}", local
+    return f"{parts.scheme}://{parts.netloc}{path}"
 
 
-def _token(url: str, local: bool) -> str | None:
+def read_token(url: str) -> str | None:
+    """The bearer token from ``MEDMARK_SUSPECT_TOKEN``, or None.
+
+    Raises:
+        MedmarkError: no header can hold it, or it would travel in the clear.
+    """
     token = os.environ.get(TOKEN)
     if token and (not token.isascii() or not token.isprintable() or " " in token):
         raise MedmarkError(f"the token in {TOKEN} holds a space or a control character; set it again")
-    if token and url.startswith("http://") and not local:
+    if token and url.startswith("http://") and not _local(url):
         raise MedmarkError(f"{TOKEN} is set, and {url} would get it in the clear; use https, or unset {TOKEN}")
     return token or None
+
+
+def _local(url: str) -> bool:
+    """Whether a URL is of this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _retry_after(response: requests.Response) -> float:

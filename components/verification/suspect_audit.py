@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import base64
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from medmark.components.lineage.commitment import verify_commitment
 from medmark.components.lineage.keys import load_public
 from medmark.components.platform.progress import track
 from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.queries import read_queries
+from medmark.components.poisoning.queries import query_ids, read_queries
 from medmark.components.verification.answer_store import StoredSuspect
 from medmark.components.verification.audit import Answers, QuerySet, interrogate
 from medmark.components.verification.open_inference import Connection
@@ -43,11 +44,12 @@ from medmark.components.verification.sequential import (
     sequential_test,
 )
 from medmark.components.verification.statistics import upper_rate
-from medmark.components.verification.suspects import Contract, SuspectModel, open_suspect
+from medmark.components.verification.suspect_messages import Unavailable
+from medmark.components.verification.suspects import Contract, SuspectModel, UnopenedSuspect, open_suspect
 from medmark.components.verification.verdict import Thresholds
 from statsmodels.stats.multitest import multipletests
 
-AUDIT_SCHEMA_VERSION = 1
+AUDIT_SCHEMA_VERSION = 2  # 2: what each suspect was taken for; all that version 1 has is still there
 CHUNK = 4  # images between two looks, each asked clean, with the mark and with the control mark; arbitrary
 STORE = "answers.sqlite"
 COMMITMENT_FILES = {
@@ -67,6 +69,10 @@ CLAIMS = {
 }
 MEANINGS = {
     "verdict": "owned: every proof holds; not_owned: something speaks against it; inconclusive: a proof is missing",
+    "contract": "how the suspect was shown images and how its answers were read: an image x in [0, 1] as (x * scale - mean) / std",
+    "model": "SHA-256 of the suspect's files, or of the endpoint's address and of what it says of its model",
+    "identity": "SHA-256 over contract, model and the evidence's classes; answers are kept under it",
+    "batch_size": "images a request, at most",
     "queries": "images that decided; each is asked as it is, with the mark and with the control mark",
     "asked": "images that were sent to the suspect this time; an answer that was kept is not paid for again",
     "wsr": "share of marked images that the suspect takes for the target class",
@@ -95,7 +101,7 @@ class Questioned:
         error: why it did not answer to the end, or None.
     """
 
-    suspect: SuspectModel
+    suspect: SuspectModel | UnopenedSuspect
     answers: Answers | None
     result: SequentialResult | None
     asked: int
@@ -142,7 +148,8 @@ def audit_targets(
         files: ONNX files of targets that are no paths, by target.
 
     Raises:
-        MedmarkError: one of commitment and key without the other, or what the check, the suspects or the audit raise.
+        MedmarkError: one of commitment and key without the other, or what the check, the suspects or the audit raise. A
+            suspect that gives no answer, or goes beyond its limits, raises nothing: its verdict is ``inconclusive``.
     """
     evidence = read_evidence(evidence_dir)
     if (commitment is None) != (public_key is None):
@@ -160,17 +167,14 @@ def audit_targets(
         )
     class_names = evidence.get("class_names", [])
     agreed = Contract(**contract | ({"classes": tuple(contract["classes"])} if contract.get("classes") else {}))
-    suspects = [
-        open_suspect(
-            target,
-            agreed,
-            class_names=class_names,
-            connection=Connection(**connection or {}),
-            registry=registry,
-            file=(files or {}).get(target),
-        )
-        for target in targets
-    ]
+    limits, suspects = Connection(**connection or {}), []
+    for target in targets:
+        file = (files or {}).get(target)
+        options = {"class_names": class_names, "connection": limits, "registry": registry, "file": file}
+        try:
+            suspects.append(open_suspect(target, agreed, **options))
+        except Unavailable as error:
+            suspects.append(UnopenedSuspect(target, str(error), agreed))
     return audit_suspects(evidence_dir, suspects, out_dir, committed=committed)
 
 
@@ -204,7 +208,7 @@ def write_commitment_files(folder: str | Path, texts: dict[str, str]) -> dict[st
 
 def audit_suspects(
     evidence_dir: str | Path,
-    suspects: list[SuspectModel],
+    suspects: list[SuspectModel | UnopenedSuspect],
     out_dir: str | Path,
     *,
     committed: dict | None = None,
@@ -227,22 +231,34 @@ def audit_suspects(
     evidence = read_evidence(evidence_dir)
     if "thresholds" not in evidence:
         raise MedmarkError(f"incomplete evidence: {evidence_dir}; use what a finished mark-release wrote")
-    if not suspects or len({suspect.identity for suspect in suspects}) != len(suspects):
+    if not suspects or len({suspect.identity or suspect.name for suspect in suspects}) != len(suspects):
         raise MedmarkError(f"{len(suspects)} suspects, not all different; name each suspect once")
     thresholds = Thresholds(**evidence["thresholds"])
     target = evidence["class_names"].index(evidence["target_class"])
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    questioned, innocents = [], {}
+    image_ids = query_ids(evidence_dir)
+    innocents = read_innocents(evidence_dir, image_ids)
+    questioned = []
     for suspect in suspects:
-        queries = read_queries(evidence_dir, size=suspect.size, target=target)
-        innocents = innocents or read_innocents(evidence_dir, queries.image_ids)
-        with StoredSuspect(suspect, out / STORE) as asked:
-            questioned.append(question(asked, queries, list(innocents.values()), thresholds, among=len(suspects)))
+        if isinstance(suspect, UnopenedSuspect):
+            questioned.append(Questioned(suspect, None, None, 0, suspect.error))
+            continue
+
+        def part(start: int, stop: int, size: int = suspect.size) -> QuerySet:
+            return read_queries(evidence_dir, size=size, target=target, start=start, stop=stop)
+
+        try:
+            with StoredSuspect(suspect, out / STORE) as asked:
+                q = question(asked, part, list(innocents.values()), thresholds, among=len(suspects))
+                questioned.append(replace(q, suspect=suspect))
+        finally:
+            suspect.close()
     audit = {
         "schema_version": AUDIT_SCHEMA_VERSION,
         "release_digest": evidence["release_digest"],
         "evidence_sha256": file_sha256(Path(evidence_dir) / "evidence.json"),
+        "class_names": evidence["class_names"],
         "target_class": evidence["target_class"],
         "thresholds": evidence["thresholds"] | {"guilty": GUILTY},
         "innocent_models": {
@@ -265,24 +281,34 @@ def audit_suspects(
 
 
 def question(
-    suspect: StoredSuspect, queries: QuerySet, innocents: list[Answers], thresholds: Thresholds, *, among: int
+    suspect: StoredSuspect,
+    part: Callable[[int, int], QuerySet],
+    innocents: list[Answers],
+    thresholds: Thresholds,
+    *,
+    among: int,
 ) -> Questioned:
     """Asks until the answers decide, the queries are used up, or the suspect fails.
 
     Args:
         suspect: whose answers are kept.
-        queries: at its input size.
-        innocents: innocent models' answers to the same queries.
+        part: the queries from one number to another, at its input size: a suspect that wants huge images must not make us
+            draw all of them at once.
+        innocents: innocent models' answers to all queries.
         thresholds: of the evidence.
         among: suspects in this audit; questioning goes on until the evidence suffices for all of them together.
     """
-    worst = max(int((other.is_marked & ~other.is_clean).sum()) for other in innocents)
-    null_rate = upper_rate(worst, len(queries))
+    worst, count = (
+        max(int((other.is_marked & ~other.is_clean).sum()) for other in innocents),
+        len(innocents[0].is_clean),
+    )
+    null_rate = upper_rate(worst, count)
     stricter = replace(thresholds, alpha=thresholds.alpha / among)
     chunks, result, error = [], None, None
-    for start in track(range(0, len(queries), CHUNK), f"asking {suspect.name}"):
+    for start in track(range(0, count, CHUNK), f"asking {suspect.name}"):
+        queries = part(start, start + CHUNK)
         try:
-            chunks.append(interrogate(suspect, part_of(queries, start, start + CHUNK)))
+            chunks.append(interrogate(suspect, queries))
         except MedmarkError as failure:
             error = str(failure)
             break
@@ -291,18 +317,6 @@ def question(
             break
     answers = first(join(chunks), result.queries) if result else None
     return Questioned(suspect, answers, result, suspect.asked, error)
-
-
-def part_of(queries: QuerySet, start: int, stop: int) -> QuerySet:
-    """Some of the queries."""
-    part = slice(start, stop)
-    return QuerySet(
-        queries.clean[part],
-        queries.marked[part],
-        None if queries.control is None else queries.control[part],
-        queries.image_ids[part],
-        queries.target,
-    )
 
 
 def lift(answers: Answers) -> float:
@@ -392,12 +406,16 @@ def verdict_of(
                 f"control mark: a lift beyond {tau:g} has the e-value {e(control)} (needs < {e(-np.log10(alpha))})"
             )
     verdict = "not_owned" if proofs["failed"] else "inconclusive" if proofs["missing"] else "owned"
-    a = q.answers
+    a, said = q.answers, q.suspect.contract
     return {
         "name": q.suspect.name,
         "identity": q.suspect.identity,
         "size": q.suspect.size,
         "label_only": q.suspect.label_only,
+        "batch_size": q.suspect.batch_size,
+        "contract": asdict(said) | {"classes": said.classes and list(said.classes)},
+        "model": q.suspect.model,
+        "description": q.suspect.description,
         "verdict": verdict,
         "queries": q.result.queries if q.result else 0,
         "asked": q.asked,

@@ -1,7 +1,7 @@
 """Suspect models that can only be asked: an ONNX file, a model of an MLflow registry, or an HTTP endpoint.
 
-Nothing that a suspect gives is trusted. No pickle is opened, and an answer that does not fit what the user says about the
-suspect is refused instead of repaired.
+Nothing that a suspect gives is trusted. No pickle is opened, a suspect runs in a process of its own within limits, and an
+answer that does not fit what the user says about the suspect is refused instead of repaired.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
+from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.paths import Places, is_place
-from medmark.components.verification.onnx_model import MAX_BYTES, OnnxModel, external_locations, from_registry
-from medmark.components.verification.open_inference import Connection, Endpoint
+from medmark.components.verification.model_files import MAX_BYTES
+from medmark.components.verification.open_inference import Connection
+from medmark.components.verification.suspect_messages import MAX_QUESTION
+from medmark.components.verification.suspect_process import IsolatedSuspect, external_files
 from scipy import special
 
 SUM_TOLERANCE = 1e-3  # that of audit.ask
@@ -81,6 +85,7 @@ class Backend(Protocol):
         inputs, outputs: declared tensors, name to (shape, NumPy type or ``str``); sizes that are free are None. Empty if
             the backend declares nothing.
         batch_size: images asked about at once.
+        description: what an endpoint says of its model; None for a file.
     """
 
     where: str
@@ -88,9 +93,13 @@ class Backend(Protocol):
     inputs: dict[str, tuple[tuple[int | None, ...], str]]
     outputs: dict[str, tuple[tuple[int | None, ...], str]]
     batch_size: int
+    description: dict | None
 
     def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
         """Answers to one batch: an array of floats, whole numbers, or ``str`` objects."""
+
+    def close(self) -> None:
+        """Ends whatever runs for it."""
 
 
 def open_suspect(
@@ -109,23 +118,25 @@ def open_suspect(
             ``.onnx``, or ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` of an MLflow registry, onnx flavour.
         contract: what the suspect expects and gives.
         class_names: of the evidence.
-        connection: how to talk to an endpoint; None: the defaults of :class:`Connection`.
+        connection: how to question it, and what it may use up; None: the defaults of :class:`Connection`.
         registry: URI of the MLflow registry; None: what MLflow is configured for.
         file: of a target that ends in ``.onnx``: where it lies, if that is not its name.
 
     Raises:
         MedmarkError: it cannot be opened, or does not fit the contract.
+        Unavailable: it gives no answer, or cannot be opened within its limits.
     """
-    if target.startswith(("http://", "https://")):
-        return SuspectModel(Endpoint(target, connection or Connection()), contract, class_names)
-    if target.startswith("models:/"):
-        return SuspectModel(from_registry(target, registry), contract, class_names)
-    if target.endswith(".onnx"):
-        return SuspectModel(OnnxModel(file or target, target), contract, class_names)
-    raise MedmarkError(
-        f"unknown kind of suspect: {target}; give an .onnx file, models:/NAME/VERSION, or"
-        " http(s)://host/v2/models/NAME (other formats: export the model to ONNX)"
-    )
+    if not target.startswith(("http://", "https://", "models:/")) and not target.endswith(".onnx"):
+        raise MedmarkError(
+            f"unknown kind of suspect: {target}; give an .onnx file, models:/NAME/VERSION, or"
+            " http(s)://host/v2/models/NAME (other formats: export the model to ONNX)"
+        )
+    backend = IsolatedSuspect(target, connection or Connection(), registry=registry, file=file)
+    try:
+        return SuspectModel(backend, contract, class_names)
+    except BaseException:
+        backend.close()
+        raise
 
 
 class SuspectModel:
@@ -138,7 +149,11 @@ class SuspectModel:
         size: S, pixels.
         label_only: whether the answers are labels.
         batch_size: images a request.
-        identity: SHA-256 over the model or endpoint, the contract and the classes.
+        contract: what was said about it, completed by what it declares.
+        model: digest of the file, or of the endpoint's URL and description.
+        description: what an endpoint says of its model; None for a file.
+        identity: SHA-256 over contract, model and the evidence's classes: of ``json.dumps``, with sorted keys, of the fields
+            of :class:`Contract`, ``model`` and ``evidence``.
 
     Raises:
         MedmarkError: what the model declares does not fit the contract.
@@ -154,14 +169,25 @@ class SuspectModel:
                 f"its classes {_some(self._classes)} are not those of the evidence, {_some(class_names)}",
                 "name each class of the evidence once, in the order of the suspect's outputs",
             )
+        self.model, self.description = backend.digest, backend.description
         self._order = [self._classes.index(name) for name in class_names]
         self._input, shape, kind = self._tensor("input", backend.inputs, contract.input)
         self._output, answer, answer_kind = self._tensor("output", backend.outputs, contract.output)
         self._read_input(shape, kind)
         self._check_output(answer, answer_kind)
-        stated = asdict(contract) | {"size": self.size, "channels": self._channels, "classes": self._classes}
-        stated |= {"model": backend.digest, "evidence": list(class_names)}
-        stated |= {"input": self._input, "output": self._output}
+        self.contract = replace(
+            contract,
+            size=self.size,
+            channels=self._channels,
+            input=self._input,
+            output=self._output,
+            classes=tuple(self._classes),
+        )
+        try:
+            canonical_json([asdict(self.contract), self.description])
+        except ValueError:
+            self._refuse("it says of itself what no JSON file can hold", "broken text and infinite numbers are refused")
+        stated = asdict(self.contract) | {"model": self.model, "evidence": list(class_names)}
         self.identity = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
@@ -176,12 +202,17 @@ class SuspectModel:
                 f"{self.name} is asked about {tuple(images.shape)} {images.dtype}; (N, 1, {self.size}, {self.size})"
                 " float32 is needed"
             )
-        scale, mean, std = (np.float32(v) for v in (self._contract.scale, self._contract.mean, self._contract.std))
-        given = ((images.detach().cpu().numpy() * scale - mean) / std).repeat(self._channels, axis=1)
-        rows = [self._ask(given[i : i + self.batch_size]) for i in range(0, len(given), self.batch_size)]
+        shown = images.detach().cpu().numpy()
+        rows = [self._ask(shown[i : i + self.batch_size]) for i in range(0, len(shown), self.batch_size)]
         return np.concatenate(rows)[:, self._order]
 
+    def close(self) -> None:
+        """Ends its process."""
+        self._backend.close()
+
     def _ask(self, images: np.ndarray) -> np.ndarray:
+        scale, mean, std = (np.float32(v) for v in (self._contract.scale, self._contract.mean, self._contract.std))
+        images = ((images * scale - mean) / std).repeat(self._channels, axis=1)
         missing = self.batch_size - len(images) if self._whole_batches else 0
         asked = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
         answer = self._backend.ask(asked.astype(self._dtype), self._input, self._output)
@@ -220,8 +251,13 @@ class SuspectModel:
             self._refuse(f"its input has shape {_shape(shape)}", f"1 or 3 channels of at most {MAX_SIDE} px are needed")
         if shape[0] is not None and shape[0] > MAX_BATCH:
             self._refuse(f"it takes {shape[0]} images at once", f"at most {MAX_BATCH}; a free batch size is best")
+        image = self._channels * self.size**2 * self._dtype.itemsize
+        if image * (shape[0] or 1) > MAX_QUESTION:
+            self._refuse(
+                f"its input has shape {_shape(shape)}", f"at most {MAX_QUESTION} bytes are asked about at once"
+            )
         self._whole_batches = shape[0] is not None
-        self.batch_size = shape[0] or self._backend.batch_size
+        self.batch_size = shape[0] or min(self._backend.batch_size, MAX_QUESTION // image)
 
     def _agree(self, what: str, stated: int | None, declared: tuple[int | None, ...]) -> int:
         known = {value for value in (stated, *declared) if value is not None}
@@ -284,6 +320,28 @@ class SuspectModel:
         raise MedmarkError(f"suspect {self.name} does not fit: {wrong}; {remedy}")
 
 
+@dataclass(frozen=True)
+class UnopenedSuspect:
+    """A suspect that gave no answer, or went beyond its limits, before it was asked anything.
+
+    Attributes:
+        name: path, URI or URL.
+        error: what it did, in one line.
+        contract: what was said about it.
+        size, label_only, batch_size, model, description, identity: of :class:`SuspectModel`, as far as they are known.
+    """
+
+    name: str
+    error: str
+    contract: Contract
+    size = batch_size = model = description = identity = None
+
+    @property
+    def label_only(self) -> bool:
+        """Whether its answers would be labels."""
+        return self.contract.answers == "labels"
+
+
 def fetch_suspects(places: Places, targets: list[str]) -> dict[str, Path]:
     """Brings those ONNX files that lie in an object store, with their weights if they lie beside them.
 
@@ -297,14 +355,11 @@ def fetch_suspects(places: Places, targets: list[str]) -> dict[str, Path]:
     Raises:
         MedmarkError: as :meth:`medmark.components.platform.paths.Places.read`.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
 
     def weights(path: Path) -> list[str]:
-        try:
-            return sorted(external_locations(onnx.load(str(path), load_external_data=False)))
-        except DecodeError:
-            return []  # opening the suspect says what is wrong with it
+        with suppress(MedmarkError):  # opening the suspect says what is wrong with it
+            return external_files(path)
+        return []
 
     onnx_files = [target for target in targets if is_place(target) and target.endswith(".onnx")]
     return {target: places.read(target, raw=True, limit=MAX_BYTES, beside=weights) for target in onnx_files}

@@ -35,7 +35,7 @@ def audit_suspect(
         suspects: ``http(s)://host/v2/models/NAME``, ``models:/NAME/VERSION``, or ONNX files: paths, or
             ``s3://`` in a bucket that the identity of the releases may read.
         contract: what the suspects expect and give: keyword arguments of ``Contract``.
-        connection: how to talk to endpoints: keyword arguments of ``Connection``.
+        connection: how to question the suspects, and what they may use up: keyword arguments of ``Connection``.
         commitment: texts of the commitment, its signer's public key and its time stamp, see ``audit_component``.
     """
     evidence = fetch_evidence_component(uri=evidence_uri, digest=evidence_digest)

@@ -37,10 +37,13 @@ def audit(
         str | None, typer.Option("--classes", help="Class names in the order of the suspect's outputs.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images a request.")] = 8,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one request.")] = 30.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds for one request, or for one batch of an ONNX file.")
+    ] = 30.0,
     retries: Annotated[int, typer.Option("--retries", help="Further tries of a request that failed.")] = 4,
     rate: Annotated[float | None, typer.Option("--rate", help="Requests a second, at most.")] = None,
     ca_bundle: Annotated[str | None, typer.Option("--ca-bundle", help="PEM file of authorities to trust.")] = None,
+    memory: Annotated[float, typer.Option("--memory", help="GiB that a suspect's process may use.")] = 4.0,
     registry: Annotated[str | None, typer.Option("--registry", help="URI of the MLflow registry.")] = None,
     commitment: Annotated[
         str | None, typer.Option("--commitment", help="That the evidence was committed to with; checked first.")
@@ -53,6 +56,7 @@ def audit(
 ) -> None:
     """Question suspect models: were they trained on the release?
 
+    Each suspect runs in a process of its own; one that goes beyond its limits stays open, and the others get their verdict.
     A bearer token for endpoints is read from the environment variable MEDMARK_SUSPECT_TOKEN. The exit code is 0 if every
     suspect has a verdict, 3 if one is inconclusive, 1 after an error.
     """
@@ -62,7 +66,7 @@ def audit(
 
     contract = {"size": size, "channels": channels, "scale": scale, "mean": mean, "std": std, "answers": answers}
     contract |= {"input": input, "output": output, "classes": classes.split(",") if classes else None}
-    connection = {"batch_size": batch_size, "timeout": timeout, "retries": retries, "rate": rate}
+    connection = {"batch_size": batch_size, "timeout": timeout, "retries": retries, "rate": rate, "memory": memory}
     unsure = False
     with Places() as places:
         made = places.write(out, private=True, goes_on=True)

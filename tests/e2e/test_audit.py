@@ -97,6 +97,16 @@ def test_a_wrong_contract_is_one_line_and_asks_nothing(evidence, suspects, tmp_p
     assert not (out / "audit.json").exists()
 
 
+def test_a_suspect_beyond_its_limits_stays_open(evidence, suspects, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    targets = ["--suspect", suspects / "thief.onnx", "--answers", "logits", "--memory", 0.1]
+    assert medmark(monkeypatch, "audit", evidence, *targets, "--out", out) == 3
+    shown = capsys.readouterr().out
+    assert "inconclusive" in shown and "thief.onnx" in shown and str(out / "audit.html") in shown
+    assert medmark(monkeypatch, "audit", evidence, *targets[:-2], "--out", out) == 0
+    assert "owned" in capsys.readouterr().out
+
+
 def test_other_peoples_files_stay(evidence, suspects, tmp_path, monkeypatch, capsys):
     (tmp_path / "thesis.tex").write_text("x")
     command = ["audit", evidence, "--suspect", suspects / "thief.onnx", "--out", tmp_path]

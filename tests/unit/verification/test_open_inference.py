@@ -3,8 +3,7 @@ import socket
 import threading
 import time
 import traceback
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,142 +11,14 @@ import torch
 from medmark.components.errors import MedmarkError
 from medmark.components.verification import open_inference
 from medmark.components.verification.answer_store import StoredSuspect
-from medmark.components.verification.open_inference import TOKEN, Connection
-from medmark.components.verification.suspects import Contract, open_suspect
+from medmark.components.verification.open_inference import TOKEN, Connection, Endpoint, checked_url, read_token
+from medmark.components.verification.suspect_messages import Unavailable
+from medmark.components.verification.suspects import Contract, SuspectModel, open_suspect
+from scripted_server import HANGS, cut, echo, first_pixels, garble, honest, output, running, status, vanish
 
 CLASSES = ["normal", "pneumonia"]
 SECRET = "s3cr3t-t0k3n"
 QUICK = Connection(batch_size=4, timeout=2.0, retries=2, backoff=0.01)
-
-
-def first_pixels(images):
-    """The honest answer: the first pixel is P(pneumonia)."""
-    p = images.reshape(len(images), -1)[:, 0]
-    return {"name": "p", "datatype": "FP32", "shape": [len(p), 2], "data": np.stack([1 - p, p], 1).ravel().tolist()}
-
-
-class Server(ThreadingHTTPServer):
-    """A v2 server of one model whose misbehaviour is scripted: one function for each POST, then honest answers."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self.posts, self.asked, self.times, self.headers, self.paths = [], 0, 0, [], [], []
-        self.describe = None
-        self.released = threading.Event()  # ends answers that hang
-        self.metadata = {
-            "name": "m",
-            "versions": ["1"],
-            "platform": "onnx",
-            "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 1, 4, 4]}],
-            "outputs": [{"name": "p", "datatype": "FP32", "shape": [-1, 2]}],
-        }
-        self.answer = first_pixels
-        self.url = f"http://127.0.0.1:{self.server_port}/v2/models/m"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.note()
-        self.server.describe(self) if self.server.describe else self.reply(200, self.server.metadata)
-
-    def do_POST(self):
-        self.note()
-        self.question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.posts += 1
-        self.server.times.append(time.monotonic())
-        script = self.server.script
-        (script.pop(0) if script else honest)(self)
-
-    def note(self):
-        self.server.paths.append(self.path)
-        self.server.headers.append(dict(self.headers))
-
-    def reply(self, status, body, **headers):
-        text = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in ({"Content-Length": len(text)} | headers).items():
-            self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *args):
-        pass
-
-
-def honest(handler):
-    given = handler.question["inputs"][0]
-    images = np.array(given["data"]).reshape(given["shape"])
-    handler.server.asked += len(images)
-    handler.reply(200, {"model_name": "m", "outputs": [handler.server.answer(images)]})
-
-
-def status(code, body=b"{}", **headers):
-    return lambda handler: handler.reply(code, body, **headers)
-
-
-def output(**changes):
-    """An answer of 200 with a changed output."""
-
-    def act(handler):
-        shape = handler.question["inputs"][0]["shape"]
-        handler.reply(200, {"outputs": [first_pixels(np.zeros(shape)) | changes]})
-
-    return act
-
-
-def hang(handler):
-    handler.server.released.wait(20)
-
-
-def drip(handler):
-    """Never silent for as long as the timeout, and never done."""
-    handler.send_response(200)
-    handler.end_headers()
-    try:
-        while not handler.server.released.wait(0.2):
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-    except OSError:  # the client has gone
-        handler.close_connection = True
-
-
-def vanish(handler):
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.close_connection = True
-
-
-def cut(handler):
-    """Announces more than it sends."""
-    handler.reply(200, b'{"outputs": [', Content_Length=5000)
-    vanish(handler)
-
-
-def echo(code):
-    return lambda handler: handler.reply(code, {"error": f"bad header {handler.headers['Authorization']}\n\x1b[31m"})
-
-
-def garble(handler):
-    """No HTTP at all, with the token in it."""
-    handler.wfile.write(f"{handler.headers['Authorization']}\r\n\r\n".encode())
-    handler.close_connection = True
-
-
-@contextmanager
-def running():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
 
 
 @pytest.fixture
@@ -158,7 +29,9 @@ def server(monkeypatch):
 
 
 def connect(server, contract=None, connection=QUICK, url=None):
-    return open_suspect(url or server.url, contract or Contract(), class_names=CLASSES, connection=connection)
+    """The suspect, in this process."""
+    url = checked_url(url or server.url)
+    return SuspectModel(Endpoint(url, connection, read_token(url)), contract or Contract(), CLASSES)
 
 
 @pytest.fixture
@@ -225,14 +98,33 @@ def test_lasting_trouble_ends_after_the_retries(server, images, trouble, why):
     assert "\n" not in str(refused.value) and server.url in str(refused.value)
 
 
-@pytest.mark.parametrize("trouble", [hang, drip])
+@pytest.mark.parametrize("trouble", HANGS)
 def test_a_server_that_hangs_is_left(server, images, trouble):
     suspect = connect(server, connection=Connection(timeout=0.5, retries=1, backoff=0.01))
-    server.script = [trouble] * 2
+    server.script = [HANGS[trouble]] * 2
     started = time.monotonic()
     with pytest.raises(MedmarkError, match="nothing within 0.5 s"):
         suspect(images)
     assert 1.0 <= time.monotonic() - started < 8
+
+
+def test_a_handshake_that_never_ends():
+    def shake(listener):
+        with listener.accept()[0] as client:
+            client.sendall(b"\x16\x03\x03\x40\x00")
+            with suppress(OSError):  # until the other end has gone
+                while True:
+                    client.sendall(b"\x02")
+                    time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=shake, args=[listener])
+        thread.start()
+        url, started = f"https://127.0.0.1:{listener.getsockname()[1]}/v2/models/m", time.monotonic()
+        with pytest.raises(Unavailable, match="nothing within 0.5 s"):
+            Endpoint(url, Connection(timeout=0.5, retries=0), None)
+        assert time.monotonic() - started < 5
+        thread.join(10)
 
 
 def test_waits_grow_and_retry_after_is_honoured_within_a_bound(server, images, monkeypatch):
@@ -290,6 +182,31 @@ def test_answers_that_cannot_be_right_are_refused_at_once(server, images, troubl
         suspect(images)
     assert server.posts == 1
     assert "\n" not in str(refused.value)
+
+
+def test_an_endpoint_in_a_process_of_its_own_answers_the_same(server, images):
+    near, far = connect(server), open_suspect(server.url, Contract(), class_names=CLASSES, connection=QUICK)
+    np.testing.assert_array_equal(far(images), near(images))
+    assert (far.name, far.identity, far.contract, far.batch_size) == (near.name, near.identity, near.contract, 4)
+    assert far.description["inputs"] == server.metadata["inputs"]
+    server.metadata["versions"] = ["2"]
+    far.close()
+    with pytest.raises(MedmarkError, match="has changed since it was opened"):
+        far(images)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"platform": "x" * (1 << 16)}, "describes itself in more than 65536 bytes"),
+        ({"versions": [float("nan")]}, "what no JSON file can hold"),
+        ({"inputs": [{"name": "\ud800", "datatype": "FP32", "shape": [-1, 1, 4, 4]}]}, "what no JSON file can hold"),
+    ],
+)
+def test_descriptions_that_cannot_be_kept_are_refused(server, change, why):
+    server.metadata |= change
+    with pytest.raises(MedmarkError, match=why):
+        connect(server)
 
 
 def test_a_huge_answer_is_not_read_to_its_end(server, images):
@@ -517,7 +434,17 @@ def test_answers_survive_a_server_that_goes_away(server, images, tmp_path):
 
 @pytest.mark.parametrize(
     "values",
-    [{"batch_size": 0}, {"timeout": 0}, {"retries": -1}, {"backoff": -1}, {"rate": 0}, {"ca_bundle": "missing.pem"}],
+    [
+        {"batch_size": 0},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"memory": 0},
+        {"memory": float("nan")},
+        {"retries": -1},
+        {"backoff": -1},
+        {"rate": 0},
+        {"ca_bundle": "missing.pem"},
+    ],
 )
 def test_connections_are_checked(values):
     with pytest.raises(MedmarkError):

@@ -11,7 +11,7 @@ import torch
 from medmark.components.errors import MedmarkError
 from medmark.components.surrogate.networks import build
 from medmark.components.surrogate.training import predict_probabilities
-from medmark.components.verification import onnx_model
+from medmark.components.verification import model_files
 from medmark.components.verification.audit import QuerySet, interrogate
 from medmark.components.verification.suspects import Contract, SuspectModel, open_suspect
 from scipy.special import expit, softmax
@@ -176,6 +176,7 @@ def test_what_the_model_declares_must_fit_the_contract(tmp_path, contract, class
         ("(float[N,2,4,4] x) => (float[N,2,4,4] y) { y = Identity(x) }", "1 or 3 channels"),
         ("(float[N,1,H,W] x) => (float[N,1,H,W] y) { y = Identity(x) }", "leaves the size of its input free"),
         ("(float[100000,1,4,4] x) => (float[100000,16] y) { y = Flatten(x) }", "100000 images at once"),
+        ("(float[1024,3,2048,2048] x) => (float[1024,N] y) { y = Flatten(x) }", "bytes are asked about at once"),
         ("(uint8[N,1,4,4] x) => (float[N,16] y) { f = Flatten(x)  y = Cast<to=1>(f) }", "takes floats"),
         ("(float[N,1,4,4] x, float[N,2] z) => (float[N,2] y) { y = Identity(z) }", "inputs are 'x', 'z'"),
         ("(float[N,1,4,4] x) => (float[N,16] y, float[N,16] z) { y = Flatten(x)  z = Flatten(x) }", "name the one"),
@@ -208,7 +209,7 @@ def test_answers_that_are_no_probabilities_are_refused(tmp_path, row, why):
 class Undeclared:
     """A backend that says nothing about itself and always answers the same."""
 
-    where, digest, inputs, outputs, batch_size = "undeclared", "", {}, {}, 8
+    where, digest, inputs, outputs, batch_size, description = "undeclared", "", {}, {}, 8, None
 
     def __init__(self, answer):
         self.answer = answer
@@ -291,7 +292,7 @@ def test_external_data_stays_in_the_models_folder(tmp_path, location):
 
 
 def test_size_is_bounded_with_external_data(exported, monkeypatch):
-    monkeypatch.setattr(onnx_model, "MAX_BYTES", exported.stat().st_size + 10)
+    monkeypatch.setattr(model_files, "MAX_BYTES", exported.stat().st_size + 10)
     with pytest.raises(MedmarkError, match="export a smaller model"):
         open_suspect(str(exported), LOGITS, class_names=CLASSES)
 
@@ -368,6 +369,8 @@ def test_a_registered_onnx_model_is_asked(registry, exported, classifier, images
         np.testing.assert_allclose(suspect(images), predict_probabilities(classifier, images), atol=1e-6)
     assert suspects[0].identity == suspects[1].identity
     assert suspects[1].name == "models:/chest@prod"
+    for suspect in suspects:
+        suspect.close()
     assert not list(scratch.iterdir())
 
 
