@@ -198,6 +198,8 @@ def _fetch(kind: Kind, place: Place, folder: Path, staged: Path, store: Store, d
     """Fetches to ``staged``, where an earlier attempt may have left something, then to ``folder``."""
     if (folder / kind.manifest).is_file() and file_sha256(folder / kind.manifest) == digest:
         kind.check(folder)
+        if kind.private:
+            private_folder(folder)  # an opening may come
         _fetch_sidecars(kind, place, folder, store)
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -175,7 +175,7 @@ def _locked(folder: Path, make: bool = False) -> Iterator[None]:
 
 def _make_folder(folder: Path) -> None:
     """A private folder; one that holds something else is not touched."""
-    if folder.exists() and not (folder / LOCK).exists() and any(folder.iterdir()):
+    if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
         raise MedmarkError(f"not empty: {folder}; choose a new folder, or that of an earlier 'medmark up'")
     for path in (folder, *(folder / name for name in ("data", "logs", "credentials"))):
         private_folder(path)

@@ -181,7 +181,7 @@ def first_run(source, surrogates, saliency, tmp_path_factory):
     keep_for_updates(folder / "release", folder / "bare", folder / "origins", surrogates, folder / "keep")
     check_release(
         folder / "release", folder / "bare", surrogates, surrogates, folder / "check", thresholds=Thresholds(),
-        seeds={}, seconds={},
+        seconds={},
     )  # fmt: skip
     origins = read_origins(folder / "origins")
     clean, marked = (artifact_digest(folder / name) for name in ("clean", "release"))
