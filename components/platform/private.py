@@ -77,14 +77,15 @@ def private_folder(path: str | Path) -> Path:
     path = Path(path)
     check_no_link(path)
     try:
-        with private_files():
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         above = path.absolute().parent
+        with private_files():
+            above.mkdir(parents=True, exist_ok=True)
         mode = above.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise MedmarkError(
-                f"anybody may replace what lies in {above}; choose a folder elsewhere, or chmod o-w {above}"
+                f"anybody may replace what lies in {above}; write into a folder of your own there, or chmod o-w {above}"
             )
+        path.mkdir(mode=0o700, exist_ok=True)
         if path.lstat().st_uid != os.geteuid():
             raise MedmarkError(f"belongs to somebody else: {path}; choose a folder of your own")
         os.chmod(path, 0o700)

@@ -1,5 +1,6 @@
 """The same tiny run twice: through kfp.local, and step by step through the components' own functions."""
 
+import contextlib
 import io
 import os
 import sys
@@ -47,7 +48,8 @@ def runs(source, tiny, patients, tmp_path_factory):
     ]
     codes, left, shown = [], [], []
     before = os.umask(0)  # the worst that a user may have
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        stack.callback(os.umask, before)
         for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
             patch.delenv(variable, raising=False)
         for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
@@ -58,7 +60,6 @@ def runs(source, tiny, patients, tmp_path_factory):
             codes.append(end.value.code)
             left.append(sorted(os.listdir(out)))
             shown.append(sys.stderr.getvalue().splitlines())
-    os.umask(before)
     return out, codes, left, shown
 
 

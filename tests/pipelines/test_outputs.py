@@ -151,6 +151,7 @@ def test_where_everybody_may_write_only_a_sticky_folder_will_do(medmark, command
     shared.chmod(mode)
     code, _, err = medmark(*arguments, "--out", shared / "out")
     assert code == 1 and bool(calls) == taken
+    assert taken or os.listdir(shared) == []
     assert ("stopped here" if taken else f"anybody may replace what lies in {shared}; ") in err
 
 
