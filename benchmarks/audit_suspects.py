@@ -1,6 +1,6 @@
 """Thieves and innocent models audited through ONNX files and through a v2 server, by probabilities and by labels.
 
-    python benchmarks/audit_suspects.py RUN --clean CLEAN --work WORK [--profile standard]
+    python benchmarks/audit_suspects.py RUN --clean CLEAN --work WORK --seed SEED [--profile standard]
 
 RUN is the folder of a finished mark-release, CLEAN the release that it was made from (``medmark ingest`` with the run's
 options and seed gives it again; its digest is checked). Trains the profile's victims on the marked release and, on the
@@ -23,6 +23,7 @@ import torch
 from marking import machine
 from medmark.components.dataset.release import Release
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.secrets import seeds_of
 from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.panel import load_models, train_models
@@ -71,11 +72,12 @@ def main() -> None:
     parser.add_argument("--clean", type=Path, required=True, help="the release that it was made from")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--profile", default="standard", choices=PROFILES)
+    parser.add_argument("--seed", type=int, required=True, help="that the run was given")
     options = parser.parse_args()
     profile, evidence = PROFILES[options.profile], read_evidence(options.run / "evidence")
     if Release(options.clean).digest != evidence["parent_digest"]:
         raise MedmarkError(f"{options.clean} is not what {options.run} was made from; ingest with the run's options")
-    seed = json.loads((options.run / "verdict.json").read_bytes())["seeds"]["run"]
+    seed = seeds_of(options.seed)["models_seed"]
     victims = [TrainConfig(**config) for config in profile.victim_configs(seed)]
     names = profile.innocent_architectures.split(",")
     innocents = [
@@ -122,7 +124,7 @@ def main() -> None:
         "data": evidence_name(options.run),
         "release_digest": evidence["release_digest"],
         "profile": options.profile,
-        "seed": seed,
+        "seed": options.seed,
         "summary": summary(rows),
         "rows": rows,
         "machine": machine(),

@@ -23,22 +23,24 @@ from medmark.components.dataset.display import to_unit
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantom import make_phantoms
 from medmark.components.dataset.release import Release
+from medmark.components.platform.secrets import seeds_of
 from medmark.components.report.figures import DIFFERENCE_GAIN
+from medmark.pipelines.mark_release.run import NOBODY
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("picture", type=Path, help="PNG to write")
+    parser.add_argument("--seed", type=int, default=0, help="of the run")
     options = parser.parse_args()
     ledger = pq.read_table(options.run / "evidence" / "ledger.parquet").to_pandas().sort_values("ssim")
     row = ledger.iloc[len(ledger) // 2]
     verdict = json.loads((options.run / "verdict.json").read_bytes())
     with tempfile.TemporaryDirectory() as scratch:
-        source = make_phantoms(
-            Path(scratch) / "source", count=verdict["dataset"]["images"], seed=verdict["seeds"]["run"]
-        )
-        ingest(source, Path(scratch) / "release", name="phantoms", seed=verdict["seeds"]["run"])
+        source = make_phantoms(Path(scratch) / "source", count=verdict["dataset"]["images"], seed=0)
+        seed = seeds_of(options.seed)["ingest_seed"]
+        ingest(source, Path(scratch) / "release", name="phantoms", seed=seed, patient_key=NOBODY)
         clean, marked = (
             next(
                 to_unit(decode_png(r.image), r.bits, r.display)

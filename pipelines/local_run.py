@@ -9,29 +9,45 @@ import warnings
 from pathlib import Path
 
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.private import LOCK, check_own, close_to_others, open_to_others, private_folder
 from medmark.pipelines.local_output import StepOutput
 
 WORK = "work"
 COPYING = "copying"  # in it once the steps have ended: what lies beside it then is a copy that may be interrupted
 
 
-def occupied(out: Path) -> bool:
-    """Whether a run's folder holds anything but an unfinished run."""
-    return out.exists() and bool(set(os.listdir(out)) - {WORK}) and not (out / WORK / COPYING).exists()
+def refuse_occupied(out: Path) -> None:
+    """Nothing that is not an unfinished run's may be overwritten.
+
+    Raises:
+        MedmarkError: the folder holds something else, or somebody else may have written to the unfinished run.
+    """
+    if set(os.listdir(out)) - {WORK, LOCK} and not (out / WORK / COPYING).exists():
+        raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
+    if os.path.lexists(out / WORK):
+        check_own(out / WORK, f"check who else could write there, then remove {out / WORK} and start the run again")
+
+
+def private_work(out: Path) -> Path:
+    """Folder for what the steps of a run pass on, generators and evidence too."""
+    return private_folder(out / WORK)
 
 
 def hand_over(parts: dict[str, Path], out: Path) -> None:
     """Copies release, evidence, keep and record of a run from its steps to where users look.
 
-    A run that is killed meanwhile does it again. ``work/`` is removed by the caller, last.
+    A run that is killed meanwhile does it again. ``work/`` is removed by the caller, last. Release and record are then readable
+    by everybody who may enter the folder, all else by its owner only.
     """
     (out / WORK / COPYING).touch()
     for folder in ("release", "evidence", "keep"):
         shutil.rmtree(out / folder, ignore_errors=True)
+        shutil.copytree(parts[folder], out / folder)
         if folder != "release":
-            (out / folder).mkdir(mode=0o700)
-        shutil.copytree(parts[folder], out / folder, dirs_exist_ok=True)
+            close_to_others(out / folder)
     shutil.copyfile(parts["check"] / "record.json", out / "record.json")
+    for public in ("release", "record.json"):
+        open_to_others(out / public)
 
 
 def remove_work(out: Path) -> None:

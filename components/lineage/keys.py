@@ -47,7 +47,7 @@ def new_key(directory: str | Path, passphrase: str) -> str:
         if os.path.lexists(path):
             raise refuse_existing(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise MedmarkError(f"cannot make the folder {folder} ({error.strerror}); choose another") from error
     key = Ed25519PrivateKey.generate()

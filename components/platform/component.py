@@ -9,18 +9,20 @@ from medmark.components.platform.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def draw_secrets_component(seed: str, secrets: dsl.Output[dsl.Artifact]):
+def draw_secrets_component(seed: str, patients: dict, secrets: dsl.Output[dsl.Artifact]):
     """Draws what nobody may guess.
 
     Args:
-        seed: all follows from it, and it stands in the step's log; empty: everything is drawn.
+        seed: all but the key of the pseudonyms follows from it, and it stands in the step's log; empty: everything is drawn.
+        patients: ``file`` with that key, as the step can reach it, and ``state``, another text whenever that changes; empty: it is
+            drawn.
         secrets: one file; private.
     """
     from medmark.components.lineage.step import step
     from medmark.components.platform.secrets import draw_secrets
 
     with step("draw secrets", inputs={}, outputs={"secrets": secrets}):
-        draw_secrets(secrets.path, int(seed) if seed else None)
+        draw_secrets(secrets.path, int(seed) if seed else None, patients.get("file"))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -13,7 +13,7 @@ interrupted: then the same command goes on from there. Nothing of a command that
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import itertools
 import json
@@ -28,6 +28,7 @@ from typing import TextIO
 
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES, file_sha256
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.private import private_files, private_folder, try_lock
 from medmark.components.platform.publish import DIGEST, KINDS, Kind, fetch, kind_of, send
 from medmark.components.platform.store import (
     MAX_OBJECT_BYTES,
@@ -132,7 +133,8 @@ class Places:
             place, store = parse(text), _store(private)
             stage = self._stage("read", place, store)
             try:
-                self._fetch(stage, store, raw, limit, beside)
+                with private_files():
+                    self._fetch(stage, store, raw, limit, beside)
             except BaseException as error:
                 # what can go on later is kept, of everything that this command reads
                 if isinstance(error, Interrupted) or not isinstance(error, Exception):
@@ -186,7 +188,7 @@ class Places:
         if not goes_on:
             shutil.rmtree(stage.content, ignore_errors=True)
             output.mark.unlink(missing_ok=True)
-        stage.content.mkdir(exist_ok=True)
+        stage.content.mkdir(mode=0o700, exist_ok=True)
         self._outputs.append(output)
         return stage.path
 
@@ -276,8 +278,12 @@ class _Stage:
     def open(cls, use: str, place: Place, store: Store) -> _Stage:
         """The same folder for the same place, unless another process reads there at this moment."""
         name = hashlib.sha256(f"{use}\n{store.endpoint}\n{place}".encode()).hexdigest()[:32]
+        remedy = "set XDG_CACHE_HOME to a folder of your own"
         try:
             cache = _cache()
+        except (MedmarkError, RuntimeError) as error:  # RuntimeError: nobody knows the home directory
+            raise MedmarkError(f"no folder for transfers ({error}); {remedy}") from error
+        try:
             for number in itertools.count():
                 folder = cache / (f"{name}-{number}" if number else name)
                 lock = _lock(folder)
@@ -285,10 +291,8 @@ class _Stage:
                     return cls(folder, place, lock)
                 if use == "write":
                     raise MedmarkError(f"another command writes to {place} at this moment; wait for it")
-        except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows the home directory
-            raise MedmarkError(
-                f"no folder for transfers ({error}); set XDG_CACHE_HOME to a folder of your own"
-            ) from error
+        except OSError as error:
+            raise MedmarkError(f"no folder for transfers ({error}); {remedy}") from error
         raise AssertionError("unreachable")
 
     def close(self) -> None:
@@ -439,31 +443,15 @@ def _command() -> str:
 
 
 def _cache() -> Path:
-    """A private folder. Raises OSError or RuntimeError if there can be none."""
+    """A private folder. Raises MedmarkError or RuntimeError if there can be none."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     cache = (given if given.is_absolute() else Path.home() / ".cache") / "medmark"
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if cache.is_symlink() or cache.stat().st_uid != os.geteuid():
-        raise OSError(f"{cache} belongs to somebody else")
-    os.chmod(cache, 0o700)
-    return cache
+    return private_folder(cache)
 
 
 def _lock(folder: Path) -> TextIO | None:
     """The open lock of a folder, which is made if missing; None if somebody else has it."""
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)
-        try:
-            lock = open(folder / ".lock", "a")
-        except FileNotFoundError:  # removed by the one before
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock.fileno()).st_ino == (folder / ".lock").stat().st_ino:
-                return lock
-        except BlockingIOError:
-            lock.close()
-            return None
-        except FileNotFoundError:
-            pass
-        lock.close()
+        with contextlib.suppress(FileNotFoundError):  # removed by the one before
+            return try_lock(folder / ".lock")

@@ -21,6 +21,15 @@ from pathlib import Path
 
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES, Release, file_sha256
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.private import (
+    busy,
+    check_no_link,
+    check_own,
+    locked,
+    open_to_others,
+    private_files,
+    private_folder,
+)
 from medmark.components.platform.store import Place, Store, check_name, parallel, parse
 from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.keep import read_keep
@@ -175,27 +184,41 @@ def fetch(kind: Kind, uri: str | Place, folder: str | Path, store: Store, digest
         raise MedmarkError(
             f"nothing complete there: {place} has no {kind.manifest}; check the address, or publish again"
         )
+    check_no_link(folder)
+    staged = folder.with_name(f"{folder.name}.{digest[:12]}.partial")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with private_files(), locked(staged.with_name(f".{staged.name}.lock"), busy(folder)):
+            _fetch(kind, place, folder, staged, store, digest)
+    except OSError as error:
+        raise MedmarkError(f"cannot write: {staged} ({error.strerror}); free space or choose another folder") from error
+
+
+def _fetch(kind: Kind, place: Place, folder: Path, staged: Path, store: Store, digest: str) -> None:
+    """Fetches to ``staged``, where an earlier attempt may have left something, then to ``folder``."""
     if (folder / kind.manifest).is_file() and file_sha256(folder / kind.manifest) == digest:
         kind.check(folder)
+        if kind.private:
+            private_folder(folder)  # an opening may come
         _fetch_sidecars(kind, place, folder, store)
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MedmarkError(f"not empty: {folder}; choose a new folder or empty this one")
-    staged = folder.with_name(f"{folder.name}.{digest[:12]}.partial")
     hidden = staged / ".incomplete"  # the manifest waits there: beside the files it would call them complete
-    try:
-        staged.mkdir(parents=True, exist_ok=True, mode=0o700 if kind.private else 0o777)
-        hidden.mkdir(exist_ok=True)
-        store.get(place / kind.manifest, hidden / kind.manifest, sha256=digest, limit=MAX_MANIFEST_BYTES)
-        files = kind.files(hidden)
-        parallel([lambda n=n, s=s: store.get(place / n, staged / n, sha256=s) for n, s in files.items()], "fetching")
-        _fetch_sidecars(kind, place, staged, store)
-        os.replace(hidden / kind.manifest, staged / kind.manifest)
-        hidden.rmdir()
-        kind.check(staged)
-        os.replace(staged, folder)
-    except OSError as error:
-        raise MedmarkError(f"cannot write: {staged} ({error.strerror}); free space or choose another folder") from error
+    if os.path.lexists(staged):
+        check_own(staged, f"remove {staged}, then fetch again", links=False)
+    private_folder(staged)
+    hidden.mkdir(exist_ok=True)
+    store.get(place / kind.manifest, hidden / kind.manifest, sha256=digest, limit=MAX_MANIFEST_BYTES)
+    files = kind.files(hidden)
+    parallel([lambda n=n, s=s: store.get(place / n, staged / n, sha256=s) for n, s in files.items()], "fetching")
+    _fetch_sidecars(kind, place, staged, store)
+    os.replace(hidden / kind.manifest, staged / kind.manifest)
+    hidden.rmdir()
+    kind.check(staged)
+    if not kind.private:
+        open_to_others(staged)
+    os.replace(staged, folder)
 
 
 def send(
@@ -257,8 +280,10 @@ def _publish(kind: Kind, folder: Path, uri: str, store: Store) -> Published:
 
 def _fetch_sidecars(kind: Kind, place: Place, folder: Path, store: Store) -> None:
     for name in kind.sidecars:
-        if not (folder / name).exists() and store.sha256(place / name) is not None:
+        if not os.path.lexists(folder / name) and store.sha256(place / name) is not None:
             store.get(place / name, folder / name, limit=MAX_SIDECAR_BYTES)
+            if not kind.private:
+                open_to_others(folder / name)
 
 
 def _release_files(folder: Path) -> dict[str, str]:

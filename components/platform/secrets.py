@@ -6,18 +6,29 @@ A parameter refers to a secret as ``{"$secret": NAME}``, or ``{"$secret": NAME, 
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from medmark.components.dataset.origin import kept_patient_key
 from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.parameters import whole
+from medmark.components.platform.private import write_private
 
 SEED_BITS = 48  # a seed that a user gives travels through JSON, where numbers are exact to 53 bits
 KEY_BYTES = 32
 REFERENCE = "$secret"
+# splits can be seen in a release, so they confirm a guess of the seed: each guess shall be dear; 128 MiB and, measured, 0.4 s
+# on one core
+SCRYPT = {"n": 2**17, "r": 8, "p": 1, "maxmem": 2**28}
+# no secret, and the same everywhere: one seed gives one release
+SALT = b"medmark seed, version 1"
 
 
 @dataclass(frozen=True)
@@ -29,31 +40,47 @@ class Secrets:
         ingest_seed: of order and splits, which everybody sees; 48 bits.
         models_seed: of surrogates, innocent models and victims; 48 bits. A trained network tells the seed that it began with
             (benchmarks/results/seed_in_weights.json), and surrogates may go to a shared MLflow.
-        patient_key: of the pseudonyms, 256 bits in hex; None: made from ``ingest_seed``.
+        patient_key: of the pseudonyms, 256 bits in hex.
     """
 
     seed: int
     ingest_seed: int
     models_seed: int
-    patient_key: str | None
+    patient_key: str
 
 
 NAMES = [field.name for field in fields(Secrets)]
 
 
-def draw_secrets(path: str | Path, seed: int | None) -> None:
+@functools.cache
+def seeds_of(seed: int) -> dict[str, int]:
+    """``seed``, ``ingest_seed`` and ``models_seed`` of a seed that a user gives, 48 bits each; one does not tell another.
+
+    Made with scrypt and HKDF, so that trying seeds takes long. Whoever can guess the seed has all three nevertheless: it is for
+    figures, not for releases.
+    """
+    key = hashlib.scrypt(str(seed).encode(), salt=SALT, dklen=KEY_BYTES, **SCRYPT)
+    return {
+        name: int.from_bytes(HKDFExpand(SHA256(), SEED_BITS // 8, f"medmark {name}".encode()).derive(key), "big")
+        for name in ("seed", "ingest_seed", "models_seed")
+    }
+
+
+def draw_secrets(path: str | Path, seed: int | None, patients: str | Path | None = None) -> None:
     """Writes a file with secrets.
 
     Args:
         path: of the file; readable by its owner only.
-        seed: all of them follow from it; None: drawn.
+        seed: all but the key of the pseudonyms follow from it, see :func:`seeds_of`; None: drawn.
+        patients: private file with that key, see :func:`medmark.components.dataset.origin.kept_patient_key`; None: drawn.
+
+    Raises:
+        MedmarkError: no key in ``patients``.
     """
-    drawn = Secrets(seed, seed, seed, None)
-    if seed is None:
-        drawn = Secrets(*(secrets.randbits(SEED_BITS) for _ in range(3)), secrets.token_hex(KEY_BYTES))
-    Path(path).touch(mode=0o600)
+    seeds = seeds_of(seed) if seed is not None else {name: secrets.randbits(SEED_BITS) for name in NAMES[:3]}
+    drawn = Secrets(**seeds, patient_key=kept_patient_key(patients) if patients else secrets.token_hex(KEY_BYTES))
     # the file's digest stands in metadata, which may not help anybody who guesses seeds
-    Path(path).write_bytes(canonical_json({**asdict(drawn), "salt": secrets.token_hex(KEY_BYTES)}))
+    write_private(path, canonical_json({**asdict(drawn), "salt": secrets.token_hex(KEY_BYTES)}))
 
 
 def read_secrets(path: str | Path) -> Secrets:

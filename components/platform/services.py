@@ -12,7 +12,6 @@ is never killed, and a child that outlived its parent is found.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -28,6 +27,7 @@ from pathlib import Path
 
 import urllib3
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.private import LOCK, locked, private_files, private_folder, write_private
 from medmark.components.platform.store import REGION
 from minio import Minio
 from minio.commonconfig import GOVERNANCE
@@ -166,35 +166,19 @@ def _check_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path, make: bool = False) -> Iterator[None]:
     """Keeps a second ``up`` or ``down`` out."""
-    try:
-        if make:
-            _make_folder(folder)
-        lock = open(folder / ".medmark.lock", "a")
-    except OSError as error:
-        raise MedmarkError(f"cannot write: {folder} ({error.strerror}); choose a folder of your own") from error
-    with lock:
-        deadline = time.monotonic() + LOCK_WITHIN
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise MedmarkError(
-                        f"another 'medmark up' or 'down' is at work in {folder}; wait for it, then try again"
-                    ) from error
-                time.sleep(0.05)
+    if make:
+        _make_folder(folder)
+    taken = f"another 'medmark up' or 'down' is at work in {folder}; wait for it, then try again"
+    with private_files(), locked(folder / LOCK, taken, wait=LOCK_WITHIN, keep=True):
         yield
 
 
 def _make_folder(folder: Path) -> None:
     """A private folder; one that holds something else is not touched."""
-    if folder.exists() and not (folder / ".medmark.lock").exists() and any(folder.iterdir()):
+    if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
         raise MedmarkError(f"not empty: {folder}; choose a new folder, or that of an earlier 'medmark up'")
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chmod(folder, 0o700)
-    for name in ("data", "logs", "credentials"):
-        (folder / name).mkdir(mode=0o700, exist_ok=True)
+    for path in (folder, *(folder / name for name in ("data", "logs", "credentials"))):
+        private_folder(path)
 
 
 def _read_state(folder: Path) -> dict:
@@ -214,11 +198,7 @@ def _read_state(folder: Path) -> dict:
 
 
 def _write_private(path: Path, content: dict) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        json.dump(content, stream, indent=2)
-    os.replace(partial, path)
+    write_private(path, json.dumps(content, indent=2).encode())
 
 
 def _weed() -> Path:

@@ -468,7 +468,7 @@ class Store:
     def _fetch(self, place: Place, found: Object, sha256: str, partial: Path) -> str:
         """Reads an object into its partial file, from where that ends; its digest, which must be ``sha256`` if that is not empty."""
         digest, etag, size = hashlib.sha256(), found.etag, found.size
-        with open(partial, "ab+") as out:
+        with open(partial, "ab+", opener=_no_link) as out:
             out.seek(0)
             while chunk := out.read(CHUNK_BYTES):
                 digest.update(chunk)
@@ -571,6 +571,10 @@ def parallel(tasks: list[Callable[[], T]], description: str) -> list[T]:
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 class _Again(Exception):

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from medmark.components.errors import MedmarkError
 from medmark.components.platform import unlogged
+from medmark.components.platform.private import private_files
 from medmark.components.platform.unlogged import Kept
 
 if TYPE_CHECKING:
@@ -88,10 +89,11 @@ def log_pipeline(folder: str | Path, pipeline: Tracked, steps: list[Tracked]) ->
     """
     folder, kept = Path(folder), None
     try:
-        kept = _keep(folder, [pipeline, *steps])
-        with unlogged.held(kept.path):
-            _send(kept, tracking_uri(folder), folder)
-            unlogged.remove(kept.path)
+        with private_files():
+            kept = _keep(folder, [pipeline, *steps])
+            with unlogged.held(kept.path):
+                _send(kept, tracking_uri(folder), folder)
+                unlogged.remove(kept.path)
         return True
     except Exception as error:  # whatever MLflow or its server raises must not end the pipeline
         rest = f"it is kept in {kept.path}; send it with 'medmark track sync'" if kept else "it could not be kept"

@@ -8,7 +8,6 @@ or not at all, readable by its owner only.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from medmark.components.dataset.release import file_sha256
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.private import try_lock
 
 SCHEMA_VERSION = 1
 FOLDER = "unlogged"
@@ -128,15 +128,13 @@ def held(path: Path) -> Iterator[bool]:
         MedmarkError: another process is sending it.
     """
     try:
-        lock = open(path / LOCK, "a")
+        lock = try_lock(path / LOCK)
     except FileNotFoundError:
         yield False
         return
+    if lock is None:
+        raise MedmarkError(f"another process is sending {path}; wait for it, then try again")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MedmarkError(f"another process is sending {path}; wait for it, then try again") from error
         yield (path / INDEX).is_file()
 
 

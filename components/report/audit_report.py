@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+from medmark.components.platform.private import write_private
 from medmark.components.report.figures import data_uri, e_value_paths, lifts
 from medmark.components.report.report import environment, percent
 
@@ -68,4 +69,4 @@ def write_audit_report(out_html: str | Path, audit: dict) -> None:
             percent=percent,
         )
     )
-    Path(out_html).write_text(html, encoding="utf-8")
+    write_private(out_html, html.encode())

@@ -73,7 +73,7 @@ def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: 
             step.figures["answers.svg"] = histograms(pd.read_parquet(parts[name] / "scores.parquet"), target)
             step.figures["robustness.svg"] = robustness_curves(verdict["robustness"], target)
         if name == "surrogates":
-            step.models = surrogate_models(parts[name], release, verdict["seeds"]["run"])
+            step.models = surrogate_models(parts[name], release, Marker.load(parts["generator"]).seed)
         elif name == "generator" and history:
             step.models = [generator_model(parts[name], release)]
         elif name == "generator":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from medmark.components.platform.private import write_private
 from medmark.components.report.figures import (
     DIFFERENCE_GAIN,
     PANEL_SIDE,
@@ -47,7 +48,7 @@ def write_report(
         histories: ``generator``: dicts with ``step`` and the objective's terms; others: dicts with ``epoch`` and
             ``val_accuracy``; models trained on the release are called ``victim...``.
         scores: see :func:`medmark.components.verification.scenarios.verify`.
-        parameters: everything needed to repeat the run.
+        parameters: of the run; no secrets.
     """
     tone, headline = HEADLINES[verdict["verdict"]]
     target = verdict["dataset"]["target_class"]
@@ -58,7 +59,6 @@ def write_report(
     }
     if histories.get("generator"):
         figures["generator"] = generator_curves(histories["generator"])
-    seeds = {f"seed of {name}": seed for name, seed in verdict["seeds"].items()}
     html = (
         environment()
         .get_template("report.html.j2")
@@ -90,12 +90,12 @@ def write_report(
                 ("Digest of the release", verdict["release_digest"]),
                 ("Digest of the release it was made from", verdict["parent_digest"]),
             ],
-            parameters=sorted((parameters | seeds).items()),
+            parameters=sorted(parameters.items()),
             percent=percent,
             p_value=p_value,
         )
     )
-    Path(out_html).write_text(html, encoding="utf-8")
+    write_private(out_html, html.encode())
 
 
 def environment() -> Environment:

@@ -16,7 +16,6 @@ def check_release_component(
     generator: dsl.Input[dsl.Model],
     control: dsl.Input[dsl.Model],
     thresholds: dict,
-    seeds: dict,
     secrets: dsl.Input[dsl.Artifact],
     check: dsl.Output[dsl.Artifact],
     complete: dsl.Output[dsl.Artifact],
@@ -30,7 +29,6 @@ def check_release_component(
         victims: models trained on the marked release.
         clean, surrogates, maps, generator, control: only what their steps say of themselves is read.
         thresholds: dictionary of ``Thresholds``.
-        seeds: of the run; may refer to secrets.
         secrets: of the run; they become part of the evidence.
         check: folder with ``verdict.json``, ``scores.parquet`` and ``record.json``.
         complete: the evidence with innocent models' answers and thresholds; private.
@@ -41,7 +39,7 @@ def check_release_component(
     from medmark.components.lineage.events import artifact_digest
     from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
-    from medmark.components.platform.secrets import read_secrets, resolved
+    from medmark.components.platform.secrets import read_secrets
     from medmark.components.verification.release_check import check_release
     from medmark.components.verification.sealing import finish_evidence
     from medmark.components.verification.verdict import Thresholds
@@ -50,13 +48,13 @@ def check_release_component(
     steps |= dict(control_generator=control, poison=release, victims=victims)
     seconds = {name: artifact.metadata["seconds"] for name, artifact in steps.items()}
     inputs = {"marked": release, "evidence": evidence, "innocents": innocents, "victims": victims}
-    drawn = read_secrets(secrets.path)
     with step("verify", inputs=inputs, outputs={"check": check}, parameters={"thresholds": whole(thresholds)}):
         paths = [artifact.path for artifact in (*inputs.values(), check)]
-        options = {"thresholds": Thresholds(**whole(thresholds)), "seeds": resolved(seeds, drawn), "seconds": seconds}
-        verdict = check_release(*paths, **options)
+        verdict = check_release(*paths, thresholds=Thresholds(**whole(thresholds)), seconds=seconds)
     events = [artifact.metadata["lineage"] for artifact in (secrets, *steps.values(), check)]
-    finish_evidence(release.path, evidence.path, check.path, complete.path, events=events, drawn=drawn)
+    finish_evidence(
+        release.path, evidence.path, check.path, complete.path, events=events, drawn=read_secrets(secrets.path)
+    )
     checked = {name: verdict[name] for name in ("verdict", "release_digest")}
     check.metadata.update(checked)
     return {**checked, "evidence_digest": artifact_digest(complete.path)}

@@ -26,7 +26,6 @@ def check_release(
     out_dir: str | Path,
     *,
     thresholds: Thresholds,
-    seeds: dict[str, int],
     seconds: dict[str, float],
 ) -> dict:
     """Runs the scenarios and writes ``verdict.json`` and ``scores.parquet``.
@@ -38,7 +37,6 @@ def check_release(
         victims_dir: models trained on the marked one.
         out_dir: gets both files.
         thresholds: fixed beforehand.
-        seeds: of the run and its parts.
         seconds: of the steps before this one, by name.
 
     Returns:
@@ -77,7 +75,6 @@ def check_release(
             "quality": evidence["quality"],
             "marked_fraction": (evidence["marked_images"] + evidence["decoy_images"]) / evidence["images"],
             "decoy_fraction": evidence["decoy_images"] / evidence["images"],
-            "seeds": seeds,
             "release_digest": release.digest,
             "parent_digest": evidence["parent_digest"],
             "dataset": {

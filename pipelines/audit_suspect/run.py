@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.private import LOCK, output
 from medmark.components.platform.resources import use_threads
 from medmark.components.platform.tracking import Tracked, log_pipeline
 from medmark.components.report.audit_report import write_audit_report
@@ -31,8 +32,8 @@ def run_audit(
     Args:
         evidence: complete evidence; only read.
         targets: suspects.
-        out: folder for ``audit.json``, ``audit.html``, the suspects' answers and the MLflow run. It may hold the answers
-            of an audit that was interrupted or inconclusive.
+        out: folder for ``audit.json``, ``audit.html``, the suspects' answers and the MLflow run; readable by its owner only.
+            It may hold the answers of an audit that was interrupted or inconclusive.
         contract, connection, registry, commitment, public_key, timestamp_roots, files: see
             :func:`medmark.components.verification.suspect_audit.audit_targets`.
 
@@ -42,34 +43,29 @@ def run_audit(
     Raises:
         MedmarkError: the folder holds something else or a finished audit, or what the audit raises.
     """
-    out = Path(out)
-    refuse_finished(out)
-    out.mkdir(parents=True, exist_ok=True)
-    os.chmod(out, 0o700)  # answers and verdicts are the owner's
     use_threads()
-    audit = audit_targets(
-        evidence,
-        targets,
-        out,
-        contract=contract,
-        connection=connection,
-        registry=registry,
-        commitment=commitment,
-        public_key=public_key,
-        timestamp_roots=timestamp_roots,
-        files=files,
-    )
-    write_audit_report(out / "audit.html", audit)
-    track_audit(out, audit, {**contract, **(connection or {})})
+    with output(out, refuse_finished) as folder:
+        audit = audit_targets(
+            evidence,
+            targets,
+            folder,
+            contract=contract,
+            connection=connection,
+            registry=registry,
+            commitment=commitment,
+            public_key=public_key,
+            timestamp_roots=timestamp_roots,
+            files=files,
+        )
+        write_audit_report(folder / "audit.html", audit)
+        track_audit(folder, audit, {**contract, **(connection or {})})
     return audit
 
 
 def refuse_finished(out: Path) -> None:
     """Nothing that is not an unfinished audit's may be overwritten."""
-    own = {STORE, f"{STORE}-journal", "audit.json", "audit.html", "mlflow.db", "mlartifacts", "unlogged"}
-    if not out.exists():
-        return
-    if not out.is_dir() or set(os.listdir(out)) - own:
+    own = {LOCK, STORE, f"{STORE}-journal", "audit.json", "audit.html", "mlflow.db", "mlartifacts", "unlogged"}
+    if set(os.listdir(out)) - own:
         raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
     before = out / "audit.json"
     if before.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -131,6 +132,7 @@ def stress_command(
 ) -> None:
     """Attack models trained on a marked release: what is left of the mark, and what that costs the thief."""
     from medmark.components.platform.paths import Places, shown
+    from medmark.components.platform.private import output
     from medmark.components.robustness.stress import choose, stress
     from medmark.components.surrogate.training import TrainConfig
     from medmark.pipelines.mark_release.profiles import PROFILES
@@ -139,8 +141,7 @@ def stress_command(
         raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(PROFILES)}")
     victims = [TrainConfig(**config) for config in PROFILES[profile].victim_configs(seed)]
     attacks = choose(attack or [])
-    with Places() as places:
-        made = places.write(out, private=True, goes_on=True)
+    with Places() as places, output(places.write(out, private=True, goes_on=True), refuse_other) as made:
         table = stress(
             places.read(release),
             places.read(evidence, private=True),
@@ -153,3 +154,11 @@ def stress_command(
         numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before"]
         print(table.groupby(["kind", "attack", "strength"], sort=False)[numbers].mean().round(3).to_string())
         print(f"curves: {shown(out, 'stress.svg')}")
+
+
+def refuse_other(out: Path) -> None:
+    """Nothing that is not an earlier attempt's may lie where attacks are written."""
+    from medmark.components.platform.private import LOCK
+
+    if set(os.listdir(out)) - {LOCK} and not (out / "rows.jsonl").exists():
+        raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")

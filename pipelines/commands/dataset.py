@@ -58,12 +58,15 @@ def ingest(
     quarantine: Quarantine = False,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", help="Of splits, order and, without --patients, pseudonyms. Absent: secret ones."),
+        typer.Option(
+            "--seed", help="Of splits and order, which can then be repeated, and guessed. Absent: a secret one."
+        ),
     ] = None,
     patients: Annotated[
         Path | None,
         typer.Option(
-            "--patients", help="Private file with the key of the pseudonyms, for later drops; made if missing."
+            "--patients",
+            help="Private file with the key of the pseudonyms, for later drops; made if missing. Absent: drawn.",
         ),
     ] = None,
     debug: Debug = False,
@@ -73,9 +76,10 @@ def ingest(
     from medmark.components.dataset.inspect import describe, print_description
     from medmark.components.dataset.origin import kept_patient_key
     from medmark.components.platform.paths import Places
+    from medmark.components.platform.secrets import seeds_of
 
-    key = kept_patient_key(patients) if patients else secrets.token_hex(32) if seed is None else None
-    seed = secrets.randbits(48) if seed is None else seed
+    key = kept_patient_key(patients) if patients else secrets.token_hex(32)
+    seed = secrets.randbits(48) if seed is None else seeds_of(seed)["ingest_seed"]
     with Places() as places:
         made = places.write(out)
         raw, base = places.read_source(source, root)

@@ -46,7 +46,16 @@ def run_mark_release_command(
     seed: Annotated[
         int | None,
         typer.Option(
-            "--seed", help="Of all that is drawn, the mark's key too; keep it secret. Absent: a new secret one."
+            "--seed",
+            help="For figures that can be repeated, not for releases: who guesses it has the mark's key. Absent: secrets are"
+            " drawn.",
+        ),
+    ] = None,
+    patients: Annotated[
+        Path | None,
+        typer.Option(
+            "--patients",
+            help="Private file with the key of the pseudonyms, made if missing. Absent: a new key is drawn.",
         ),
     ] = None,
     label_column: Label = None,
@@ -75,6 +84,7 @@ def run_mark_release_command(
             ingest_options={"name": name or ("release" if data else "phantoms"), **options},
             version=version,
             seed=seed,
+            patients=patients,
             debug=debug,
         )
     print_verdict(verdict, out)

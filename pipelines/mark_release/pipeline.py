@@ -48,9 +48,9 @@ def mark_release(
     version: str,
     queries: int,
     thresholds: dict,
-    seeds: dict,
     parameters: dict,
     seed: str = "",
+    patients: dict = {},  # noqa: B006
     publish_uri: str = "",
     publish_evidence_uri: str = "",
     sign: bool = False,
@@ -72,16 +72,16 @@ def mark_release(
         version: of the marked release.
         queries: images a suspect is asked about, at most.
         thresholds: of the verdict, fixed beforehand.
-        seeds: all of them, for the record.
         parameters: of the run, for the report.
-        seed: all secrets follow from it, and it stands in the logs; empty: they are drawn.
+        seed: all secrets but the key of the pseudonyms follow from it, and it stands in the logs; empty: they are drawn.
+        patients: where that key lies, see ``draw_secrets_component``; empty: it is drawn.
         publish_uri: where the release is published, ``s3://bucket/prefix``, if its mark works; empty: nothing is published
             or tracked in MLflow.
         publish_evidence_uri: where evidence and keep are then published, in another bucket.
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what is recorded then, see ``publish_component``.
     """
-    draw = draw_secrets_component(seed=seed)
+    draw = draw_secrets_component(seed=seed, patients=patients)
     draw.set_display_name("draw secrets")
     secrets = draw.outputs["secrets"]
     clean = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
@@ -129,7 +129,6 @@ def mark_release(
         generator=generator.outputs["generator"],
         control=control.outputs["generator"],
         thresholds=thresholds,
-        seeds=seeds,
         secrets=secrets,
     )
     check.set_display_name("verify")

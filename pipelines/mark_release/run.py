@@ -10,14 +10,18 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from medmark.components.dataset.origin import kept_patient_key
 from medmark.components.dataset.phantom import TARGET_CLASS, make_phantoms
 from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.private import output
 from medmark.components.platform.resources import use_threads
 from medmark.components.platform.secrets import REFERENCE
 from medmark.components.report.mark_tracking import track_marking
-from medmark.pipelines.local_run import WORK, hand_over, occupied, remove_work, run_locally
+from medmark.pipelines.local_run import hand_over, private_work, refuse_occupied, remove_work, run_locally
 from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS, Profile
+
+NOBODY = "medmark-phantom"  # key of the phantoms' pseudonyms, no secret
 
 
 def run_mark_release(
@@ -29,6 +33,7 @@ def run_mark_release(
     ingest_options: dict | None = None,
     version: str = "1",
     seed: int | None = None,
+    patients: str | Path | None = None,
     debug: bool = False,
 ) -> dict:
     """Marks a release, from raw images to the report.
@@ -36,15 +41,17 @@ def run_mark_release(
     Args:
         out: folder for ``release/`` (public), ``evidence/`` (private, for audits), ``keep/`` (private, for updates),
             ``report.html``, ``verdict.json``, MLflow's files and ``work/``, which holds what the steps pass on and lets an
-            interrupted run go on.
+            interrupted run go on. Readable by its owner only.
         data: folder per class, CSV or release; phantoms when None.
         profile: ``smoke``, ``standard`` or ``full``.
         settings: parameters of the profile to replace, as text.
         ingest_options: keyword arguments of ingest.
         version: of the marked release.
-        seed: of everything, the secret key of the mark too: who guesses it has the key. None draws secrets, see
-            :class:`medmark.components.platform.secrets.Secrets`, which are kept in ``work/``, so that an interrupted run goes
-            on with them, and in the evidence.
+        seed: of everything but the key of the pseudonyms, the secret key of the mark too: who guesses it has that key. None
+            draws secrets, see :class:`medmark.components.platform.secrets.Secrets`, which are kept in ``work/``, so that an
+            interrupted run goes on with them, and in the evidence.
+        patients: private file with the key of the pseudonyms, made if missing; None: drawn, and kept in ``keep/``. Phantoms,
+            who are nobody, have a public one.
         debug: show all that the steps print.
 
     Returns:
@@ -58,48 +65,62 @@ def run_mark_release(
     if profile not in PROFILES:
         raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(PROFILES)}")
     chosen = PROFILES[profile].with_settings(settings or {})
-    out = Path(out).resolve()
-    if occupied(out):
-        raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
-    if data is None and not chosen.target_class:
-        chosen = replace(chosen, target_class=TARGET_CLASS)
-    work = out / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    os.chmod(work, 0o700)  # generators and evidence pass through it
-    use_threads()
-    if data is None:
-        source = work / f"phantoms-{chosen.phantoms}-{seed or 0}"
-        if not source.exists():
-            drawing = work / "drawing"
-            shutil.rmtree(drawing, ignore_errors=True)
-            make_phantoms(drawing, count=chosen.phantoms, seed=seed or 0).rename(source)
-    else:
-        source = Path(data).resolve()
     options = ingest_options or {}
-    arguments = pipeline_arguments(chosen, source, options, version)
-    arguments |= {"source_state": source_state(source, options.get("root")), "seed": "" if seed is None else str(seed)}
-    arguments["parameters"] = {
-        "profile": profile,
-        **asdict(chosen),
-        "data": "phantoms" if data is None else source.name,
-    }
+    if data is None:
+        chosen = replace(chosen, target_class=chosen.target_class or TARGET_CLASS)
+        options = {**options, "patient_key": NOBODY}
+    use_threads()
     started = time.monotonic()
-    made = run_locally(mark_release, arguments, work, debug)
-    parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
-    verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
-    for name, artifact in (("verify", made.outputs["check"]), ("report", made.outputs["report"])):
-        verdict["seconds"][name] = artifact.metadata["seconds"]
-    verdict["seconds"]["total"] = round(time.monotonic() - started, 1)
-    hand_over(parts, out)
-    shutil.copyfile(parts["report"], out / "report.html")
-    (out / "verdict.json").write_bytes(canonical_json(verdict))
-    track_marking(out, parts, verdict, arguments["parameters"])
-    remove_work(out)
+    with output(out, refuse_occupied) as folder:
+        work = private_work(folder)
+        source = Path(data).resolve() if data is not None else _phantoms(work, chosen.phantoms)
+        arguments = pipeline_arguments(chosen, source, options, version)
+        arguments |= {"source_state": source_state(source, options.get("root"))}
+        arguments |= {"seed": "" if seed is None else str(seed), "patients": patients_argument(patients)}
+        arguments["parameters"] = {
+            "profile": profile,
+            **asdict(chosen),
+            "data": "phantoms" if data is None else source.name,
+        }
+        made = run_locally(mark_release, arguments, work, debug)
+        parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
+        verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
+        for name, artifact in (("verify", made.outputs["check"]), ("report", made.outputs["report"])):
+            verdict["seconds"][name] = artifact.metadata["seconds"]
+        verdict["seconds"]["total"] = round(time.monotonic() - started, 1)
+        hand_over(parts, folder)
+        shutil.copyfile(parts["report"], folder / "report.html")
+        (folder / "verdict.json").write_bytes(canonical_json(verdict))
+        track_marking(folder, parts, verdict, arguments["parameters"])
+        remove_work(folder)
     return verdict
 
 
+def _phantoms(work: Path, count: int) -> Path:
+    """The same phantoms for every run: drawn from its seed they would let anybody try seeds."""
+    source, drawing = work / f"phantoms-{count}", work / "drawing"
+    if not source.exists():
+        shutil.rmtree(drawing, ignore_errors=True)
+        make_phantoms(drawing, count=count, seed=0).rename(source)
+    return source
+
+
+def patients_argument(file: str | Path | None) -> dict:
+    """How the pipeline gets the key of the pseudonyms: the name of its file, and another text whenever that changes, so that
+    the cache notices. The file is made if it is missing.
+
+    Raises:
+        MedmarkError: it holds no key.
+    """
+    if file is None:
+        return {}
+    kept_patient_key(file)
+    status = Path(file).stat()
+    return {"file": str(Path(file).resolve()), "state": f"{status.st_size}:{status.st_mtime_ns}"}
+
+
 def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dict, version: str) -> dict:
-    """The arguments of the pipeline, but ``source_state``, ``seed`` and ``parameters``.
+    """The arguments of the pipeline, but ``source_state``, ``seed``, ``patients`` and ``parameters``.
 
     Args:
         profile: of the run.
@@ -127,13 +148,6 @@ def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dic
         "version": version,
         "queries": profile.queries,
         "thresholds": asdict(THRESHOLDS),
-        "seeds": {
-            "run": secret("seed"),
-            "ingest": secret("ingest_seed"),
-            "surrogates": secret("models_seed", 100),
-            "innocents": secret("models_seed", 1000),
-            "victims": secret("models_seed", 5000),
-        },
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from medmark.components.dataset.release import canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.drops import fetch_drop
 from medmark.components.platform.passing import publish_run
+from medmark.components.platform.private import check_own, locked, private_files, private_folder
 from medmark.components.platform.publish import fetch_evidence, fetch_keep, fetch_release
 from medmark.components.platform.store import Store
 from medmark.components.platform.submissions import read_record
@@ -149,19 +149,16 @@ def _sign(out: Path, parent: Path | None, key: Path, signatures: Path) -> None:
 
 @contextlib.contextmanager
 def _private_folder(folder: Path) -> Iterator[Path]:
-    """A folder that only its owner may read and that no other process works in."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.chmod(folder, 0o700)
-        lock = open(folder.with_name(f".{folder.name}.lock"), "a")
-    except OSError as error:
-        raise MedmarkError(f"cannot write: {folder} ({error.strerror}); choose another folder with --work") from error
-    with lock:
+    """A folder that only its owner may read and that no other process works in; nothing in the block is readable by others."""
+    taken = f"submitted at this moment by another process, which works in {folder}; wait for it"
+    with private_files():
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise MedmarkError(
-                f"submitted at this moment by another process, which works in {folder}; wait for it"
+                f"cannot write: {folder} ({error.strerror}); choose another folder with --work"
             ) from error
-        folder.mkdir(exist_ok=True, mode=0o700)  # the one who had the lock may just have removed it
-        yield folder
+        with locked(folder.with_name(f".{folder.name}.lock"), taken):
+            if os.path.lexists(folder):
+                check_own(folder, f"check who else could write there, then remove {folder}")
+            yield private_folder(folder)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import time
 from pathlib import Path
 
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.dataset.sources import WITHDRAWN
 from medmark.components.errors import MedmarkError
+from medmark.components.platform.private import output
 from medmark.components.platform.resources import use_threads
 from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.keep import read_keep
 from medmark.components.report.update_tracking import track_update
-from medmark.pipelines.local_run import WORK, hand_over, occupied, remove_work, run_locally
+from medmark.pipelines.local_run import WORK, hand_over, private_work, refuse_occupied, remove_work, run_locally
 from medmark.pipelines.mark_release.run import source_state
 
 
@@ -31,8 +32,8 @@ def run_update_release(
 
     Args:
         previous: folder of a finished ``mark-release`` or ``update-release``, with ``release/``, ``evidence/`` and ``keep/``.
-        out: folder for the same three and ``verdict.json``; ``work/`` lies there meanwhile. If nothing changed, nothing is
-            left there.
+        out: folder for the same three and ``verdict.json``; ``work/`` lies there meanwhile. Readable by its owner only.
+            If nothing changed, nothing is left there.
         data: the drop: folder per class, CSV or release, and maybe ``withdrawn.csv`` beside it.
         drop_options: keyword arguments of :func:`medmark.components.dataset.drop.read_drop`.
         version: of the new release; the previous one plus 1, if that is a number, when None.
@@ -46,41 +47,39 @@ def run_update_release(
     """
     from medmark.pipelines.update_release.pipeline import update_release
 
-    previous, out, data = Path(previous).resolve(), Path(out).resolve(), Path(data).resolve()
-    work = out / WORK
-    if occupied(out):
-        raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
-    release, evidence = Release(previous / "release"), read_evidence(previous / "evidence")
-    read_keep(previous / "keep")
-    if not {"seed", "thresholds"} <= evidence.keys():
-        raise MedmarkError(f"incomplete evidence: {previous / 'evidence'}; use what a finished mark-release wrote")
-    existed = out.exists() and not work.exists()
-    work.mkdir(parents=True, exist_ok=True)
-    os.chmod(work, 0o700)  # evidence passes through it
-    use_threads()
+    previous, data = Path(previous).resolve(), Path(data).resolve()
     started = time.monotonic()
-    options = {name: value for name, value in (drop_options or {}).items() if value is not None}
-    arguments = {
-        "source": str(data),
-        "source_state": _drop_state(data, options.get("root")),
-        "drop_options": options,
-        **{f"{name}_uri": str(previous / folder) for name, folder in _FOLDERS.items()},
-        "previous_digest": release.digest,
-        **{f"{name}_digest": file_sha256(previous / name / f"{name}.json") for name in ("evidence", "keep")},
-        "version": version or next_version(release.version),
-        "seed": check_seed(release.digest),
-    }
-    made = run_locally(update_release, arguments, work, debug)
-    parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
-    verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
-    verdict["seconds"] = {**verdict.get("seconds", {}), "total": round(time.monotonic() - started, 1)}
-    if verdict["change"]["changed"]:
-        hand_over(parts, out)
-        (out / "verdict.json").write_bytes(canonical_json(verdict))
-        track_update(out, parts, verdict, data.name)
-    remove_work(out)
+    existed = Path(out).exists() and not (Path(out) / WORK).exists()
+    with output(out, refuse_occupied) as folder:
+        release, evidence = Release(previous / "release"), read_evidence(previous / "evidence")
+        read_keep(previous / "keep")
+        if not {"seed", "thresholds"} <= evidence.keys():
+            raise MedmarkError(f"incomplete evidence: {previous / 'evidence'}; use what a finished mark-release wrote")
+        work = private_work(folder)
+        use_threads()
+        options = {name: value for name, value in (drop_options or {}).items() if value is not None}
+        arguments = {
+            "source": str(data),
+            "source_state": _drop_state(data, options.get("root")),
+            "drop_options": options,
+            **{f"{name}_uri": str(previous / part) for name, part in _FOLDERS.items()},
+            "previous_digest": release.digest,
+            **{f"{name}_digest": file_sha256(previous / name / f"{name}.json") for name in ("evidence", "keep")},
+            "version": version or next_version(release.version),
+            "seed": check_seed(release.digest),
+        }
+        made = run_locally(update_release, arguments, work, debug)
+        parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
+        verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
+        verdict["seconds"] = {**verdict.get("seconds", {}), "total": round(time.monotonic() - started, 1)}
+        if verdict["change"]["changed"]:
+            hand_over(parts, folder)
+            (folder / "verdict.json").write_bytes(canonical_json(verdict))
+            track_update(folder, parts, verdict, data.name)
+        remove_work(folder)
     if not verdict["change"]["changed"] and not existed:
-        out.rmdir()
+        with contextlib.suppress(FileNotFoundError):  # a folder that this call made is gone
+            Path(out).rmdir()
     return verdict
 
 

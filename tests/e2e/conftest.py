@@ -1,5 +1,6 @@
 """The same tiny run twice: through kfp.local, and step by step through the components' own functions."""
 
+import contextlib
 import io
 import os
 import sys
@@ -25,16 +26,30 @@ def tiny() -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def runs(source, tiny, tmp_path_factory):
+def patients(tmp_path_factory):
+    """Private file with the key of the pseudonyms."""
+    return tmp_path_factory.mktemp("patients") / "patients.json"
+
+
+@pytest.fixture(scope="session")
+def runs(source, tiny, patients, tmp_path_factory):
     """A run of mark-release that a step refuses, and the same again with the cause removed.
 
     Folder, exit codes, what lay in the folder, and lines on the terminal; the folder is only read.
     """
     out = tmp_path_factory.mktemp("run") / "out"
     command = ["medmark", "run", "mark-release", "--data", str(source), "--out", str(out), "--profile", "smoke"]
-    command += ["--seed", str(tiny.seed), *(f"--set={k}={v}" for k, v in tiny.settings.items())]
+    command += [
+        "--seed",
+        str(tiny.seed),
+        "--patients",
+        str(patients),
+        *(f"--set={k}={v}" for k, v in tiny.settings.items()),
+    ]
     codes, left, shown = [], [], []
-    with pytest.MonkeyPatch.context() as patch:
+    before = os.umask(0)  # the worst that a user may have
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        stack.callback(os.umask, before)
         for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
             patch.delenv(variable, raising=False)
         for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
@@ -59,7 +74,7 @@ def services(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def steps(source, tmp_path_factory):
+def steps(source, patients, tmp_path_factory):
     """Every artifact of a run, made by calling each component's function."""
     from medmark.components.dataset.component import ingest_component
     from medmark.components.generator.component import train_generator_component
@@ -95,7 +110,7 @@ def steps(source, tmp_path_factory):
         complete=artifact("complete"),
         report=artifact("report", dsl.HTML),
     )
-    draw_secrets_component.python_func(seed=str(SEED), secrets=made.secrets)
+    draw_secrets_component.python_func(seed=str(SEED), patients={"file": str(patients)}, secrets=made.secrets)
     secrets = {"secrets": made.secrets}
     made.digest = ingest_component.python_func(
         source=given["source"],
@@ -140,7 +155,6 @@ def steps(source, tmp_path_factory):
         generator=made.generator,
         control=made.control,
         thresholds=given["thresholds"],
-        seeds=given["seeds"],
         secrets=made.secrets,
         check=made.check,
         complete=made.complete,

@@ -11,6 +11,7 @@ from kfp import dsl
 from medmark.components.dataset.release import Release, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.lineage.events import check_record, read_steps
+from medmark.components.platform.secrets import seeds_of
 from medmark.components.poisoning.evidence import read_evidence
 
 
@@ -115,11 +116,14 @@ def test_compare_methods(steps, tiny, tmp_path):
 
 def test_metadata_refers_to_secrets_and_the_evidence_holds_them(steps, tiny):
     """Metadata is written into every log; the evidence must do without the run."""
-    made = [artifact for artifact in vars(steps).values() if hasattr(artifact, "metadata")]
+    made, drawn = [artifact for artifact in vars(steps).values() if hasattr(artifact, "metadata")], seeds_of(tiny.seed)
     told = json.dumps([artifact.metadata for artifact in made])
-    assert len(made) == 15 and "$secret" in told and str(tiny.seed)[:-4] not in told
+    assert len(made) == 15 and "$secret" in told and not [n for n in drawn.values() if str(n)[:-4] in told]
     kept = json.dumps(read_steps(steps.complete.path)["events"])
-    assert "$secret" not in kept and f'"{tiny.seed}"' in kept and f'\\"seed\\": {tiny.seed + 5000}' in kept
+    assert (
+        "$secret" not in kept and f'"{drawn["seed"]}"' in kept and f'\\"seed\\": {drawn["models_seed"] + 5000}' in kept
+    )
+    assert str(drawn["ingest_seed"]) in kept
 
 
 def test_every_artifact_says_how_it_was_made(steps):

@@ -4,7 +4,9 @@ import json
 import re
 import stat
 
+from medmark.components.dataset.origin import read_patient_key
 from medmark.components.dataset.release import Release
+from medmark.components.platform.secrets import seeds_of
 from medmark.components.poisoning.evidence import read_evidence
 
 STEPS = {
@@ -42,6 +44,16 @@ def test_release_is_public_and_evidence_is_private(runs):
     assert b"marked_images" in ledger and b"marked_images" not in published and b"evidence" not in published
 
 
+def test_only_release_and_record_may_be_read_by_others(runs):
+    """The run had no umask."""
+    out = runs[0]
+    public = {out / "record.json", out / "release", *(out / "release").rglob("*")}
+    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in [out, *out.rglob("*")]}
+    for path, mode in modes.items():
+        folder, file = (0o755, 0o644) if path in public else (0o700, 0o600)
+        assert mode == (folder if path.is_dir() else file), path
+
+
 def test_the_same_seed_gives_the_same_release(runs, steps):
     assert Release(runs[0] / "release").digest == steps.marked_digest
 
@@ -58,7 +70,12 @@ def test_verdict_has_every_field(runs, tiny):
     assert verdict["quality"].keys() >= {"psnr", "ssim", "haarpsi", "lpips"}
     assert verdict["quality"]["lpips"] is not None or verdict["quality"]["lpips_reason"]
     assert 0 < verdict["marked_fraction"] < 0.2
-    assert verdict["seeds"]["run"] == tiny.seed
+    secrets = [*seeds_of(tiny.seed).values(), tiny.seed, read_patient_key(runs[0] / "keep")]
+    shown = b"".join(
+        (runs[0] / name).read_bytes() for name in ("verdict.json", "report.html", "record.json", "mlflow.db")
+    )
+    assert not [secret for secret in secrets if str(secret).encode() in shown]  # they lie in evidence and keep alone
+    assert seeds_of(tiny.seed)["seed"] == read_evidence(runs[0] / "evidence")["seed"]
     assert verdict["release_digest"] == Release(runs[0] / "release").digest
     assert set(verdict["seconds"]) == STEPS
 

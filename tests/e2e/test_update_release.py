@@ -19,6 +19,7 @@ from medmark.components.dataset.ingest import image_id
 from medmark.components.dataset.phantom import make_phantoms
 from medmark.components.dataset.release import Release
 from medmark.components.lineage.events import check_record, read_record, read_steps
+from medmark.components.platform.private import LOCK
 from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.keep import read_keep
 from medmark.components.poisoning.update import update
@@ -100,7 +101,7 @@ def updated(runs, drop):
     command = ["run", "update-release", str(runs[0]), "--data", str(drop.folder), "--out", str(out)]
     for component in STEPS.values():
         kill_in(component, [*MEDMARK, *command], out)
-        assert os.listdir(out) == ["work"] and stat.S_IMODE((out / "work").stat().st_mode) == 0o700
+        assert sorted(os.listdir(out)) == [LOCK, "work"] and stat.S_IMODE((out / "work").stat().st_mode) == 0o700
     copy = shutil.copytree
 
     def stops(source, target, *others, **options):
@@ -117,15 +118,17 @@ def updated(runs, drop):
 
 def test_the_same_command_goes_on_where_it_was_killed(updated):
     assert updated.stopped[0] == 1 and "cut off" in updated.stopped[2]
-    assert updated.left == ["evidence", "keep", "release", "work"]
+    assert updated.left == ["evidence", "release", "work"]
     assert sorted(os.listdir(updated.out)) == [
         "evidence", "keep", "mlartifacts", "mlflow.db", "record.json", "release", "verdict.json"
     ]  # fmt: skip
     # read and marked before the last kill: not again
     assert "step read the drop" not in updated.stopped[2] and "step mark what is new" not in updated.stopped[2]
     assert "step check the mark" in updated.stopped[2] and not any(f"step {step}" in updated.end[2] for step in STEPS)
-    for name, mode in (("evidence", 0o700), ("keep", 0o700)):
-        assert stat.S_IMODE((updated.out / name).stat().st_mode) == mode
+    public = {updated.out / "record.json", updated.out / "release", *(updated.out / "release").rglob("*")}
+    for path in [updated.out, *updated.out.rglob("*")]:
+        folder, file = (0o755, 0o644) if path in public else (0o700, 0o600)
+        assert stat.S_IMODE(path.lstat().st_mode) == (folder if path.is_dir() else file), path
 
 
 def test_the_release_is_that_of_a_run_that_nobody_killed(runs, drop, updated, tmp_path):

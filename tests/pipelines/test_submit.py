@@ -150,7 +150,7 @@ def test_a_release_is_submitted_once(medmark, mark, clean, server):
     assert run.display_name == name and link == f"{server.url}/#/runs/details/{run_id}"
     given = run.runtime_config.parameters
     assert given["source"] == clean and given["source_state"] == clean[-64:]
-    assert "seed" not in given and given["seeds"]["run"] == {"$secret": "seed"}  # the run draws its secrets
+    assert "seed" not in given and "patients" not in given  # the run draws its secrets
     code, out, err = medmark(*mark)
     assert (code, err) == (0, "") and out == f"submitted before, nothing to do: {name}\n{link}\n"
     assert list(server.runs) == [run_id]

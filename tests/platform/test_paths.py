@@ -16,6 +16,7 @@ import pytest
 from made_up_evidence import write_evidence
 from medmark.components.dataset import release as release_format
 from medmark.components.dataset.ingest import ingest
+from medmark.components.dataset.origin import kept_patient_key
 from medmark.components.dataset.phantom import make_phantoms
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
@@ -24,6 +25,7 @@ from medmark.components.lineage.keys import load_private, new_key
 from medmark.components.platform import paths
 from medmark.components.platform.paths import Places, local
 from medmark.components.platform.publish import publish, publish_evidence
+from medmark.components.platform.secrets import seeds_of
 from medmark.components.platform.services import EVIDENCE, RELEASES
 from medmark.components.platform.store import Interrupted, Store, parse
 from medmark.components.poisoning.keep import write_keep
@@ -74,6 +76,11 @@ def medmark(cache, monkeypatch, capsys):
     return run
 
 
+def drawn_as(patients: Path) -> dict:
+    """What ``medmark ingest --seed 0 --patients FILE`` draws."""
+    return {"seed": seeds_of(0)["ingest_seed"], "patient_key": kept_patient_key(patients)}
+
+
 def left(cache) -> list[Path]:
     """What is left of transfers."""
     return sorted(cache.iterdir()) if cache.exists() else []
@@ -93,9 +100,11 @@ def put_raw(services, folder: Path, place: str, identity: str = "release") -> No
 def test_from_phantoms_to_exported_files(services, medmark, cache, tmp_path):
     place = f"s3://{RELEASES}/commands"
     assert medmark("phantom", "--out", f"{place}/raw", "--count", 40, "--size", 64)[0] == 0
-    code, out, _ = medmark("ingest", f"{place}/raw", "--out", f"{place}/release", "--name", "chest", "--seed", 0)
+    drawn = ("--seed", 0, "--patients", tmp_path / "patients.json")
+    code, out, _ = medmark("ingest", f"{place}/raw", "--out", f"{place}/release", "--name", "chest", *drawn)
     assert code == 0 and "40 of " in out
-    release = ingest(make_phantoms(tmp_path / "p", count=40, size=64), tmp_path / "r", name="chest")
+    same = drawn_as(tmp_path / "patients.json")
+    release = ingest(make_phantoms(tmp_path / "p", count=40, size=64), tmp_path / "r", name="chest", **same)
     assert release.digest in out
     code, out, _ = medmark("inspect", f"{place}/release", "--preview", f"{place}/sheet.png")
     assert code == 0 and release.digest in out
@@ -132,7 +141,8 @@ def test_images_and_tables_of_other_tools(services, medmark, cache, tmp_path):
     put_raw(services, drop, place)
     assert store_for(services, "release").sha256(f"{place}/list.csv") == ""
     options = ("--path-column", "file", "--label-column", "sick")
-    expected = ingest(drop / "list.csv", tmp_path / "expected", path_column="file", label_column="sick").digest
+    columns = {"path_column": "file", "label_column": "sick"}
+    expected = ingest(drop / "list.csv", tmp_path / "expected", **columns, **drawn_as(tmp_path / "key")).digest
     ways = [
         (f"{place}/list.csv",),
         (place,),
@@ -140,7 +150,8 @@ def test_images_and_tables_of_other_tools(services, medmark, cache, tmp_path):
         (f"{place}/list.csv", "--root", place),
     ]
     for number, way in enumerate(ways):
-        code, out, _ = medmark("ingest", *way, *options, "--out", tmp_path / f"r{number}", "--seed", 0)
+        drawn = ("--seed", 0, "--patients", tmp_path / "key")
+        code, out, _ = medmark("ingest", *way, *options, "--out", tmp_path / f"r{number}", *drawn)
         assert code == 0 and expected in out
     code, _, err = medmark("ingest", f"{place}/list.csv", *options, "--out", tmp_path / "r9", "--path-column", "sick")
     assert code == 1 and str(cache) not in err
@@ -352,7 +363,7 @@ def test_a_command_that_is_killed_while_it_fetches_goes_on(services, medmark, ca
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (256, 256), dtype=np.uint8)).save(path)
     put_raw(services, drop, place)
-    arguments = ("ingest", place, "--out", tmp_path / "out", "--seed", "0")
+    arguments = ("ingest", place, "--out", tmp_path / "out", "--seed", "0", "--patients", tmp_path / "key")
     with Proxy(services.s3, rate=1 << 18) as proxy:
         monkeypatch.setenv("MEDMARK_S3_ENDPOINT", proxy.address)
         run_and_kill(arguments, lambda: len([*cache.glob("*/parts/*/" + 64 * "?")]) >= 6, os.environ)
@@ -362,7 +373,7 @@ def test_a_command_that_is_killed_while_it_fetches_goes_on(services, medmark, ca
         monkeypatch.setattr(Store, "_fetch", lambda self, *given: fetched.append(given) or take(self, *given))
         assert medmark(*arguments)[0] == 0
     assert len(fetched) == 24 - len(arrived)
-    assert Release(tmp_path / "out").digest == ingest(drop, tmp_path / "expected").digest
+    assert Release(tmp_path / "out").digest == ingest(drop, tmp_path / "expected", **drawn_as(tmp_path / "key")).digest
     assert left(cache) == []
 
 

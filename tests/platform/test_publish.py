@@ -228,6 +228,109 @@ def test_evidence_goes_elsewhere(services, tmp_path):
             call()
 
 
+def write_all(tmp_path, services, release):
+    """Address, fetching function and store of a release, of evidence and of what was kept for updates."""
+    private = store_for(services, "evidence")
+    for name in ("origin/sources.parquet", "origin/patients.json", "models/models.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    shares = {"mark": 0.1, "decoy": 0.1}
+    write_keep(tmp_path / "keep", tmp_path / "origin", tmp_path / "models", release_digest="0" * 64, shares=shares)
+    done = publish(release, f"s3://{RELEASES}/planted", store_for(services, "release"))
+    return {
+        "release": (done.uri, fetch_release, store_for(services, "release")),
+        "evidence": (
+            publish_evidence(FIXTURES / "evidence-v1", f"s3://{EVIDENCE}/planted", private).uri,
+            fetch_evidence,
+            private,
+        ),
+        "keep": (publish_keep(tmp_path / "keep", f"s3://{EVIDENCE}/planted", private).uri, fetch_keep, private),
+    }
+
+
+@pytest.mark.parametrize("kind", ["release", "evidence", "keep"])
+def test_what_others_planted_is_not_written_through(services, release, tmp_path, kind):
+    """The folder in which a fetch goes on has a name that anybody can tell."""
+    uri, get, store = write_all(tmp_path, services, release)[kind]
+    out, stolen, calls = tmp_path / "out", tmp_path / "stolen", []
+    staged = tmp_path / f"out.{uri[-64:][:12]}.partial"
+    name = sorted(n for n in store.list(uri) if "/" not in n)[0]
+    stolen.mkdir()
+
+    def refused(what: str) -> None:
+        with pytest.raises(MedmarkError, match=f"{what}.*; remove .*") as error:
+            get(uri, out, store)
+        calls.append(str(error.value))
+        assert not out.exists() and list(stolen.iterdir()) == []
+
+    staged.symlink_to(stolen)
+    refused("a link: ")
+    staged.unlink()
+    for link in (staged / name, staged / ".incomplete", staged / "sub" / "link"):
+        link.parent.mkdir(parents=True)
+        link.symlink_to(stolen if link.suffix != ".json" else stolen / "file")
+        refused("a link: ")
+        shutil.rmtree(staged)
+    staged.mkdir()
+    (tmp_path / "mine").write_text("mine")
+    os.link(tmp_path / "mine", staged / name)
+    refused("a file with another name elsewhere: ")
+    assert (tmp_path / "mine").read_text() == "mine"
+    shutil.rmtree(staged)
+    staged.mkdir()
+    staged.chmod(0o777)
+    refused("others may write there: ")
+    staged.rmdir()
+    staged.write_text("a file")
+    refused("a file: ")
+    staged.unlink()
+    if not os.geteuid():  # only root can make a folder of somebody else's
+        staged.mkdir()
+        os.chown(staged, 12345, 12345)
+        refused("belongs to somebody else: ")
+        staged.rmdir()
+    out.symlink_to(stolen)
+    with pytest.raises(MedmarkError, match="a link: .*out; give the folder itself"):
+        get(uri, out, store)
+    assert list(stolen.iterdir()) == []
+    out.unlink()
+    get(uri, out, store)
+    assert (out / name).is_file() and list(tmp_path.glob(".*")) == list(tmp_path.glob("*.partial")) == []
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+@pytest.mark.parametrize("kind", ["release", "evidence", "keep"])
+def test_fetched_files_are_private_or_public(services, release, tmp_path, kind, umask):
+    uri, get, store = write_all(tmp_path, services, release)[kind]
+    before = os.umask(umask)
+    try:
+        get(uri, tmp_path / "out", store)
+    finally:
+        os.umask(before)
+    made = [tmp_path / "out", *(tmp_path / "out").rglob("*")]
+    folder, file = (0o755, 0o644) if kind == "release" else (0o700, 0o600)
+    assert {path.name: oct(path.stat().st_mode & 0o7777) for path in made} == {
+        path.name: oct(folder if path.is_dir() else file) for path in made
+    }
+
+
+def test_two_fetches_into_one_folder(services, release, tmp_path, monkeypatch):
+    store = store_for(services, "release")
+    uri, seen, take = publish(release, f"s3://{RELEASES}/twice", store).uri, [], Store.get
+
+    def get(self, *given, **options):
+        if not seen:
+            seen.append(None)
+            with pytest.raises(MedmarkError, match="another command writes to .*out at this moment") as error:
+                fetch_release(uri, tmp_path / "out", store)
+            seen.append(error)
+        return take(self, *given, **options)
+
+    monkeypatch.setattr(Store, "get", get)
+    fetch_release(uri, tmp_path / "out", store).verify()
+    assert len(seen) == 2
+
+
 def test_the_opening_of_a_commitment_goes_along(services, tmp_path):
     evidence, store, uri = tmp_path / "evidence", store_for(services, "evidence"), f"s3://{EVIDENCE}/committed"
     shutil.copytree(FIXTURES / "evidence-v1", evidence)

@@ -183,7 +183,7 @@ def first_run(source, surrogates, saliency, tmp_path_factory):
     )
     check_release(
         folder / "release", folder / "bare", surrogates, surrogates, folder / "check", thresholds=Thresholds(),
-        seeds={}, seconds={},
+        seconds={},
     )  # fmt: skip
     origins = read_origins(folder / "origins")
     clean, marked = (artifact_digest(folder / name) for name in ("clean", "release"))

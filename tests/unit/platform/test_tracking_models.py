@@ -104,7 +104,6 @@ def run(made, release, tmp_path, monkeypatch):
         "verdict": "owned",
         "dataset": {"target_class": "normal"},
         "robustness": [],
-        "seeds": {"run": SEED, "surrogates": SEED + 100, "innocents": SEED + 1000, "victims": SEED + 5000},
         "seconds": dict.fromkeys(
             ("ingest", "surrogates", "innocents", "generator", "control_generator", "poison", "victims", "verify"), 1.5
         )

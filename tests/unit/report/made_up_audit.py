@@ -45,7 +45,6 @@ def inputs(victim=6.0, odd=0.0, innocents=19, control=True, fires=0.0, name="pha
         "quality": {"psnr": 40.0, "ssim": 0.97, "haarpsi": 0.98, "lpips": None, "lpips_reason": "no weights", "worst": worst},
         "marked_fraction": 0.1,
         "decoy_fraction": 0.02,
-        "seeds": {"run": 7, "victims": 5007},
         "release_digest": "ab" * 32,
         "parent_digest": "cd" * 32,
         "dataset": {"name": name, "version": "1", "images": 100, "counts": {}, "target_class": TARGET},

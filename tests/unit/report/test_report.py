@@ -27,7 +27,7 @@ def written(folder, **arguments) -> str:
 def test_says_first_that_the_mark_works(page):
     text = Tags(page).text
     assert "The mark works and accuses nobody innocent" in text
-    assert text.index("The mark works") < text.index("The proofs") < text.index("Parameters and seeds")
+    assert text.index("The mark works") < text.index("The proofs") < text.index("Parameters")
     assert "0 of 19" in text and "innocent models, trained without the mark, would be accused" in text
     assert "no radiologist has judged it" in text and "It does not show" in text
     assert "fails" not in text
@@ -69,7 +69,7 @@ def test_numbers_are_those_of_the_verdict(tmp_path):
     assert f"{m['delta_p']:.2f} ({m['delta_p_ci95'][0]:.2f} to {m['delta_p_ci95'][1]:.2f})" in text
     assert f"{100 * m['wsr']:.1f} %" in text
     assert "95.0 % when trained on the release" in text and "−1.0 points" in text
-    assert "ab" * 32 in text and "cd" * 32 in text and "seed of victims5007" in text
+    assert "ab" * 32 in text and "cd" * 32 in text
     for entry in arguments["verdict"]["independent_models"]["models"]:
         assert f"{entry['name']}" in text and f"{entry['delta_p']:+.3f}" in text
 
