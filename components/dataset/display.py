@@ -30,6 +30,7 @@ WIDEST = 1.1  # of what the stored bits can hold: wider, and a mark in display u
 NARROWEST = 1 / 256  # likewise, and at least MIN_SPAN stored values
 MIN_SPAN = 16
 OUTSIDE = 0.25  # how far beyond the stored range a window may begin or end, as a share of the range
+REACH = 1.25  # arbitrary: images that use four fifths of the display's range or more are marked in full
 MIN_INSIDE = 0.01  # share of the pixels that must be neither black nor white
 
 
@@ -93,8 +94,6 @@ def _number(name: str, value: object) -> float:
     if not math.isfinite(number) or abs(number) > 1e9:  # ours: float32 pixels lose their values beyond
         raise MedmarkError(f"{name} is not a number that can be used; correct it")
     return number
-
-REACH = 1.25  # arbitrary: images that use four fifths of the display's range or more are marked in full
 
 
 def _window(bits: int, dicom: dict | None) -> tuple[float, float, bool]:
