@@ -1,8 +1,8 @@
 """What the owner keeps for the next update, apart from the evidence: an auditor needs nothing of it.
 
 ``keep.json`` names the SHA-256 of every other file: ``sources.parquet``, ``patients.json`` and maybe ``past.json`` (see
-:mod:`medmark.components.dataset.origin`), ``surrogates/``, the classifiers whose saliency confines the mark, and, after an update
-that set images aside, ``rejected.parquet``: their names and reasons may name patients.
+:mod:`medmark.components.dataset.origin`), ``surrogates/``, the classifiers whose saliency confines the mark, and, after a run that
+set images aside, ``rejected.parquet``: their names and reasons may name patients.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import os
 import shutil
 from pathlib import Path
 
-from medmark.components.dataset.origin import PAST
+from medmark.components.dataset.origin import PAST, REJECTED
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.poisoning.evidence import read_evidence
 
 KEEP_SCHEMA_VERSION = 1
 SURROGATES = "surrogates"
-REJECTED = "rejected.parquet"
 
 
 def keep_for_updates(

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.display import to_unit
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256
+from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256, refuse_names
 from medmark.components.errors import MedmarkError
 from medmark.components.generator.marker import Marker
 from medmark.components.platform.progress import track
@@ -83,6 +83,7 @@ def poison(
         MedmarkError: an image of the selection is missing, or there are too few images to ask about.
     """
     source = Release(release_dir)
+    refuse_names(source, "marked")
     use_threads()
     marker, control = Marker.load(generator_dir), Marker.load(control_dir)
     saliency = load_saliency(saliency_dir)

@@ -77,7 +77,7 @@ def run_update_release(
     if verdict["change"]["changed"]:
         hand_over(parts, out)
         (out / "verdict.json").write_bytes(canonical_json(verdict))
-        track_update(out, parts, verdict, data.name)
+        track_update(out, parts, verdict)
     remove_work(out)
     if not verdict["change"]["changed"] and not existed:
         out.rmdir()
