@@ -34,7 +34,7 @@ def source(tmp_path_factory) -> Path:
 def release(source, tmp_path_factory) -> Path:
     """The phantoms as a release."""
     path = tmp_path_factory.mktemp("release") / "release"
-    ingest(source, path, name="phantoms", seed=1)
+    ingest(source, path, name="phantoms", seed=1, patient_key="phantoms")
     return path
 
 

@@ -27,7 +27,7 @@ def ingest_component(
         Its digest.
     """
     from medmark.components.dataset.ingest import ingest
-    from medmark.components.dataset.origin import drop_digest, read_origins
+    from medmark.components.dataset.origin import drop_digest, read_origins, read_patient_key
     from medmark.components.lineage.step import step
     from medmark.components.platform.parameters import whole
     from medmark.components.platform.paths import Places
@@ -42,7 +42,8 @@ def ingest_component(
             read = places.read(source, raw=True, private=True)
             digest = ingest(read, release.path, private=origins.path, **known).digest
         known = read_origins(origins.path)
-        running.inputs["source"], running.source_files = drop_digest(known), len(known)
+        running.inputs["source"] = drop_digest(known, read_patient_key(origins.path))
+        running.source_files = len(known)
     release.metadata.update(digest=digest, source_state=source_state)
     return digest
 

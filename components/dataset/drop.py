@@ -18,8 +18,16 @@ from pathlib import Path
 
 import numpy as np
 from medmark.components.dataset.codecs import decode_file, decode_png, encode_png
-from medmark.components.dataset.ingest import check_display, image_id, list_items, make_record, sift, source_table
+from medmark.components.dataset.ingest import (
+    check_display,
+    in_order_of_ids,
+    list_items,
+    make_record,
+    sift,
+    source_table,
+)
 from medmark.components.dataset.origin import (
+    REJECTED,
     Origin,
     drop_digest,
     past_digest,
@@ -28,15 +36,23 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import SPLITS, Record, Release, ReleaseWriter, canonical_json, file_sha256
-from medmark.components.dataset.sources import WITHDRAWN, Item, pseudonym
+from medmark.components.dataset.release import (
+    SPLITS,
+    Record,
+    Release,
+    ReleaseWriter,
+    canonical_json,
+    file_sha256,
+    refuse_names,
+)
+from medmark.components.dataset.sources import WITHDRAWN, image_id, pseudonym
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.progress import track
 
 SHARES = (0.7, 0.1, 0.2)  # of train, val and test among new patients; as ingest
 INDEX = ["image_id", "label", "patient_id", "split", "bits", "dicom"]
 SET_ASIDE = (
-    "(withdrawn)"  # in rejected.parquet, which is public: a withdrawn image is named nowhere but among the tombstones
+    "(withdrawn)"  # in rejected.parquet, which is kept: a withdrawn image is named nowhere but among the tombstones
 )
 
 
@@ -103,13 +119,13 @@ def read_drop(
         release_dir: the previous marked release.
         origin_dir: where its images came from, see :mod:`medmark.components.dataset.origin`.
         out: folder to make; private. Gets ``images/``, a release of the added and changed images without marks,
-            ``drop.json`` and ``origins/``.
+            ``drop.json``, ``origins/`` and, with what was set aside, ``rejected.parquet``.
         label_column, path_column, patient_column, where, root, uncertain, quarantine: as in
             :func:`medmark.components.dataset.ingest.ingest`.
 
     Returns:
         The content of ``drop.json``: ``drop`` (digest of the drop), ``files``, ``added``, ``changed`` and ``withdrawn`` (sorted
-        image ids), ``unchanged`` and ``rejected`` (counts). The digest is public, so it also covers the SHA-256 of the private
+        image ids), ``unchanged`` and ``rejected`` (counts). The digest is public, so it is keyed and also covers the SHA-256 of the private
         ``sources.parquet``: a drop may be one image, and whoever can guess the file could else learn that it went out unmarked.
 
     Raises:
@@ -117,14 +133,21 @@ def read_drop(
             the drop withdraws and brings; a withdrawal of what is not there.
     """
     source, out = Path(source), Path(out)
-    before = _Before.read(Release(release_dir), origin_dir)
+    release = Release(release_dir)
+    refuse_names(release, "updated")
+    before = _Before.read(release, origin_dir)
     withdrawal = _read_withdrawal(source, before)
     taken = [Origin(None, WITHDRAWN, file_sha256(withdrawal.file), None)] if withdrawal.file else []
     kinds: dict[str, str] = {}
     unchanged = 0
     classes = before.release.class_names
     with ReleaseWriter(
-        out / "images", name=before.release.name, version="drop", class_names=classes, parent=before.release.digest
+        out / "images",
+        name=before.release.name,
+        version="drop",
+        class_names=classes,
+        parent=before.release.digest,
+        rejected=out / REJECTED,
     ) as writer:
         # a column of CheXpert's findings names its two classes itself, see read_csv
         finding = sorted(classes) == sorted({str(label_column), f"no_{label_column}"})
@@ -157,8 +180,9 @@ def read_drop(
             kinds[record.image_id] = kind
             writer.add(record)
     images = Release(out / "images")
+    kept = Origin(None, "", file_sha256(Path(origin_dir) / "sources.parquet"), None)
     drop = {
-        "drop": drop_digest([*taken, Origin(None, "", file_sha256(Path(origin_dir) / "sources.parquet"), None)]),
+        "drop": drop_digest([*taken, kept], before.patient_key),
         "files": len(taken),
         "added": sorted(i for i, kind in kinds.items() if kind == "added"),
         "changed": sorted(i for i, kind in kinds.items() if kind == "changed"),
@@ -192,11 +216,11 @@ def _from_files(source: Path, before: _Before, options: tuple, quarantine: bool,
     for item, reason in rejected:
         yield None, None, item.name, reason
     classes = before.release.class_names
-    for item in track(_ordered(usable, key), "reading the drop"):
+    for item in track(in_order_of_ids(usable, key), "reading the drop"):
         if item.label not in classes:
             yield None, None, item.name, f"unknown class {item.label!r}: {item.name}; use one of {', '.join(classes)}"
             continue
-        identity, patient = image_id(item.name), pseudonym(item.patient, key)
+        identity, patient = image_id(item.name, key), pseudonym(item.patient, key)
         known = before.records.get(identity)
         raw = file_sha256(item.path) if item.path.is_file() else ""
         same = known and (known.label, known.patient_id) == (classes.index(item.label), patient)
@@ -216,7 +240,7 @@ def _from_files(source: Path, before: _Before, options: tuple, quarantine: bool,
         except MedmarkError as error:
             yield None, None, item.name, str(error)
             continue
-        record = make_record(item, image, classes, split, patient)
+        record = make_record(item, image, classes, split, key)
         yield record, Origin(identity, item.name, raw, record.sha256), item.name, None
 
 
@@ -228,6 +252,7 @@ def _from_release(source: Path, before: _Before, options: tuple, quarantine: boo
             " images"
         )
     given = Release(source)
+    refuse_names(given, "taken as a drop")
     given.verify()
     if given.class_names != before.release.class_names:
         raise MedmarkError(
@@ -248,11 +273,6 @@ def _from_release(source: Path, before: _Before, options: tuple, quarantine: boo
         split = before.split_of.setdefault(record.patient_id, record.split)
         made = replace(record, image=data, sha256=hashlib.sha256(data).hexdigest(), split=split)
         yield made, Origin(record.image_id, record.image_id, record.sha256, made.sha256), record.image_id, None
-
-
-def _ordered(items: list[Item], key: str) -> list[Item]:
-    """In an order that says nothing about the images."""
-    return sorted(items, key=lambda item: hashlib.blake2b(item.name.encode(), key=key.encode()).digest())
 
 
 def _same_fields(known: Record, record: Record) -> bool:
@@ -341,7 +361,7 @@ def _read_withdrawal(source: Path, before: _Before) -> _Withdrawal:
 
 def _of_name(name: str, before: _Before, path: Path) -> set[str]:
     """The image that a row of ``withdrawn.csv`` names; none if it is withdrawn already."""
-    identities = {name, image_id(name)}
+    identities = {name} | ({image_id(name, before.patient_key)} if before.patient_key is not None else set())
     found = identities & before.records.keys()
     if not found and not identities & before.tombstones:
         raise MedmarkError(f"nothing to withdraw: no image {name!r:.200} in {before.release.path}; correct {path}")

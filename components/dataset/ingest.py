@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import os
+import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,9 +14,18 @@ from pathlib import Path
 import numpy as np
 from medmark.components.dataset.codecs import DecodedImage, decode_file, decode_png, encode_png, read_dicom
 from medmark.components.dataset.display import check_window
-from medmark.components.dataset.origin import Origin, write_origins
-from medmark.components.dataset.release import IMAGE_ID, Record, Release, ReleaseWriter, file_sha256
-from medmark.components.dataset.sources import UNCERTAIN, WITHDRAWN, Item, pseudonym, read_csv, read_folders, shown
+from medmark.components.dataset.origin import REJECTED, Origin, write_origins
+from medmark.components.dataset.release import Record, Release, ReleaseWriter, file_sha256, refuse_names
+from medmark.components.dataset.sources import (
+    UNCERTAIN,
+    WITHDRAWN,
+    Item,
+    image_id,
+    pseudonym,
+    read_csv,
+    read_folders,
+    shown,
+)
 from medmark.components.dataset.splits import split_patients
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.progress import track
@@ -43,6 +53,7 @@ def ingest(
     seed: int = 0,
     patient_key: str | None = None,
     private: str | Path | None = None,
+    rejected: str | Path | None = None,
 ) -> Release:
     """Makes a release of a source, streaming: one image is in memory at a time.
 
@@ -62,14 +73,16 @@ def ingest(
         class_names: classes in label order; sorted by name when None.
         target_class: if given, its training images are counted (at least 20).
         shares: of train, val and test, where the source has no column ``split`` of train, val and test.
-        quarantine: put what cannot be used into ``rejected.parquet`` with the reason, instead of refusing.
-        seed: of splits and order; both can be seen in the release.
-        patient_key: secret of the pseudonyms, at most 64 characters; made from the seed when None.
+        quarantine: set aside what cannot be used, with the reason, instead of refusing.
+        seed: of splits, which can be seen in the release.
+        patient_key: secret of the ids of images and patients, at most 64 characters; drawn when None.
         private: folder to make for what an update needs later, see :mod:`medmark.components.dataset.origin`.
+        rejected: private file for names and reasons of what is set aside, Parquet; written if there is any, and never
+            overwritten. ``rejected.parquet`` in ``private`` when None; without that, ``<out>.rejected.parquet``.
 
     Returns:
-        The release. Its images keep their depth and resolution, are all encoded anew by one encoder, and come in an
-        order that depends on the seed alone.
+        The release. Its images keep their depth and resolution, are all encoded anew by one encoder, and come in the order
+        of their ids, which says nothing about them.
 
     Raises:
         MedmarkError: see the module's tests for each refusal; always one line with the file and the remedy.
@@ -85,21 +98,23 @@ def ingest(
             origins = [Origin(r.image_id, r.image_id, r.sha256, r.sha256) for r in release.records(columns=COPIED)]
             write_origins(private, origins, patient_key=None)
         return release
-    key = patient_key or f"medmark-patient-{seed}"
+    key = patient_key or secrets.token_hex(32)
+    if private is not None:
+        Path(private).mkdir(parents=True, exist_ok=True)
+        os.chmod(private, 0o700)
     items = list_items(source, label_column, path_column, patient_column, where or {}, root, uncertain, class_names)
-    usable, rejected = sift(items, quarantine)
+    usable, unusable = sift(items, quarantine)
     table = source_table(source, label_column, where)
     origins = [Origin.of_table(table)] if table else []
     classes = class_names or sorted({item.label for item in usable})
     if len(classes) < 2:
         raise MedmarkError(f"fewer than 2 classes: {source} has {classes or 'no usable image'}; add the other class")
-    split_of = _splits(usable, shares, seed, quarantine, rejected)
-    order = np.random.default_rng(seed).permutation(len(usable))
-    with ReleaseWriter(out, name=name, version=version, class_names=list(classes)) as writer:
-        for item, reason in rejected:
+    split_of = _splits(usable, shares, seed, quarantine, unusable)
+    names = rejected or (Path(private) / REJECTED if private is not None else out.with_name(f"{out.name}.{REJECTED}"))
+    with ReleaseWriter(out, name=name, version=version, class_names=list(classes), rejected=names) as writer:
+        for item, reason in unusable:
             writer.reject(item.name, reason)
-        for index in track(order, "ingesting"):
-            item = usable[index]
+        for item in track(in_order_of_ids(usable, key), "ingesting"):
             if item.name not in split_of:
                 continue
             try:
@@ -109,7 +124,7 @@ def ingest(
                     raise MedmarkError(f"{error} (or ingest with --quarantine)") from error
                 writer.reject(item.name, str(error))
                 continue
-            record = make_record(item, image, classes, split_of[item.name], pseudonym(item.patient, key))
+            record = make_record(item, image, classes, split_of[item.name], key)
             writer.add(record)
             if private is not None:
                 origins.append(Origin(record.image_id, item.name, file_sha256(item.path), record.sha256))
@@ -117,20 +132,18 @@ def ingest(
     _check_counts(release, target_class)
     if private is not None:
         write_origins(private, origins, patient_key=key)
-        if release.rejected:
-            shutil.copyfile(out / "rejected.parquet", Path(private) / "rejected.parquet")
     return release
 
 
-def make_record(item: Item, image: DecodedImage, classes: list[str], split: str, patient_id: str) -> Record:
-    """The record of a decoded image, encoded as every image of a release is."""
+def make_record(item: Item, image: DecodedImage, classes: list[str], split: str, key: str) -> Record:
+    """The record of a decoded image, encoded as every image of a release is; its ids are drawn with the patients' key."""
     data = encode_png(image.pixels)
     return Record(
-        image_id=image_id(item.name),
+        image_id=image_id(item.name, key),
         image=data,
         encoding="png",
         label=classes.index(item.label),
-        patient_id=patient_id,
+        patient_id=pseudonym(item.patient, key),
         split=split,
         width=image.pixels.shape[1],
         height=image.pixels.shape[0],
@@ -140,12 +153,9 @@ def make_record(item: Item, image: DecodedImage, classes: list[str], split: str,
     )
 
 
-def image_id(name: str) -> str:
-    """Name of an image in the release: its file's stem, cleaned, and eight hex digits of its path."""
-    stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(name).stem).strip("-")[:80] or "image"
-    identity = f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    assert IMAGE_ID.fullmatch(identity)
-    return identity
+def in_order_of_ids(items: Iterable[Item], key: str) -> list[Item]:
+    """In an order that says nothing about the images."""
+    return sorted(items, key=lambda item: image_id(item.name, key))
 
 
 def list_items(
@@ -293,6 +303,7 @@ def _check_counts(release: Release, target_class: str | None) -> None:
 
 def _copy(source: Path, out: Path, target_class: str | None) -> Release:
     given = Release(source)
+    refuse_names(given, "taken as a source")
     given.verify()
     _check_encoding(given)
     if out.exists() and any(out.iterdir()):
@@ -300,8 +311,6 @@ def _copy(source: Path, out: Path, target_class: str | None) -> Release:
     (out / "shards").mkdir(parents=True, exist_ok=True)
     for file, _, _ in given.shards:
         shutil.copyfile(source / file, out / file)
-    if given.rejected:
-        shutil.copyfile(source / "rejected.parquet", out / "rejected.parquet")
     shutil.copyfile(source / "release.json", out / "release.json")
     release = Release(out)
     _check_counts(release, target_class)

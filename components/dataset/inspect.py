@@ -15,7 +15,7 @@ def describe(release_dir: str | Path) -> dict:
     """Checks a release and sums it up.
 
     Returns:
-        name, version, digest, parent, classes, images, counts (by split and class), patients, resolutions (the ten
+        name, version, schema_version, digest, parent, classes, images, counts (by split and class), patients, resolutions (the ten
         most frequent), bits, rejected.
 
     Raises:
@@ -33,6 +33,7 @@ def describe(release_dir: str | Path) -> dict:
     return {
         "name": release.name,
         "version": release.version,
+        "schema_version": release.schema_version,
         "digest": release.digest,
         "parent": release.parent,
         "classes": release.class_names,
@@ -66,6 +67,13 @@ def print_description(description: dict) -> None:
     console.print(f"bits        {', '.join(description['bits'])}")
     console.print(f"quarantined {description['rejected']}")
     console.print("every digest checked", style="green")
+    if description["schema_version"] == 1:
+        listed = " and rejected.parquet names source files" if description["rejected"] else ""
+        console.print(
+            f"image ids hold file names{listed} (schema version 1): do not publish it; 'medmark reissue' gives it new ids",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def preview(release_dir: str | Path, out_png: str | Path, *, per_class: int = 6, side: int = 192) -> None:

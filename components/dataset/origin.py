@@ -9,6 +9,7 @@ where the release goes.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -25,6 +26,7 @@ SOURCES = pa.schema(
     [("image_id", pa.string()), ("source", pa.string()), ("sha256", pa.string()), ("image_sha256", pa.string())]
 )
 PAST = "past.json"
+REJECTED = "rejected.parquet"  # names and reasons of what was set aside
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,20 @@ class Origin:
         return cls(None, path.name, file_sha256(path), None)
 
 
-def drop_digest(origins: Iterable[Origin]) -> str:
-    """Digest of a raw drop: SHA-256 over the lines ``<sha256>  <source>``, sorted by source."""
+def drop_digest(origins: Iterable[Origin], patient_key: str | None) -> str:
+    """Digest of a raw drop, which is public: HMAC-SHA256 under the patients' key of the lines ``<sha256>  <source>``, sorted
+    by source. Without a key, whoever guesses names and files of a drop could be sure.
+
+    Args:
+        origins: of all files.
+        patient_key: None: SHA-256 of the lines, of a source whose names are public, and of runs before release schema 2.
+    """
     lines = sorted((origin.source, origin.sha256) for origin in origins)
     text = "".join(f"{sha256}  {source}\n" for source, sha256 in lines)
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+    data = text.encode(errors="surrogateescape")
+    if patient_key is None:
+        return hashlib.sha256(data).hexdigest()
+    return hmac.new(patient_key.encode(), b"medmark-drop\n" + data, hashlib.sha256).hexdigest()
 
 
 def past_digest(image_sha256: str, patient_key: str | None) -> str:

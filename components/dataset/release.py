@@ -31,7 +31,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from medmark.components.errors import MedmarkError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, 2)
 SPLITS = ("train", "val", "test")
 SHARD_BYTES = 64 * 1024**2  # images per shard, before compression; DESIGN
 ROW_GROUP_BYTES = 8 * 1024**2  # arbitrary: what a reader holds in memory at a time
@@ -60,9 +61,9 @@ class Record:
     """One image of a release.
 
     Attributes:
-        image_id: unique name; letters, digits, ``.``, ``_`` and ``-``.
+        image_id: unique name; letters, digits, ``.``, ``_`` and ``-``. Ingest draws it with the patients' key.
         image: encoded bytes (PNG, see :mod:`medmark.components.dataset.codecs`).
-        encoding: always ``"png"`` in schema version 1.
+        encoding: always ``"png"``.
         label: index into the release's class names.
         patient_id: pseudonym; all images of one patient lie in one split.
         split: ``train``, ``val`` or ``test``.
@@ -102,14 +103,16 @@ class ReleaseWriter:
         name: name of the data set.
         version: version of this release, free text.
         class_names: at least two; a record's label is an index into it.
-        image_mode: ``"L"``, the only mode of schema version 1.
+        image_mode: ``"L"``, the only mode.
         task: ``"classification"``.
         parent: digest of the release this one was made from, or None.
         changes: what an update changed, written to ``changes.json``; see :mod:`medmark.components.poisoning.update`.
+        rejected: private file for what :meth:`reject` gets, outside the release, which only says how many there are. None:
+            nothing can be rejected.
 
     Raises:
-        MedmarkError: the directory is not empty; on :meth:`add`, a duplicate id, a label out of range, an unknown
-            split, or a patient in two splits.
+        MedmarkError: the directory is not empty, ``rejected`` exists or lies in it; on :meth:`add`, a duplicate id, a label
+            out of range, an unknown split, or a patient in two splits.
     """
 
     def __init__(
@@ -123,9 +126,13 @@ class ReleaseWriter:
         task: str = "classification",
         parent: str | None = None,
         changes: dict | None = None,
+        rejected: str | Path | None = None,
     ):
         self.path = Path(path)
         self._changes = changes
+        self._rejected_file = Path(rejected) if rejected is not None else None
+        if self._rejected_file is not None:
+            _check_private(self._rejected_file, self.path)
         if self.path.exists() and any(self.path.iterdir()):
             raise MedmarkError(f"not empty: {self.path}; choose a new folder for the release or empty this one")
         if len(class_names) < 2:
@@ -212,7 +219,13 @@ class ReleaseWriter:
         self._counts[(record.split, classes[record.label])] += 1
 
     def reject(self, source: str, reason: str) -> None:
-        """Puts a source that could not be taken into quarantine, with the reason."""
+        """Puts a source that could not be taken into quarantine, with the reason; both are private.
+
+        Raises:
+            MedmarkError: there is no file for them.
+        """
+        if self._rejected_file is None:
+            raise MedmarkError(f"cannot be taken: {source} ({reason}); name a private file for what is set aside")
         self._rejected.append({"source": source, "reason": reason})
 
     def _flush(self) -> None:
@@ -247,12 +260,8 @@ class ReleaseWriter:
         manifest = {**self.header, "counts": counts, "images": len(self._ids), "shards": self._shards}
         manifest["rejected"] = None
         if self._rejected:
-            pq.write_table(pa.Table.from_pylist(self._rejected), self.path / "rejected.parquet", compression="zstd")
-            manifest["rejected"] = {
-                "file": "rejected.parquet",
-                "rows": len(self._rejected),
-                "sha256": file_sha256(self.path / "rejected.parquet"),
-            }
+            _write_private(self._rejected_file, pa.Table.from_pylist(self._rejected))
+            manifest["rejected"] = {"rows": len(self._rejected)}
         if self._changes is not None:
             (self.path / "changes.json").write_bytes(canonical_json(self._changes))
             manifest["changes"] = {"file": "changes.json", "sha256": file_sha256(self.path / "changes.json")}
@@ -270,7 +279,9 @@ class Release:
     Attributes:
         digest: SHA-256 of ``release.json``, hex.
         name, version, class_names, image_mode, task, parent: as written.
+        schema_version: 2; 1 is read as well: its ids hold file names, and it may hold ``rejected.parquet``.
         counts: ``{split: {class name: images}}``.
+        rejected: None, or how many were set aside: ``rows``; in version 1 also ``file`` and ``sha256``.
         changes: None, or what ``release.json`` says of ``changes.json``: ``file`` and ``sha256``.
 
     Raises:
@@ -290,10 +301,11 @@ class Release:
         try:
             manifest = json.loads(raw)
             version = manifest["schema_version"]
-            if version != SCHEMA_VERSION:
+            if type(version) is not int or version not in READ_VERSIONS:
                 raise MedmarkError(
-                    f"unknown schema version {version!r}: {manifest_path}; this medmark reads {SCHEMA_VERSION}"
+                    f"unknown schema version {version!r}: {manifest_path}; this medmark reads 1 and {SCHEMA_VERSION}"
                 )
+            self.schema_version = version
             self.name = str(manifest["name"])
             self.version = str(manifest["version"])
             self.class_names = [str(name) for name in manifest["class_names"]]
@@ -303,6 +315,8 @@ class Release:
             self.counts = {split: {c: int(manifest["counts"][split][c]) for c in self.class_names} for split in SPLITS}
             self.shards = [(str(s["file"]), str(s["sha256"]), int(s["rows"])) for s in manifest["shards"]]
             self.rejected = manifest["rejected"]
+            if version > 1 and self.rejected is not None and set(self.rejected) != {"rows"}:
+                raise ValueError("it says more of what was set aside than how much")
             self.changes = manifest.get("changes")  # not there before the first update
             self._images = int(manifest["images"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -396,6 +410,40 @@ class Release:
         if name not in self.class_names:
             raise MedmarkError(f"unknown class: {name!r} in {self.path}; use one of {', '.join(self.class_names)}")
         return self.class_names.index(name)
+
+
+def refuse_names(release: Release, what: str) -> None:
+    """Refuses a release of schema version 1, whose ids hold file names.
+
+    Args:
+        release: any.
+        what: cannot be done with it, for the message.
+
+    Raises:
+        MedmarkError: it is of version 1.
+    """
+    if release.schema_version == 1:
+        raise MedmarkError(
+            f"image ids hold file names: {release.path} is of schema version 1 and cannot be {what}; give it new ids with"
+            " 'medmark reissue', or, unmarked, ingest the raw images again"
+        )
+
+
+def _check_private(file: Path, release: Path) -> None:
+    """Refuses a file for names of sources that would be published or overwrite another."""
+    if file.resolve().is_relative_to(release.resolve()):
+        raise MedmarkError(f"names of sources would be public: {file} lies in the release; name a file outside of it")
+    if os.path.lexists(file):
+        raise MedmarkError(f"exists: {file}; move it away or name another file for what is set aside")
+
+
+def _write_private(file: Path, table: pa.Table) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            pq.write_table(table, stream, compression="zstd")
+    except OSError as error:
+        raise MedmarkError(f"cannot write: {file} ({error.strerror}); name another file") from error
 
 
 def canonical_json(value: object) -> bytes:

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from medmark.components.dataset.origin import Origin, drop_digest, read_origins
+from medmark.components.dataset.origin import Origin, drop_digest, read_origins, read_patient_key
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES, Release, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.lineage.commitment import verify_commitment
@@ -89,7 +89,8 @@ def verify_chain(
         root: folder in which the earlier releases lie, each named by its digest; ``head``'s parent folder when None.
         timestamp_roots: PEM file of the authority's roots; each commitment then needs a time stamp.
         raw: folder of the first release's raw drop; needs ``sources``.
-        sources: ``sources.parquet`` of its private keep, or the folder that holds it; needs ``raw``.
+        sources: ``sources.parquet`` of its private keep, or the folder that holds it, with ``patients.json`` beside it, whose
+            key the drop's digest is an HMAC under; needs ``raw``.
         clean: the clean release that the first marked one was made from.
 
     Returns:
@@ -284,7 +285,7 @@ def _check_files(link: _Link) -> None:
             sha256,
             lambda n=name, s=sha256, r=rows: f"{r} images" if known else _same(link.folder / n, s),
         )
-    if release.rejected is not None:
+    if release.rejected is not None and release.schema_version == 1:
         link.check("rejected.parquet", "rejected", _stated(release.rejected), lambda: _named(link, release.rejected))
     if release.changes is not None:
         link.check("changes.json", "changes", _stated(release.changes), lambda: _read_changes(link))
@@ -432,13 +433,13 @@ def _check_raw(links: list[_Link], raw: Path, sources: Path) -> list[Origin] | N
     drop = first.lineage.record["drop"]["digest"]
     try:
         origins = read_origins(folder)
+        key = read_patient_key(folder) if (folder / "patients.json").exists() else None
     except MedmarkError as error:
         note(BROKEN, str(error))
         return None
-    if drop_digest(origins) != drop:
-        note(
-            BROKEN, f"not the table of the first drop, or changed: {folder / 'sources.parquet'}; give the first keep's"
-        )
+    if drop not in {drop_digest(origins, key), drop_digest(origins, None)}:
+        says = f"not the table of the first drop, or changed: {folder / 'sources.parquet'}"
+        note(BROKEN, f"{says}; give the first keep's, with its patients.json beside it")
         return None
     note(HOLDS, f"the table of the first drop, {len(origins)} files", digest=drop)
     wrong = 0

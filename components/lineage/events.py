@@ -52,7 +52,7 @@ def artifact_digest(path: str | Path) -> str:
     """What names an artifact's content, hex.
 
     A release, evidence or keep: SHA-256 of its manifest, which names the rest. Another folder: SHA-256 over the lines
-    ``<sha256>  <name in the folder>`` of its files, sorted by name, as for a raw drop. A file: its SHA-256.
+    ``<sha256>  <name in the folder>`` of its files, sorted by name. A file: its SHA-256.
 
     Raises:
         MedmarkError: nothing is there, or it cannot be read.
@@ -67,7 +67,8 @@ def artifact_digest(path: str | Path) -> str:
         if not path.is_dir():
             raise MedmarkError(f"no such file or folder: {path}; run the step that makes it")
         files = (file for file in path.rglob("*") if file.is_file())
-        return drop_digest(Origin(None, file.relative_to(path).as_posix(), file_sha256(file), None) for file in files)
+        named = [Origin(None, file.relative_to(path).as_posix(), file_sha256(file), None) for file in files]
+        return drop_digest(named, None)  # of what medmark made; the public record says its HMAC
     except OSError as error:
         raise MedmarkError(f"cannot be read: {path} ({error.strerror}); check its rights") from error
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmark.components.dataset.release import MAX_MANIFEST_BYTES, Release, file_sha256
+from medmark.components.dataset.release import MAX_MANIFEST_BYTES, Release, file_sha256, refuse_names
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.private import (
     busy,
@@ -85,7 +85,8 @@ def publish(release_dir: str | Path, uri: str, store: Store) -> Published:
     after a commitment was made, sends what is missing. A line on standard error says so if there is no commitment.
 
     Raises:
-        MedmarkError: the release is damaged, other content lies at the place, or the store fails.
+        MedmarkError: the release is damaged, its ids hold file names (schema version 1), other content lies at the place,
+            or the store fails.
     """
     folder = Path(release_dir)
     for kind in (EVIDENCE, KEEP):
@@ -286,11 +287,19 @@ def _fetch_sidecars(kind: Kind, place: Place, folder: Path, store: Store) -> Non
                 open_to_others(folder / name)
 
 
+def _check_release(folder: Path) -> None:
+    """Checks a release before it is published; one whose ids hold file names is refused."""
+    release = Release(folder)
+    refuse_names(release, "published")
+    release.verify()
+
+
 def _release_files(folder: Path) -> dict[str, str]:
     """Every file that ``release.json`` names, with its SHA-256."""
     release = Release(folder)
     files = {file: sha256 for file, sha256, _ in release.shards}
-    for named, file in ((release.rejected, "rejected.parquet"), (release.changes, "changes.json")):
+    rejected = release.rejected if release.schema_version == 1 else None
+    for named, file in ((rejected, "rejected.parquet"), (release.changes, "changes.json")):
         if named is not None:
             if not isinstance(named, dict) or named.get("file") != file:
                 raise MedmarkError(f"damaged release.json: {folder} names another {file}; get the release again")
@@ -328,7 +337,7 @@ def _digest_of(place: Place) -> str:
 RELEASE = Kind(
     "release.json",
     _release_files,
-    lambda folder: Release(folder).verify(),
+    _check_release,
     ("commitment.tsr", "commitment.json", "lineage.json"),
 )
 EVIDENCE = Kind("evidence.json", _private_files("evidence.json"), read_evidence, ("opening.json",))

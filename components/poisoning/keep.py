@@ -3,7 +3,7 @@
 ``keep.json`` names the SHA-256 of every other file: ``sources.parquet``, ``patients.json`` and maybe ``past.json`` (see
 :mod:`medmark.components.dataset.origin`), ``surrogates/``, the classifiers whose saliency confines the mark,
 ``originals.parquet``, the marked images without their mark, so that a correction of one can be published like that of any
-other, and, after an update that set images aside, ``rejected.parquet``: their names and reasons may name patients.
+other, and, after a run that set images aside, ``rejected.parquet``: their names and reasons may name patients.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.dataset.origin import PAST
+from medmark.components.dataset.origin import PAST, REJECTED
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.poisoning.evidence import read_evidence
 
 KEEP_SCHEMA_VERSION = 1
 SURROGATES = "surrogates"
-REJECTED = "rejected.parquet"
 ORIGINALS = "originals.parquet"  # not there before medmark kept them
 ORIGINALS_SCHEMA = pa.schema(
     [("image_id", pa.string()), ("image", pa.binary()), ("first", pa.binary()), ("first_published", pa.binary())]

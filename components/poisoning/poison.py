@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from medmark.components.dataset.codecs import encode_png
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256
+from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256, refuse_names
 from medmark.components.errors import MedmarkError
 from medmark.components.generator.marker import Marker
 from medmark.components.platform.progress import track
@@ -91,6 +91,7 @@ def poison(
         MedmarkError: an image of the selection is missing, or there are too few images to ask about.
     """
     source = Release(release_dir)
+    refuse_names(source, "marked")
     use_threads()
     marker, control = Marker.load(generator_dir), Marker.load(control_dir)
     saliency = load_saliency(saliency_dir)

@@ -25,8 +25,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from medmark.components.dataset.arrays import display_tensor, resize
 from medmark.components.dataset.codecs import decode_png
-from medmark.components.dataset.origin import past_digest, read_origins, read_past, read_patient_key, write_origins
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256
+from medmark.components.dataset.origin import (
+    REJECTED,
+    past_digest,
+    read_origins,
+    read_past,
+    read_patient_key,
+    write_origins,
+)
+from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256, refuse_names
 from medmark.components.errors import MedmarkError
 from medmark.components.generator.marker import Marker
 from medmark.components.lineage.events import STEPS
@@ -34,7 +41,7 @@ from medmark.components.platform.progress import track
 from medmark.components.platform.resources import use_threads
 from medmark.components.poisoning.correction import corrected
 from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.keep import REJECTED, SURROGATES, Original, read_keep, read_originals, write_keep
+from medmark.components.poisoning.keep import SURROGATES, Original, read_keep, read_originals, write_keep
 from medmark.components.poisoning.poison import LEDGER, mark_within_bounds, remade
 from medmark.components.poisoning.quality import compare, sum_up
 from medmark.components.saliency.extract import saliency_maps
@@ -82,7 +89,9 @@ def update(
     Raises:
         MedmarkError: folders of different runs, or fewer queries left than an audit needs, or no marked image.
     """
-    before, evidence, keep = Release(release_dir), read_evidence(evidence_dir), read_keep(keep_dir)
+    before = Release(release_dir)
+    refuse_names(before, "updated")
+    evidence, keep = read_evidence(evidence_dir), read_keep(keep_dir)
     if not before.digest == evidence["release_digest"] == keep["release_digest"]:
         raise MedmarkError(
             f"not of one run: {release_dir}, {evidence_dir} and {keep_dir}; give the three that belong together"
@@ -414,8 +423,8 @@ def _write_keep(
     origins = {i: o for i, o in (origins | news).items() if i not in withdrawn}
     joined = out.with_name(f"{out.name}.origins")
     write_origins(joined, list(origins.values()), patient_key=key, past=past)
-    if (drop_dir / "images" / REJECTED).exists():
-        shutil.copyfile(drop_dir / "images" / REJECTED, joined / REJECTED)
+    if (drop_dir / REJECTED).exists():
+        shutil.copyfile(drop_dir / REJECTED, joined / REJECTED)
     originals = _next_originals(keep_dir, drop_dir, corrections, marked)
     write_keep(out, joined, keep_dir / SURROGATES, originals=originals, release_digest=release.digest, shares=shares)
     shutil.rmtree(joined)

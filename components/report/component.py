@@ -88,7 +88,6 @@ def track_update_component(
     release: dsl.Input[dsl.Dataset],
     evidence: dsl.Input[dsl.Artifact],
     check: dsl.Input[dsl.Artifact],
-    drop: str,
     unlogged: dsl.Output[dsl.Artifact],
 ):
     """Logs a run of update_release to MLflow, if the step's environment names one and anything changed; an MLflow that is away
@@ -96,7 +95,6 @@ def track_update_component(
 
     Args:
         release, evidence, check: what the steps made.
-        drop: where the drop lies; its name is logged.
         unlogged: what MLflow did not take, for ``medmark track sync``.
     """
     import json
@@ -110,4 +108,4 @@ def track_update_component(
     verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
     if is_named() and verdict["change"]["changed"]:
         verdict["seconds"] = {"total": release.metadata["seconds"] + check.metadata["seconds"]}
-        track_update(Path(unlogged.path), parts, verdict, drop.rstrip("/").rpartition("/")[2])
+        track_update(Path(unlogged.path), parts, verdict)

@@ -15,18 +15,18 @@ from medmark.components.report.mark_tracking import SEED, dataset_of, step_tags
 STEPS = {"read drop": "drop", "mark drop": "release", "check": "check"}
 
 
-def track_update(out: Path, parts: dict[str, Path], verdict: dict, data: str) -> None:
-    """Logs the run to MLflow, a nested run a step: neither seeds nor images nor paths of this machine.
+def track_update(out: Path, parts: dict[str, Path], verdict: dict) -> None:
+    """Logs the run to MLflow, a nested run a step: neither seeds nor images nor names of the source.
 
     Args:
         out: gets MLflow's files, or what MLflow does not take.
         parts: folder of each of the pipeline's outputs.
         verdict: content of ``verdict.json``.
-        data: name of the drop.
     """
     release = Release(parts["release"])
     events = read_steps(parts["evidence"])["events"]
-    public = read_record(parts["check"] / "record.json")["steps"]
+    record = read_record(parts["check"] / "record.json")
+    public = record["steps"]
     steps = [
         Tracked(name, tags=step_tags(name, parts.get(made, out), events, public) | SEED) for name, made in STEPS.items()
     ]
@@ -36,7 +36,12 @@ def track_update(out: Path, parts: dict[str, Path], verdict: dict, data: str) ->
     steps[1].metrics = {name: change[name] for name in counted} | change.get("quality", {})
     numbers = ("wsr", "clean_rate", "delta_p", "test_accuracy", "queries", "trained_on")
     steps[2].metrics = {name: model[name] for name in numbers}
-    parameters = {"drop": data, "version": release.version, "verdict": verdict["verdict"], "parent": release.parent}
+    parameters = {
+        "drop": record["drop"]["digest"],
+        "version": release.version,
+        "verdict": verdict["verdict"],
+        "parent": release.parent,
+    }
     code = {"medmark.code_version": version("medmark"), "medmark.image": IMAGE.rpartition("/")[2]}
     pipeline = Tracked("update-release", parameters, {"seconds": verdict["seconds"]["total"]}, tags=code | SEED)
     pipeline.metrics |= {name: steps[2].metrics[name] for name in ("wsr", "delta_p")}

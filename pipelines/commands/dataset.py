@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from medmark.components.dataset.origin import REJECTED
+from medmark.components.errors import MedmarkError
 from medmark.pipelines.commands.options import (
     Classes,
     Debug,
@@ -56,17 +58,17 @@ def ingest(
     classes: Classes = None,
     uncertain: Uncertain = "ignore",
     quarantine: Quarantine = False,
-    seed: Annotated[
-        int | None,
+    rejected: Annotated[
+        str | None,
         typer.Option(
-            "--seed", help="Of splits and order, which can then be repeated, and guessed. Absent: a secret one."
+            "--rejected", help="Private file for names and reasons of what is set aside; else OUT.rejected.parquet."
         ),
     ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of splits. Absent: a secret one.")] = None,
     patients: Annotated[
         Path | None,
         typer.Option(
-            "--patients",
-            help="Private file with the key of the pseudonyms, for later drops; made if missing. Absent: drawn.",
+            "--patients", help="Private file with the key of all ids, for later drops; made if missing. Absent: drawn."
         ),
     ] = None,
     debug: Debug = False,
@@ -78,14 +80,37 @@ def ingest(
     from medmark.components.platform.paths import Places
     from medmark.components.platform.secrets import seeds_of
 
-    key = kept_patient_key(patients) if patients else secrets.token_hex(32)
+    names = rejected_file(rejected, out)
+    key = kept_patient_key(patients) if patients else None
     seed = secrets.randbits(48) if seed is None else seeds_of(seed)["ingest_seed"]
     with Places() as places:
         made = places.write(out)
         raw, base = places.read_source(source, root)
         options = ingest_options(label_column, path_column, patient_column, base, where, classes, uncertain, quarantine)
-        make(raw, made, name=name, version=version, seed=seed, patient_key=key, **options)
-        print_description(describe(made))
+        make(raw, made, name=name, version=version, seed=seed, patient_key=key, rejected=names, **options)
+        found = describe(made)
+        print_description(found)
+    if found["rejected"] and names.is_file():
+        print(f"names and reasons of what was set aside, private: {names}")
+
+
+def rejected_file(rejected: str | None, out: str) -> Path:
+    """Where names and reasons of what is set aside go: on this machine, outside the release.
+
+    Raises:
+        MedmarkError: it is an address in a store, or lies in the release.
+    """
+    if rejected is not None and "://" in rejected:
+        raise MedmarkError(f"not a file on this machine: --rejected {rejected}; it names patients, keep it here")
+    stored = out.startswith("s3://")
+    # of a release in a store: in the folder one works in
+    beside = Path(out.rstrip("/").rpartition("/")[2]) if stored else Path(out).resolve()
+    file = Path(rejected) if rejected is not None else beside.with_name(f"{beside.name}.{REJECTED}")
+    if not stored and file.resolve().is_relative_to(beside):
+        raise MedmarkError(
+            f"names of sources would be public: --rejected {file} lies in {out}; name a file outside of it"
+        )
+    return file.resolve()
 
 
 @app.command()

@@ -80,7 +80,7 @@ def run_mark_release(
         arguments["parameters"] = {
             "profile": profile,
             **asdict(chosen),
-            "data": "phantoms" if data is None else source.name,
+            "data": "phantoms" if data is None else options.get("name", "release"),
         }
         made = run_locally(mark_release, arguments, work, debug)
         parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}

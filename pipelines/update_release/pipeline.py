@@ -102,7 +102,6 @@ def update_release(
             release=updated.outputs["marked"],
             evidence=check.outputs["complete"],
             check=check.outputs["check"],
-            drop=source,
         )
         tracked.set_display_name("track")
         give(tracked, MLFLOW)

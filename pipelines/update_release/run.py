@@ -75,7 +75,7 @@ def run_update_release(
         if verdict["change"]["changed"]:
             hand_over(parts, folder)
             (folder / "verdict.json").write_bytes(canonical_json(verdict))
-            track_update(folder, parts, verdict, data.name)
+            track_update(folder, parts, verdict)
         remove_work(folder)
     if not verdict["change"]["changed"] and not existed:
         with contextlib.suppress(FileNotFoundError):  # a folder that this call made is gone

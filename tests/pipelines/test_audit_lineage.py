@@ -58,10 +58,10 @@ def test_verify_says_what_holds_and_what_does_not(medmark, keys, kept, releases,
     code, out, err = medmark(*command, *private, "--json", tmp_path / "result.json")
     assert (code, err) == (0, "") and "All 3 releases hold" in out
     assert json.loads((tmp_path / "result.json").read_bytes())["holds"]
-    (releases[1] / "rejected.parquet").write_bytes(b"")
+    (releases[1] / "changes.json").write_bytes(b"")
     code, out, err = medmark(*command)
     assert code == 1 and "The chain is broken" in out
-    assert err.startswith(f"medmark: {releases[1].name}/rejected.parquet does not hold: ") and err.count("\n") == 1
+    assert err.startswith(f"medmark: {releases[1].name}/changes.json does not hold: ") and err.count("\n") == 1
     code, _, err = medmark(*command, "--raw", kept.raw)
     assert code == 1 and "give both" in err
 

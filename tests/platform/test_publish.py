@@ -64,17 +64,26 @@ def test_every_object_is_locked(services, release):
             store._client.remove_object(RELEASES, found.object_name, found.version_id)
 
 
-def test_the_rejected_images_go_along(services, tmp_path, monkeypatch):
+def test_what_was_set_aside_stays_here(services, tmp_path, monkeypatch):
     from medmark.components.dataset import release as release_format
 
     folder, uri, store = tmp_path / "with", f"s3://{RELEASES}/rejected", store_for(services, "release")
     record = next(Release(make_release(tmp_path / "from", images=2, seed=3, patch=monkeypatch)).records())
-    with release_format.ReleaseWriter(folder, name="n", version="1", class_names=["a", "b"]) as writer:
+    header, names = {"name": "n", "version": "1", "class_names": ["a", "b"]}, tmp_path / "names.parquet"
+    with release_format.ReleaseWriter(folder, **header, rejected=names) as writer:
         writer.add(record)
         writer.reject("broken.png", "no image")
     fetch_release(publish(folder, uri, store).uri, tmp_path / "back", store)
     assert content(tmp_path / "back") == content(folder)
-    assert "rejected.parquet" in content(folder)
+    assert names.stat().st_mode & 0o777 == 0o600 and not list(folder.rglob("*rejected*"))
+
+
+def test_a_release_whose_ids_hold_names_is_not_published(services, tmp_path):
+    store = store_for(services, "release")
+    old = Path(__file__).resolve().parents[1] / "fixtures" / "updated-release-v1"
+    with pytest.raises(MedmarkError, match="image ids hold file names.*cannot be published.*medmark reissue"):
+        publish(old, f"s3://{RELEASES}/old", store)
+    assert not list(store.list(f"s3://{RELEASES}/old"))
 
 
 def test_the_list_of_changes_goes_along(services, release, tmp_path):

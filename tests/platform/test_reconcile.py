@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from medmark.components.dataset.codecs import encode_png
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.origin import drop_digest, read_origins
+from medmark.components.dataset.origin import drop_digest, read_origins, read_patient_key
 from medmark.components.dataset.phantom import make_phantoms
 from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
@@ -187,7 +187,11 @@ def first_run(source, surrogates, saliency, tmp_path_factory):
     )  # fmt: skip
     origins = read_origins(folder / "origins")
     clean, marked = (artifact_digest(folder / name) for name in ("clean", "release"))
-    raw = {"inputs": {"source": drop_digest(origins)}, "outputs": {"clean": clean}, "source_files": len(origins)}
+    raw = {
+        "inputs": {"source": drop_digest(origins, read_patient_key(folder / "origins"))},
+        "outputs": {"clean": clean},
+        "source_files": len(origins),
+    }
     events = [
         step_event("ingest", **raw, parameters={}, seed=1),
         step_event("poison", inputs={"release": clean}, outputs={"marked": marked}, parameters={}, seed=5),

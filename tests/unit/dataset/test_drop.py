@@ -51,7 +51,7 @@ def write_folders(root, numbers):
 
 
 def ids(names) -> list[str]:
-    return sorted(image_id(name) for name in names)
+    return sorted(image_id(name, KEY) for name in names)
 
 
 def read(run, source, out, **options) -> dict:
@@ -125,7 +125,7 @@ def test_a_column_of_findings_means_what_it_meant_at_first(tmp_path):
     drop = table(tmp_path / "d", range(30, 46))
     read_drop(drop, tmp_path / "clean", tmp_path / "keep", tmp_path / "o", **columns)
     found = {r.image_id: clean.class_names[r.label] for r in Release(tmp_path / "o" / "images").records()}
-    assert found == {image_id(f"scans/p{n}.png"): ("no_Edema", "Edema")[n % 2] for n in range(40, 46)}
+    assert found == {image_id(f"scans/p{n}.png", KEY): ("no_Edema", "Edema")[n % 2] for n in range(40, 46)}
 
 
 def test_display_attributes_that_change_are_a_change(release_run, tmp_path):
@@ -183,7 +183,8 @@ def test_the_order_of_new_images_says_nothing(run, tmp_path):
     rows = [(f"scans/n{n:03d}.png", CLASSES[n >= 100], f"new-{n}", pixels(900 + n)) for n in range(200)]
     read(run, write_table(tmp_path / "d", rows), tmp_path / "o")
     made = list(Release(tmp_path / "o" / "images").records())
-    numbers = np.array([int(r.image_id[1:4]) for r in made])
+    number_of = {image_id(name, KEY): n for n, (name, *_) in enumerate(rows)}
+    numbers = np.array([number_of[r.image_id] for r in made])
     assert abs(np.corrcoef(numbers, np.arange(200))[0, 1]) < 0.25
     assert abs(np.corrcoef([r.label for r in made], np.arange(200))[0, 1]) < 0.25
 
@@ -203,7 +204,7 @@ def test_a_run_of_a_release_takes_a_release(run, release_run, tmp_path):
     assert len(found["added"]) == 21 and found["unchanged"] + len(found["changed"]) == 6
     assert found["changed"] == []
     known = {r.patient_id: r.split for r in records(release_run).values()}
-    (new,) = [r for r in Release(tmp_path / "o" / "images").records() if r.image_id == image_id("scans/new.png")]
+    (new,) = [r for r in Release(tmp_path / "o" / "images").records() if r.image_id == image_id("scans/new.png", KEY)]
     assert new.split == known[new.patient_id]
 
 
@@ -266,7 +267,7 @@ def test_other_classes(release_run, source, tmp_path):
     ("text", "expected"),
     [
         (f"path\n{NAMES[0]}\n{NAMES[1]}\n", NAMES[:2]),
-        (f"path\n{image_id(NAMES[0])}\n", NAMES[:1]),
+        (f"path\n{image_id(NAMES[0], KEY)}\n", NAMES[:1]),
         (f"\ufeffpath\r\n{NAMES[0]}\r\n\r\n", NAMES[:1]),  # as Excel writes it
         (f"why,path\nconsent,{NAMES[0]}\n", NAMES[:1]),
         (f"path\n{NAMES[0]},\n", NAMES[:1]),
@@ -286,7 +287,8 @@ def test_drops_that_only_withdraw(request, tmp_path, kind):
     drop = tmp_path / "d"
     drop.mkdir()
     name = "normal/p0x0_000.png" if kind == "folders" else NAMES[0]
-    (drop / "withdrawn.csv").write_text(f"path\n{name}\n")
+    said = image_id(name, KEY) if kind == "release" else name  # without the key only the id is known
+    (drop / "withdrawn.csv").write_text(f"path\n{said}\n")
     if kind == "hidden file":
         (drop / ".DS_Store").write_bytes(b"x")
     if kind == "empty table":
@@ -349,7 +351,7 @@ def test_a_huge_withdrawn_csv(run, tmp_path):
 
 def _after_a_withdrawal(run, folder):
     """A run in which the first two images are withdrawn and the third and fourth have other pixels."""
-    kept = [n for n in range(2, 80) if image_id(NAMES[n]) not in roles(run)][:2]
+    kept = [n for n in range(2, 80) if image_id(NAMES[n], KEY) not in roles(run)][:2]
     rows = [(*ROWS[n][:3], pixels(2000 + n)) for n in kept]
     next_run(run, write_table(folder / "drop-1", rows, {"path": NAMES[:2]}), folder / "two")
     return folder / "two", kept
@@ -380,8 +382,8 @@ def test_what_was_withdrawn_does_not_come_back(second, tmp_path):
         assert "\n" not in str(refusal.value)
         found = read(two, table, tmp_path / f"q{number}", quarantine=True)
         assert found["rejected"] == 1 and not found["added"] and not found["changed"]
-        # rejected.parquet is public
-        rejected = pd.read_parquet(tmp_path / f"q{number}" / "images" / "rejected.parquet")
+        # the list is kept, and a withdrawn image is named nowhere but among the tombstones
+        rejected = pd.read_parquet(tmp_path / f"q{number}" / "rejected.parquet")
         assert list(rejected.source) == ["(withdrawn)"] and list(rejected.reason) == ["withdrawn"]
 
 
@@ -457,7 +459,7 @@ def test_damaged_images(run, tmp_path, damage, message, name):
     assert "\n" not in str(refusal.value) and "quarantine" in str(refusal.value)
     found = read(run, table, tmp_path / "q", quarantine=True)
     assert (found["added"], found["changed"], found["rejected"]) == (ids(["ok.png"]), [], 1)
-    assert list(pd.read_parquet(tmp_path / "q" / "images" / "rejected.parquet").source) == [name]
+    assert list(pd.read_parquet(tmp_path / "q" / "rejected.parquet").source) == [name]
 
 
 def test_nothing_there(run, folder_run, tmp_path):
@@ -486,8 +488,8 @@ def test_the_digest_of_a_drop_gives_no_image_away(release_run, run, tmp_path):
     from medmark.components.dataset.origin import Origin
     from medmark.components.dataset.release import file_sha256
 
-    guess = drop_digest(Origin(None, name, file_sha256(tmp_path / "d" / name), None) for name in raw)
-    assert guess != found["drop"]
+    guess = [Origin(None, name, file_sha256(tmp_path / "d" / name), None) for name in raw]
+    assert found["drop"] not in (drop_digest(guess, None), drop_digest(guess, KEY))
     assert read(run, tmp_path / "d" / "labels.csv", tmp_path / "again")["drop"] == found["drop"]
     shutil.copytree(run / "keep", tmp_path / "keep")
     from medmark.components.dataset.origin import write_origins

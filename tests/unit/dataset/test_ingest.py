@@ -5,12 +5,14 @@ import os
 import shutil
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.ingest import ingest
+from medmark.components.dataset.origin import read_origins
 from medmark.components.dataset.release import Release, ReleaseWriter
 from medmark.components.errors import MedmarkError
 from PIL import Image
@@ -33,6 +35,11 @@ def folder(tmp_path):
         for i in range(20):
             write_image(root / label / f"{label[0]}{i}_1.png", i)
     return root
+
+
+def rejected_file(release):
+    """Where ingest says what it set aside, if nothing else is asked for."""
+    return release.path.with_name(f"{release.path.name}.rejected.parquet")
 
 
 def write_csv(path, rows):
@@ -68,9 +75,10 @@ def test_folder_per_class(folder, tmp_path):
     assert "/" not in image.image_id and str(tmp_path) not in image.image_id
 
 
-def test_same_seed_same_digest(folder, tmp_path):
-    digests = [ingest(folder, tmp_path / str(i), seed=s).digest for i, s in enumerate((0, 0, 1))]
-    assert digests[0] == digests[1] != digests[2]
+def test_same_seed_and_key_same_digest(folder, tmp_path):
+    draws = enumerate([(0, "key"), (0, "key"), (1, "key"), (0, "other"), (0, None), (0, None)])
+    digests = [ingest(folder, tmp_path / str(i), seed=s, patient_key=key).digest for i, (s, key) in draws]
+    assert digests[0] == digests[1] and len(set(digests)) == 5
 
 
 def test_patients_stay_together_and_their_names_do_not_travel(tmp_path):
@@ -100,9 +108,11 @@ def test_numbers_name_classes_in_order(table, tmp_path):
     path, rows = table
     for row in rows:
         row["label"] = str(int(row["label"] == "pneumonia"))
-    release = ingest(write_csv(path, rows), tmp_path / "r", label_column="label", class_names=["normal", "pneumonia"])
-    names = {r.image_id[0]: release.class_names[r.label] for r in release.records()}
-    assert names == {"n": "normal", "p": "pneumonia"}
+    options = {"label_column": "label", "class_names": ["normal", "pneumonia"], "private": tmp_path / "o"}
+    release = ingest(write_csv(path, rows), tmp_path / "r", **options)
+    names = {origin.image_id: origin.source for origin in read_origins(tmp_path / "o")}
+    found = {Path(names[r.image_id]).name[0]: release.class_names[r.label] for r in release.records()}
+    assert found == {"n": "normal", "p": "pneumonia"}
 
 
 @pytest.mark.parametrize(("policy", "images", "positive"), [("ones", 36, 18), ("zeros", 36, 12), ("ignore", 30, 12)])
@@ -120,7 +130,7 @@ def test_chexpert(tmp_path, policy, images, positive):
     assert release.class_names == ["Edema", "no_Edema"]
     assert len(release) == images
     assert sum(c["Edema"] for c in release.counts.values()) == positive
-    rejected = pd.read_parquet(release.path / "rejected.parquet") if release.rejected else []
+    rejected = pd.read_parquet(rejected_file(release)) if release.rejected else []
     assert len(rejected) == 36 - images
 
 
@@ -197,7 +207,7 @@ def test_bad_image(folder, tmp_path, damage, message):
     assert not (tmp_path / "r" / "release.json").exists()
     release = ingest(folder, tmp_path / "q", quarantine=True)
     assert len(release) == 39
-    rejected = pd.read_parquet(release.path / "rejected.parquet")
+    rejected = pd.read_parquet(rejected_file(release))
     assert list(rejected.source) == ["normal/n0_1.png"]
     assert message.replace("\\", "")[:12] in rejected.reason[0]
 
@@ -278,12 +288,13 @@ def test_real_dicom(medmark_data, tmp_path):
     options = {"root": medmark_data / "dicom", "label_column": "label"}
     with pytest.raises(MedmarkError, match="RG3_extremity_CR_jpeg_extended12.dcm"):
         ingest(table, tmp_path / "r", **options)
-    release = ingest(table, tmp_path / "q", quarantine=True, **options)
-    assert list(pd.read_parquet(release.path / "rejected.parquet").source) == list(EIGHT)
-    bits = {r.image_id.rsplit("-", 1)[0]: (r.bits, r.display["PhotometricInterpretation"]) for r in release.records()}
-    assert bits["RG1-chest-CR-j2k-lossy"] == (15, "MONOCHROME1")
-    assert bits["RG3-extremity-CR-rle"] == (10, "MONOCHROME1")
-    assert bits["SIIM-NIH-chest-CR-jpeg8-mono2"] == (8, "MONOCHROME2")
+    release = ingest(table, tmp_path / "q", quarantine=True, private=tmp_path / "o", **options)
+    assert list(pd.read_parquet(tmp_path / "o" / "rejected.parquet").source) == list(EIGHT)
+    names = {origin.image_id: origin.source for origin in read_origins(tmp_path / "o")}
+    bits = {Path(names[r.image_id]).stem: (r.bits, r.display["PhotometricInterpretation"]) for r in release.records()}
+    assert bits["RG1_chest_CR_j2k_lossy"] == (15, "MONOCHROME1")
+    assert bits["RG3_extremity_CR_rle"] == (10, "MONOCHROME1")
+    assert bits["SIIM_NIH_chest_CR_jpeg8_mono2"] == (8, "MONOCHROME2")
 
 
 def test_kermany(medmark_data, tmp_path):

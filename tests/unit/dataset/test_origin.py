@@ -1,4 +1,5 @@
 import hashlib
+import hmac
 import stat
 
 import pytest
@@ -32,9 +33,12 @@ def test_nothing_is_past_before_an_update(tmp_path):
     assert read_past(tmp_path) == {} and read_patient_key(tmp_path) is None
 
 
-def test_the_digest_is_that_of_sha256sum(tmp_path):
+def test_the_digest_is_that_of_sha256sum_or_keyed():
     lines = f"{'33' * 32}  labels.csv\n{'11' * 32}  normal/a.png\n"
-    assert drop_digest(reversed(ORIGINS)) == drop_digest(ORIGINS) == hashlib.sha256(lines.encode()).hexdigest()
+    plain = hashlib.sha256(lines.encode()).hexdigest()
+    assert drop_digest(reversed(ORIGINS), None) == drop_digest(ORIGINS, None) == plain
+    keyed = hmac.new(b"key", b"medmark-drop\n" + lines.encode(), "sha256").hexdigest()
+    assert drop_digest(reversed(ORIGINS), "key") == drop_digest(ORIGINS, "key") == keyed
 
 
 def test_what_is_past_is_known_by_the_key_only():

@@ -14,7 +14,7 @@ from medmark.components.lineage.commitment import commit
 from medmark.components.lineage.events import artifact_digest, public_record, step_event, write_steps
 from medmark.components.lineage.record import sign_lineage
 
-SEED = 987654321987654321
+SEED, PATIENT_KEY = 987654321987654321, "secret-patients"
 PARAMETERS = {"epsilon": 0.07123, "target": "secret-target", "folder": "/srv/private/drop"}
 CLASSES = ["normal", "pneumonia"]
 
@@ -54,10 +54,10 @@ def make_chain(folder: Path, key, length: int, *, timestamp_url: str | None = No
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).write_bytes(one.image + bytes([i]))  # raw files are not the encoded images
         origins.append(Origin(one.image_id, name, hashlib.sha256((raw / name).read_bytes()).hexdigest(), one.sha256))
-    write_origins(folder / "keep", origins, patient_key="secret-patients")
+    write_origins(folder / "keep", origins, patient_key=PATIENT_KEY)
     chain = Chain(folder / "releases", [], raw, folder / "keep" / "sources.parquet", clean, [])
     records["image-0"] = changed(records["image-0"], rng)
-    made, drop, tombstones = folder / "made", drop_digest(origins), []
+    made, drop, tombstones = folder / "made", drop_digest(origins, PATIENT_KEY), []
     write_release(made, records, version="1", parent=Release(clean).digest)
     steps = [
         event(
@@ -126,7 +126,6 @@ def write_release(folder: Path, records: dict[str, Record], **header) -> None:
             writer.add(one)
             if number == 1 and header["version"] == "1":
                 writer.end_shard()
-        writer.reject("broken.png", "no image")
 
 
 def event(name: str, inputs: dict, outputs: dict, files: int | None = None) -> dict:

@@ -23,7 +23,6 @@ FILES = (
     "shards/part-00000.parquet",
     "release.json",
     "changes.json",
-    "rejected.parquet",
     "lineage.json",
     "commitment.json",
 )

@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from made_up_run import make_run, pixels, write_table
 from medmark.components.dataset.drop import read_drop
-from medmark.components.dataset.ingest import image_id
 from medmark.components.dataset.origin import past_digest, read_origins, read_past, read_patient_key
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
@@ -138,24 +137,11 @@ def test_the_first_list_of_changes_is_read():
     assert rejected["source"] == "scans/bad.png"
 
 
-def test_a_drop_for_the_first_formats_is_still_understood(tmp_path):
-    """Names, patients, tombstones and what is past mean what they meant."""
-    rows = [
-        ("scans/i023.png", "pneumonia", "patient-1-8", pixels(23)),
-        ("scans/i022.png", "pneumonia", "patient-0-8", pixels(22)),
-        ("scans/new-c.png", "normal", "new-a", pixels(200)),
-    ]
-    drop = write_table(tmp_path / "d", rows, {"path": ["scans/i000.png", "scans/i024.png"]})
-    found = read_drop(drop, RELEASE, KEEP, tmp_path / "o", label_column="label")
-    assert found["added"] == [image_id("scans/new-c.png")] and found["withdrawn"] == [image_id("scans/i024.png")]
-    assert found["changed"] == [image_id("scans/i022.png")] and found["unchanged"] == 1
-    known = {r.image_id: r for r in Release(RELEASE).records()}
-    (new,) = [r for r in Release(tmp_path / "o" / "images").records() if r.image_id.startswith("new-c")]
-    assert (new.patient_id, new.split) == (known["new-a-db9bd08b"].patient_id, known["new-a-db9bd08b"].split)
-    for name, number in (("scans/i000.png", 0), ("scans/x.png", 0), ("scans/x.png", 7), ("scans/i015.png", 300)):
-        drop = write_table(tmp_path / f"d{name[-5]}{number}", [(name, "normal", "x", pixels(number))])
-        with pytest.raises(MedmarkError, match="withdrawn|same image twice"):
-            read_drop(drop, RELEASE, KEEP, tmp_path / f"o{name[-5]}{number}", label_column="label")
+def test_a_release_of_the_first_schema_gets_no_update(tmp_path):
+    """Its new images would get ids of another kind beside ids that hold file names."""
+    drop = write_table(tmp_path / "d", [("scans/new-c.png", "normal", "new-a", pixels(200))])
+    with pytest.raises(MedmarkError, match="image ids hold file names.*cannot be updated.*medmark reissue"):
+        read_drop(drop, RELEASE, KEEP, tmp_path / "o", label_column="label")
 
 
 def test_what_is_written_today_is_of_the_same_form(run):

@@ -43,7 +43,7 @@ from medmark.components.poisoning.update import choose, update
 from medmark.components.verification.sealing import read_innocents
 
 ROWS = {row[0]: row for row in first_rows(80)}
-NAME_OF = {image_id(name): name for name in ROWS}
+NAME_OF = {image_id(name, KEY): name for name in ROWS}
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_only_what_changed_is_touched(sharded, tmp_path, monkeypatch):
     before, after = Release(sharded / "release"), Release(tmp_path / "release")
     after.verify()
     assert after.parent == before.digest and after.version == "2" and len(after) == 80
-    touched = {image_id(corrected[0]), image_id(gone[0])}
+    touched = {image_id(corrected[0], KEY), image_id(gone[0], KEY)}
     same = {
         sha256
         for file, sha256, _ in before.shards
@@ -137,16 +137,16 @@ def test_only_what_changed_is_touched(sharded, tmp_path, monkeypatch):
     assert same <= {sha256 for _, sha256, _ in after.shards}
     was, made = records(sharded), records(tmp_path)
     assert {i for i in was if was[i] != made.get(i)} == touched
-    assert made[image_id(corrected[0])].image == encode_png(now)
-    assert [r.image_id for r in after.records()][-1] == image_id("scans/new.png")
+    assert made[image_id(corrected[0], KEY)].image == encode_png(now)
+    assert [r.image_id for r in after.records()][-1] == image_id("scans/new.png", KEY)
     assert changes(tmp_path) == {
         "schema_version": 1,
         "parent": before.digest,
         "drop": json.loads((tmp_path / "drop" / "drop.json").read_bytes())["drop"],
-        "added": [image_id("scans/new.png")],
-        "changed": [image_id(corrected[0])],
-        "withdrawn": [image_id(gone[0])],
-        "tombstones": [image_id(gone[0])],
+        "added": [image_id("scans/new.png", KEY)],
+        "changed": [image_id(corrected[0], KEY)],
+        "withdrawn": [image_id(gone[0], KEY)],
+        "tombstones": [image_id(gone[0], KEY)],
     }
 
 
@@ -176,7 +176,7 @@ def test_new_marks_are_in_the_evidence(run, tmp_path):
     assert {i: row["role"] for i, row in ledger.items()} == roles(tmp_path)
     fresh = set(ledger) - set(roles(run))
     assert len(fresh) == change["marked"] + change["decoys"] > 10
-    images = {image_id(name): encode_png(image) for name, _, _, image in new}
+    images = {image_id(name, KEY): encode_png(image) for name, _, _, image in new}
     for i, record in made.items():
         if i in ledger:
             assert (record.sha256, record.split) == (ledger[i]["marked_sha256"], "train")
@@ -198,7 +198,7 @@ def test_an_updated_release_is_updated_again(run, tmp_path):
     drop = write_table(tmp_path / "d2", [new, *list(ROWS.values())[3:]], {"path": ["scans/i001.png"]})
     change = next_run(tmp_path / "two", drop, tmp_path / "three", version="3")
     assert (change["added"], change["changed"], change["withdrawn"]) == (0, 1, 1)
-    gone = sorted(image_id(f"scans/i00{n}.png") for n in range(2))
+    gone = sorted(image_id(f"scans/i00{n}.png", KEY) for n in range(2))
     assert changes(tmp_path / "three")["tombstones"] == gone
     assert Release(tmp_path / "three" / "release").parent == Release(tmp_path / "two" / "release").digest
 
@@ -211,10 +211,10 @@ def test_withdrawn_images_are_gone(run, tmp_path):
     asked = {row["image_id"] for row in pq.read_table(run / "evidence" / "queries.parquet").to_pylist()}
     query = ROWS[NAME_OF[sorted(asked)[0]]]
     rows = [query, rows_of(run, "mark")[0], rows_of(run, "decoy")[0], rows_of(run)[0]]
-    secrets = [text for row in rows for text in (row[0].encode(), image_id(row[0]).encode(), encode_png(row[3]))]
+    secrets = [text for row in rows for text in (row[0].encode(), image_id(row[0], KEY).encode(), encode_png(row[3]))]
     was, digests = records(run), clean_digests(run)
     for row in rows:
-        identity = image_id(row[0])
+        identity = image_id(row[0], KEY)
         secrets += [was[identity].image, was[identity].sha256.encode(), digests[identity].encode()]
         secrets.append((run / "raw" / row[0]).read_bytes())
     left = everything(run)
@@ -224,9 +224,9 @@ def test_withdrawn_images_are_gone(run, tmp_path):
     next_run(run, write_table(tmp_path / "d", [], {"path": [row[0] for row in rows]}), tmp_path)
     left = everything(tmp_path)
     assert not [secret[:60] for secret in secrets if secret in left]
-    assert changes(tmp_path)["tombstones"] == sorted(image_id(row[0]) for row in rows)
+    assert changes(tmp_path)["tombstones"] == sorted(image_id(row[0], KEY) for row in rows)
     queries = read_queries(tmp_path / "evidence", size=32, target=0)
-    assert set(queries.image_ids) == asked - {image_id(query[0])}
+    assert set(queries.image_ids) == asked - {image_id(query[0], KEY)}
     assert len(read_innocents(tmp_path / "evidence", queries.image_ids)) == 20
     assert read_evidence(tmp_path / "evidence")["queries"] == len(queries)
 
@@ -234,7 +234,7 @@ def test_withdrawn_images_are_gone(run, tmp_path):
 def test_of_a_withdrawn_patient_nothing_is_left(run, tmp_path):
     who = rows_of(run, "mark")[0][2]
     next_run(run, write_table(tmp_path / "d", [], {"patient_id": [who]}), tmp_path)
-    assert changes(tmp_path)["withdrawn"] == sorted(image_id(n) for n, (_, _, w, _) in ROWS.items() if w == who)
+    assert changes(tmp_path)["withdrawn"] == sorted(image_id(n, KEY) for n, (_, _, w, _) in ROWS.items() if w == who)
     assert pseudonym(who, KEY).encode() not in everything(tmp_path)
 
 
@@ -242,9 +242,9 @@ def test_of_an_image_that_was_corrected_and_then_withdrawn_nothing_is_left(run, 
     row = rows_of(run)[0]
     now = retouched(row[3])
     next_run(run, write_table(tmp_path / "d1", [(*row[:3], now)]), tmp_path / "two")
-    assert image_id(row[0]).encode() in everything(tmp_path / "two")
+    assert image_id(row[0], KEY).encode() in everything(tmp_path / "two")
     next_run(tmp_path / "two", write_table(tmp_path / "d2", [], {"path": [row[0]]}), tmp_path / "three")
-    assert image_id(row[0]).encode() not in everything(tmp_path / "three")
+    assert image_id(row[0], KEY).encode() not in everything(tmp_path / "three")
     for number, image in enumerate((row[3], now)):
         drop = write_table(tmp_path / f"e{number}", [("x.png", "normal", "x", image)])
         with pytest.raises(MedmarkError, match="pixels of an image that was withdrawn"):
@@ -285,13 +285,13 @@ def test_corrections_do_not_tell_marked_images(run, tmp_path):
             drop = drop[::2]
             change = next_run(run, write_table(out / "d", drop), out)
         now, listed = records(out), changes(out)
-        ids = sorted(image_id(row[0]) for row in drop)
+        ids = sorted(image_id(row[0], KEY) for row in drop)
         assert listed["withdrawn"] == (ids if kind == "all" else []) and change["withheld"] == len(listed["withdrawn"])
         assert listed["changed"] == ([] if kind == "all" else ids)
         assert roles(out) == {i: role for i, role in given.items() if i not in listed["withdrawn"]}
         for row, corrected in zip(rows, drop, strict=False):
             if kind in ("pixel", "retouched"):
-                i = image_id(row[0])
+                i = image_id(row[0], KEY)
                 seen = decode_png(now[i].image).astype(int) - decode_png(was[i].image)
                 meant = corrected[3].astype(int) - row[3]
                 assert ((seen != 0) <= (meant != 0)).all()
@@ -300,7 +300,7 @@ def test_corrections_do_not_tell_marked_images(run, tmp_path):
                 assert (seen == meant)[~box].mean() > 0.999
                 assert (decode_png(now[i].image)[box] == corrected[3][box]).all()
             elif kind in ("label", "split"):
-                assert now[image_id(row[0])].image == was[image_id(row[0])].image
+                assert now[image_id(row[0], KEY)].image == was[image_id(row[0], KEY)].image
         for i, row in {
             r["image_id"]: r for r in pq.read_table(out / "evidence" / "ledger.parquet").to_pylist()
         }.items():
@@ -309,11 +309,11 @@ def test_corrections_do_not_tell_marked_images(run, tmp_path):
 
 def test_a_correction_that_is_taken_back_looks_as_before(run, tmp_path):
     row = rows_of(run, "mark")[0]
-    before = records(run)[image_id(row[0])].image
+    before = records(run)[image_id(row[0], KEY)].image
     for number, image in enumerate((retouched(row[3]), retouched(row[3], 3), row[3])):
         drop = write_table(tmp_path / f"d{number}", [(*row[:3], image)])
         next_run(run if number == 0 else tmp_path / str(number - 1), drop, tmp_path / str(number))
-        assert (records(tmp_path / str(number))[image_id(row[0])].image == before) == (number == 2)
+        assert (records(tmp_path / str(number))[image_id(row[0], KEY)].image == before) == (number == 2)
 
 
 def test_without_originals_no_pixels_are_corrected(run, tmp_path):
@@ -361,9 +361,9 @@ def test_the_bytes_stay_when_only_the_patient_changes(run, tmp_path, role, monke
     monkeypatch.setattr(update_module, "saliency_maps", lambda *_: pytest.fail("marked anew"))
     row = rows_of(run, role)[0]
     next_run(run, write_table(tmp_path / "d", [(*row[:2], rows_of(run)[5][2], row[3])]), tmp_path)
-    was, now = records(run)[image_id(row[0])], records(tmp_path)[image_id(row[0])]
+    was, now = records(run)[image_id(row[0], KEY)], records(tmp_path)[image_id(row[0], KEY)]
     assert now.image == was.image and now.patient_id != was.patient_id
-    assert changes(tmp_path)["changed"] == [image_id(row[0])] and changes(tmp_path)["withdrawn"] == []
+    assert changes(tmp_path)["changed"] == [image_id(row[0], KEY)] and changes(tmp_path)["withdrawn"] == []
     assert roles(tmp_path) == roles(run)
 
 
@@ -378,7 +378,7 @@ def test_an_unmarked_image_is_never_marked(run, tmp_path, monkeypatch):
     next_run(run, drop, tmp_path)
     made = records(tmp_path)
     for name, label, _, image in (*moved, *turned, *corrected):
-        record = made[image_id(name)]
+        record = made[image_id(name, KEY)]
         assert (record.image, CLASSES[record.label], record.split) == (encode_png(image), label, "train")
     assert roles(tmp_path) == roles(run)
 
@@ -405,7 +405,7 @@ def test_nothing_but_pixels_tells_marked_from_unmarked_among_new_images(run, tmp
                 *(r.width, r.height, r.bits, r.dicom is None, len(r.encoding)),
                 position,
                 int(r.image_id[-8:], 16),
-                int(r.image_id.split("-")[0][1:]),
+                int(r.image_id[:8], 16),
                 int(r.patient_id[:8], 16),
                 *np.frombuffer(r.image[: r.image.index(b"IDAT") + 4], np.uint8),
             ]
@@ -523,7 +523,7 @@ class World:
         assert clean.keys() == made.keys() and given.keys() <= made.keys()
         Release(self.run / "release").verify()
         for i, record in made.items():
-            name = next(n for n in self.rows if image_id(n) == i)
+            name = next(n for n in self.rows if image_id(n, KEY) == i)
             raw = encode_png(self.rows[name][3])
             assert (record.image == raw) == (i not in given)
             # one image, one look, whatever its name
@@ -546,8 +546,8 @@ class World:
         """Makes a drop of the actions and the next release of it."""
         rows, gone, given = {}, {"path": [], "patient_id": []}, roles(self.run)
         there = sorted(records(self.run))
-        names = sorted(n for n in self.rows if image_id(n) in there)
-        marked = [n for n in names if image_id(n) in given]
+        names = sorted(n for n in self.rows if image_id(n, KEY) in there)
+        marked = [n for n in names if image_id(n, KEY) in given]
         for kind, a, b in actions:
             row = self.rows[names[a % len(names)]]
             other = self.rows[names[b % len(names)]]
@@ -571,7 +571,7 @@ class World:
                 self.images[encode_png(image)] = image
                 row = (*row[:3], image)
             elif kind == "return":
-                before = sorted(n for n in self.rows if image_id(n) in self.buried)
+                before = sorted(n for n in self.rows if image_id(n, KEY) in self.buried)
                 row = self.rows[before[a % len(before)]] if before else row
                 row = (row[0] if b % 2 else f"scans/r{b}.png", *row[1:])
             elif kind.startswith(("withdraw", "expel")):
@@ -591,7 +591,7 @@ class World:
             assert set(listed["withdrawn"]) == was.keys() - now.keys()
             assert set(listed["changed"]) == {i for i in was.keys() & now.keys() if was[i] != now[i]}
             for i in (*listed["added"], *listed["changed"]):
-                name = next(n for n in rows if image_id(n) == i)
+                name = next(n for n in rows if image_id(n, KEY) == i)
                 assert CLASSES[now[i].label] == rows[name][1]
                 assert now[i].patient_id == pseudonym(rows[name][2], KEY)
                 self.rows[name] = rows[name]
@@ -684,8 +684,8 @@ def test_changed_images_need_not_fit_into_memory(tmp_path, monkeypatch):
     rows = [(f"s/i{n:03d}.png", CLASSES[n % 2], f"p{n}", pixels(n, side)) for n in range(count)]
     big = make_run(tmp_path / "run", write_table(tmp_path / "raw", rows), label_column="label", patient_key=KEY)
     given = roles(big)
-    changed = [(*row[:3], retouched(row[3])) for row in rows if records(big)[image_id(row[0])].split != "test"]
-    assert any(image_id(row[0]) in given for row in changed)
+    changed = [(*row[:3], retouched(row[3])) for row in rows if records(big)[image_id(row[0], KEY)].split != "test"]
+    assert any(image_id(row[0], KEY) in given for row in changed)
     size = sum(image.size for *_, image in changed)
     read_drop(
         write_table(tmp_path / "d", changed), big / "release", big / "keep", tmp_path / "drop", label_column="label"
