@@ -161,14 +161,28 @@ def _as_jpeg(pixels: np.ndarray, delta: np.ndarray, table: np.ndarray, still: np
 
 def _decoder(pixels: np.ndarray, table: np.ndarray) -> Callable[[bytes], np.ndarray] | None:
     """The decoder that gives the image back from its own recompression: their roundings differ and would tell."""
-    encoded, before = _jpeg(pixels, table), _blocks(pixels)
-    inside = (before.min(axis=(2, 3)) > 0) & (before.max(axis=(2, 3)) < 255)
-    for decode in (_decode_with_pillow, libjpeg.decode):
-        same = (_blocks(decode(encoded)) == before).all(axis=(2, 3))
+    encoded = _jpeg(pixels, table)
+    for decode in DECODERS:
         # steps of 1 or 2 are finer than rounding: no decoder gives all blocks back
-        if table.min() <= 2 or same[inside].mean() >= RESTORED:
+        if table.min() <= 2 or _restored(pixels, decode(encoded)) >= RESTORED:
             return decode
     return None
+
+
+def jpeg_blocks_restored(pixels: np.ndarray) -> float:
+    """Share of the 8x8 blocks that recompression with the image's own table gives back; 0 if it was no JPEG."""
+    table = jpeg_table(pixels)
+    if table is None:
+        return 0.0
+    encoded = _jpeg(pixels, table)
+    return max(_restored(pixels, decode(encoded)) for decode in DECODERS)
+
+
+def _restored(pixels: np.ndarray, again: np.ndarray) -> float:
+    """Share of the blocks without clipped values that are the same."""
+    before = _blocks(pixels)
+    inside = (before.min(axis=(2, 3)) > 0) & (before.max(axis=(2, 3)) < 255)
+    return float((_blocks(again) == before).all(axis=(2, 3))[inside].mean())
 
 
 def _jpeg(pixels: np.ndarray, table: np.ndarray) -> bytes:
@@ -179,6 +193,9 @@ def _jpeg(pixels: np.ndarray, table: np.ndarray) -> bytes:
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
+
+
+DECODERS: tuple[Callable[[bytes], np.ndarray], ...] = (_decode_with_pillow, libjpeg.decode)
 
 
 def _blocks(pixels: np.ndarray) -> np.ndarray:
