@@ -28,6 +28,7 @@ from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.origin import (
     REJECTED,
     past_digest,
+    read_former,
     read_origins,
     read_past,
     read_patient_key,
@@ -356,7 +357,7 @@ def _write_keep(
         past[past_digest(origin.image_sha256, key)] = owner
     origins = {i: o for i, o in (origins | news).items() if i not in withdrawn}
     joined = out.with_name(f"{out.name}.origins")
-    write_origins(joined, list(origins.values()), patient_key=key, past=past)
+    write_origins(joined, list(origins.values()), patient_key=key, past=past, former=read_former(keep_dir))
     if (drop_dir / REJECTED).exists():
         shutil.copyfile(drop_dir / REJECTED, joined / REJECTED)
     write_keep(out, joined, keep_dir / SURROGATES, release_digest=release.digest, shares=shares)
