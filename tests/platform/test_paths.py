@@ -93,9 +93,12 @@ def put_raw(services, folder: Path, place: str, identity: str = "release") -> No
 def test_from_phantoms_to_exported_files(services, medmark, cache, tmp_path):
     place = f"s3://{RELEASES}/commands"
     assert medmark("phantom", "--out", f"{place}/raw", "--count", 40, "--size", 64)[0] == 0
-    code, out, _ = medmark("ingest", f"{place}/raw", "--out", f"{place}/release", "--name", "chest", "--seed", 0)
+    patients = patients_file(tmp_path)
+    options = ("--name", "chest", "--seed", 0, "--patients", patients)
+    code, out, _ = medmark("ingest", f"{place}/raw", "--out", f"{place}/release", *options)
     assert code == 0 and "40 of " in out
-    release = ingest(make_phantoms(tmp_path / "p", count=40, size=64), tmp_path / "r", name="chest")
+    source = make_phantoms(tmp_path / "p", count=40, size=64)
+    release = ingest(source, tmp_path / "r", name="chest", patient_key="key")
     assert release.digest in out
     code, out, _ = medmark("inspect", f"{place}/release", "--preview", f"{place}/sheet.png")
     assert code == 0 and release.digest in out
@@ -131,8 +134,9 @@ def test_images_and_tables_of_other_tools(services, medmark, cache, tmp_path):
     (drop / "list.csv").write_text("\n".join(rows))
     put_raw(services, drop, place)
     assert store_for(services, "release").sha256(f"{place}/list.csv") == ""
-    options = ("--path-column", "file", "--label-column", "sick")
-    expected = ingest(drop / "list.csv", tmp_path / "expected", path_column="file", label_column="sick").digest
+    options = ("--path-column", "file", "--label-column", "sick", "--patients", patients_file(tmp_path))
+    columns = {"path_column": "file", "label_column": "sick"}
+    expected = ingest(drop / "list.csv", tmp_path / "expected", patient_key="key", **columns).digest
     ways = [
         (f"{place}/list.csv",),
         (place,),
@@ -344,6 +348,12 @@ def run_and_kill(arguments, begun, environment) -> None:
     process.stderr.close()
 
 
+def patients_file(folder):
+    """A key for ids that come out the same twice."""
+    (folder / "patients.json").write_text('{"key": "key"}')
+    return folder / "patients.json"
+
+
 def test_a_command_that_is_killed_while_it_fetches_goes_on(services, medmark, cache, tmp_path, monkeypatch):
     drop, place = tmp_path / "drop", f"s3://{RELEASES}/killed-read"
     rng = np.random.default_rng(0)
@@ -352,7 +362,7 @@ def test_a_command_that_is_killed_while_it_fetches_goes_on(services, medmark, ca
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (256, 256), dtype=np.uint8)).save(path)
     put_raw(services, drop, place)
-    arguments = ("ingest", place, "--out", tmp_path / "out", "--seed", "0")
+    arguments = ("ingest", place, "--out", tmp_path / "out", "--seed", "0", "--patients", patients_file(tmp_path))
     with Proxy(services.s3, rate=1 << 18) as proxy:
         monkeypatch.setenv("MEDMARK_S3_ENDPOINT", proxy.address)
         run_and_kill(arguments, lambda: len([*cache.glob("*/parts/*/" + 64 * "?")]) >= 6, os.environ)
@@ -362,7 +372,7 @@ def test_a_command_that_is_killed_while_it_fetches_goes_on(services, medmark, ca
         monkeypatch.setattr(Store, "_fetch", lambda self, *given: fetched.append(given) or take(self, *given))
         assert medmark(*arguments)[0] == 0
     assert len(fetched) == 24 - len(arrived)
-    assert Release(tmp_path / "out").digest == ingest(drop, tmp_path / "expected").digest
+    assert Release(tmp_path / "out").digest == ingest(drop, tmp_path / "expected", patient_key="key").digest
     assert left(cache) == []
 
 
