@@ -359,6 +359,10 @@ def _write_keep(
     joined = out.with_name(f"{out.name}.origins")
     write_origins(joined, list(origins.values()), patient_key=key, past=past, former=read_former(keep_dir))
     if (drop_dir / REJECTED).exists():
-        shutil.copyfile(drop_dir / REJECTED, joined / REJECTED)
+        rows = pq.read_table(drop_dir / REJECTED).to_pylist()
+        for row in rows:
+            if any(i in row["reason"] for i in withdrawn):  # it is named nowhere but among the tombstones
+                row["reason"] = "same image twice: it has the pixels of one that this update withdraws; leave it out"
+        pq.write_table(pa.Table.from_pylist(rows), joined / REJECTED, compression="zstd")
     write_keep(out, joined, keep_dir / SURROGATES, release_digest=release.digest, shares=shares)
     shutil.rmtree(joined)
