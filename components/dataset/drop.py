@@ -28,9 +28,11 @@ from medmark.components.dataset.ingest import (
 )
 from medmark.components.dataset.origin import (
     REJECTED,
+    Former,
     Origin,
     drop_digest,
     past_digest,
+    read_former,
     read_origins,
     read_past,
     read_patient_key,
@@ -68,6 +70,7 @@ class _Before:
     tombstones: set[str]
     past: dict[str, str | None]
     by_pixels: dict[str, str]
+    former: Former | None
 
     @classmethod
     def read(cls, release: Release, origin_dir: str | Path) -> _Before:
@@ -84,7 +87,20 @@ class _Before:
             set((release.read_changes() or {"tombstones": []})["tombstones"]),
             read_past(origin_dir),
             {origin.image_sha256: image_id for image_id, origin in origins.items()},
+            read_former(origin_dir),
         )
+
+    def pseudonym(self, patient: str) -> str:
+        """The patient's name in the release; of a run whose ids were made anew, a pseudonym of the former one."""
+        return pseudonym(self.former.patient(patient) if self.former else patient, self.patient_key)
+
+    def was(self, image_sha256: str, otherwise: str | None) -> str | None:
+        """Which image once had these pixels, None if that one was withdrawn; ``otherwise`` if none had."""
+        for key in [self.patient_key] + ([self.former.key] if self.former else []):
+            digest = past_digest(image_sha256, key)
+            if digest in self.past:
+                return self.past[digest]
+        return otherwise
 
 
 @dataclass
@@ -220,7 +236,7 @@ def _from_files(source: Path, before: _Before, options: tuple, quarantine: bool,
         if item.label not in classes:
             yield None, None, item.name, f"unknown class {item.label!r}: {item.name}; use one of {', '.join(classes)}"
             continue
-        identity, patient = image_id(item.name, key), pseudonym(item.patient, key)
+        identity, patient = image_id(item.name, key), before.pseudonym(item.patient)
         known = before.records.get(identity)
         raw = file_sha256(item.path) if item.path.is_file() else ""
         same = known and (known.label, known.patient_id) == (classes.index(item.label), patient)
@@ -240,7 +256,7 @@ def _from_files(source: Path, before: _Before, options: tuple, quarantine: bool,
         except MedmarkError as error:
             yield None, None, item.name, str(error)
             continue
-        record = make_record(item, image, classes, split, key)
+        record = replace(make_record(item, image, classes, split, key), patient_id=patient)
         yield record, Origin(identity, item.name, raw, record.sha256), item.name, None
 
 
@@ -299,13 +315,13 @@ def _buried(record: Record | None, origin: Origin, before: _Before, withdrawal: 
     """Why an image is not taken that this drop or an earlier one withdrew, with the remedy."""
     if origin.image_id in withdrawal.image_ids:
         return f"withdrawn and brought by one drop: {origin.image_id}; take it out of the drop or of {WITHDRAWN}"
-    if origin.image_id in before.tombstones:
+    if origin.image_id in before.tombstones or (before.former and before.former.withdrew(origin.source)):
         return f"withdrawn by an earlier release: {origin.image_id}; leave it out of the drop"
     if record is None:
         return None
     if record.patient_id in withdrawal.patients:
         return f"patient withdrawn by the drop that brings {record.image_id}; take it out of the drop or of {WITHDRAWN}"
-    was = before.past.get(past_digest(record.sha256, before.patient_key), record.image_id)
+    was = before.was(record.sha256, record.image_id)
     if was is None or before.by_pixels.get(record.sha256) in withdrawal.image_ids:
         return f"pixels of an image that was withdrawn: {record.image_id}; leave it out of the drop"
     return None
@@ -317,7 +333,7 @@ def _seen_elsewhere(record: Record, before: _Before) -> str | None:
     if own is not None and own.image_sha256 == record.sha256:
         return None
     twin = before.by_pixels.get(record.sha256)
-    twin = twin or before.past.get(past_digest(record.sha256, before.patient_key))
+    twin = twin or before.was(record.sha256, None)
     if twin is None or twin == record.image_id:
         return None
     # one of the two might be marked and the other not, and their difference would show the mark
@@ -346,7 +362,7 @@ def _read_withdrawal(source: Path, before: _Before) -> _Withdrawal:
                 if name:
                     withdrawal.image_ids |= _of_name(name, before, path)
                 if patient:
-                    pseudo = pseudonym(patient, before.patient_key) if before.patient_key is not None else patient
+                    pseudo = before.pseudonym(patient) if before.patient_key is not None else patient
                     if pseudo not in by_patient:
                         raise MedmarkError(
                             f"nothing to withdraw: no image of that patient in {before.release.path}; correct line"

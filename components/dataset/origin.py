@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ SOURCES = pa.schema(
     [("image_id", pa.string()), ("source", pa.string()), ("sha256", pa.string()), ("image_sha256", pa.string())]
 )
 PAST = "past.json"
+FORMER = "former.json"
 REJECTED = "rejected.parquet"  # names and reasons of what was set aside
 
 
@@ -49,6 +51,31 @@ class Origin:
     def of_table(cls, path: Path) -> Origin:
         """Of a source's CSV."""
         return cls(None, path.name, file_sha256(path), None)
+
+
+@dataclass(frozen=True)
+class Former:
+    """What is known of a run by the ids that it had before they were made anew, see :mod:`medmark.components.poisoning.reissue`.
+
+    Attributes:
+        key: of its pseudonyms; None: they were made elsewhere.
+        tombstones: its ids of all images that were withdrawn.
+    """
+
+    key: str | None
+    tombstones: list[str]
+
+    def patient(self, patient: str) -> str:
+        """Its pseudonym of a patient, as release schema version 1 had it."""
+        if self.key is None:
+            return patient
+        return hashlib.blake2b(patient.encode(), key=self.key.encode(), digest_size=8).hexdigest()
+
+    def withdrew(self, name: str) -> bool:
+        """Whether it withdrew the image of this name, whose id schema version 1 made of stem and unkeyed hash."""
+        stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(name).stem).strip("-")[:80] or "image"
+        data = name.encode(errors="surrogateescape")
+        return f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}" in self.tombstones
 
 
 def drop_digest(origins: Iterable[Origin], patient_key: str | None) -> str:
@@ -79,7 +106,12 @@ def past_digest(image_sha256: str, patient_key: str | None) -> str:
 
 
 def write_origins(
-    folder: str | Path, origins: list[Origin], *, patient_key: str | None, past: dict[str, str | None] | None = None
+    folder: str | Path,
+    origins: list[Origin],
+    *,
+    patient_key: str | None,
+    past: dict[str, str | None] | None = None,
+    former: Former | None = None,
 ) -> None:
     """Writes the folder, readable by its owner only.
 
@@ -89,6 +121,7 @@ def write_origins(
         patient_key: None: the source was a release, whose pseudonyms were made elsewhere.
         past: by :func:`past_digest` of pixels that some release had and this one has not: the image that had them, None if it
             was withdrawn.
+        former: of a run whose ids were made anew.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +131,8 @@ def write_origins(
     (folder / "patients.json").write_bytes(canonical_json({"key": patient_key}))
     if past:
         (folder / PAST).write_bytes(canonical_json(past))
+    if former:
+        (folder / FORMER).write_bytes(canonical_json(asdict(former)))
 
 
 def read_origins(folder: str | Path) -> list[Origin]:
@@ -148,6 +183,24 @@ def read_past(folder: str | Path) -> dict[str, str | None]:
             raise ValueError("no list of digests")
         return past
     except (OSError, ValueError, RecursionError) as error:
+        raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
+
+
+def read_former(folder: str | Path) -> Former | None:
+    """What :func:`write_origins` got as ``former``; None if the ids were never made anew.
+
+    Raises:
+        MedmarkError: damaged.
+    """
+    path = Path(folder) / FORMER
+    if not path.exists():
+        return None
+    try:
+        former = Former(**json.loads(path.read_bytes()))
+        if not (former.key is None or isinstance(former.key, str)) or not isinstance(former.tombstones, list):
+            raise ValueError("no key and list of ids")
+        return former
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
 
 

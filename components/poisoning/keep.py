@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.dataset.origin import PAST, REJECTED
+from medmark.components.dataset.origin import FORMER, PAST, REJECTED
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.poisoning.evidence import read_evidence
@@ -106,8 +106,8 @@ def write_keep(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     os.chmod(out, 0o700)
-    for name in ("sources.parquet", "patients.json", PAST, REJECTED):
-        if name not in (PAST, REJECTED) or (Path(origin_dir) / name).exists():
+    for name in ("sources.parquet", "patients.json", PAST, FORMER, REJECTED):
+        if name not in (PAST, FORMER, REJECTED) or (Path(origin_dir) / name).exists():
             shutil.copyfile(Path(origin_dir) / name, out / name)
     (out / SURROGATES).mkdir(exist_ok=True)
     for path in sorted(Path(surrogates_dir).iterdir()):

@@ -28,6 +28,7 @@ from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.origin import (
     REJECTED,
     past_digest,
+    read_former,
     read_origins,
     read_past,
     read_patient_key,
@@ -422,9 +423,13 @@ def _write_keep(
         past[past_digest(origin.image_sha256, key)] = owner
     origins = {i: o for i, o in (origins | news).items() if i not in withdrawn}
     joined = out.with_name(f"{out.name}.origins")
-    write_origins(joined, list(origins.values()), patient_key=key, past=past)
+    write_origins(joined, list(origins.values()), patient_key=key, past=past, former=read_former(keep_dir))
     if (drop_dir / REJECTED).exists():
-        shutil.copyfile(drop_dir / REJECTED, joined / REJECTED)
+        rows = pq.read_table(drop_dir / REJECTED).to_pylist()
+        for row in rows:
+            if any(i in row["reason"] for i in withdrawn):  # it is named nowhere but among the tombstones
+                row["reason"] = "same image twice: it has the pixels of one that this update withdraws; leave it out"
+        pq.write_table(pa.Table.from_pylist(rows), joined / REJECTED, compression="zstd")
     originals = _next_originals(keep_dir, drop_dir, corrections, marked)
     write_keep(out, joined, keep_dir / SURROGATES, originals=originals, release_digest=release.digest, shares=shares)
     shutil.rmtree(joined)

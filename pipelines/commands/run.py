@@ -188,6 +188,21 @@ def print_update(verdict: dict, out: str) -> None:
     print(f"release: {Path(out).resolve() / 'release'}\ntime: {verdict['seconds']['total']:.0f} s")
 
 
+@app.command("reissue")
+def reissue_command(
+    previous: Annotated[str, typer.Argument(help="Folder of a finished run: release, evidence and keep.")],
+    out: Out,
+    debug: Debug = False,
+) -> None:
+    """Give a release whose image ids hold file names new ids; images and marks stay."""
+    from medmark.components.platform.paths import local
+    from medmark.components.poisoning.reissue import reissue
+
+    before = local(previous, "'medmark fetch' gets release, evidence and keep into the folders of those names")
+    made = reissue(before, local(out, APART))
+    print(f"release: {made.path}\ndigest: {made.digest}\ncommit to the new evidence anew; audits use it from now on")
+
+
 @app.command("compile")
 def compile_command(out: Out, debug: Debug = False) -> None:
     """Write the IR YAML of every pipeline."""

@@ -16,6 +16,7 @@ import pytest
 from kfp import dsl
 from medmark.components.dataset.drop import read_drop
 from medmark.components.dataset.ingest import image_id
+from medmark.components.dataset.origin import read_patient_key
 from medmark.components.dataset.phantom import make_phantoms
 from medmark.components.dataset.release import Release
 from medmark.components.lineage.events import check_record, read_record, read_steps
@@ -70,7 +71,8 @@ def drop(runs, source, tmp_path_factory):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     roles = json.loads((runs[0] / "evidence" / "generator" / "selection.json").read_bytes())
-    names = {image_id(p.relative_to(source).as_posix()): p for p in sorted(source.rglob("*.png"))}
+    key = read_patient_key(runs[0] / "keep")
+    names = {image_id(p.relative_to(source).as_posix(), key): p for p in sorted(source.rglob("*.png"))}
     training = {r.image_id for r in Release(runs[0] / "release").records("train", columns=["image_id", "split"])}
     plain = sorted(training - roles.keys())
     marked = sorted(i for i in roles if roles[i] == "mark")
@@ -209,7 +211,8 @@ def test_nothing_changed(source, drop, updated, tmp_path):
     whole = tmp_path / "whole"
     shutil.copytree(source, whole)
     shutil.copytree(drop.folder, whole, dirs_exist_ok=True)
-    names = {image_id(p.relative_to(whole).as_posix()): p for p in whole.rglob("*.png")}
+    key = read_patient_key(updated.out / "keep")
+    names = {image_id(p.relative_to(whole).as_posix(), key): p for p in whole.rglob("*.png")}
     for gone in (*drop.withdrawn, drop.withheld):
         names[gone].unlink()
     code, shown, _ = medmark("run", "update-release", updated.out, "--data", whole, "--out", tmp_path / "three")

@@ -164,7 +164,7 @@ def places(services, tmp_path, request):
 def first_run(source, surrogates, saliency, tmp_path_factory):
     """Folders of a first marking, as small as can be: release, evidence, keep."""
     folder = tmp_path_factory.mktemp("first")
-    ingest(source, folder / "clean", name="phantoms", seed=1, private=folder / "origins")
+    ingest(source, folder / "clean", name="phantoms", seed=1, patient_key="phantoms", private=folder / "origins")
     config = {"shape": Shape(size=64, grid=32), "steps": 0, "twin": "small_cnn"}
     for name, key_index in (("generator", 0), ("control", 1)):
         train_generator(

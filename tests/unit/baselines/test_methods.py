@@ -31,7 +31,7 @@ def striped(tmp_path_factory):
         path = folder / "source" / ("lying" if number < 120 else "standing") / f"p{number}_0.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path)
-    ingest(folder / "source", folder / "release", name="striped", seed=0)
+    ingest(folder / "source", folder / "release", name="striped", seed=0, patient_key="key")
     configs = [TrainConfig(name=f"surrogate-{i}", size=SIZE, epochs=8, seed=i) for i in range(2)]
     train_models(folder / "release", folder / "surrogates", configs=configs, workers=1)
     extract(folder / "release", folder / "surrogates" / "surrogate-0.safetensors", folder / "saliency")

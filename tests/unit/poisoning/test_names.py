@@ -1,6 +1,7 @@
 """Names of patients and files never reach what is published; runs are made up, see made_up_run.py."""
 
 import hashlib
+import json
 import re
 import stat
 import sys
@@ -19,6 +20,7 @@ from medmark.components.dataset.release import Release, file_sha256
 from medmark.components.dataset.sources import image_id, pseudonym
 from medmark.components.errors import MedmarkError
 from medmark.pipelines import cli
+from medmark.pipelines.mark_release import run as mark_run
 from PIL import Image
 from public_bytes import clues, hashes, leaks, public_bytes
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -140,6 +142,25 @@ def test_a_drop_cannot_be_confirmed_from_its_digest(tmp_path):
     text = "".join(f"{sha256}  {source}\n" for source, sha256 in lines)
     assert file_sha256(table) in text  # as whoever guesses all files would have it
     assert source["facets"]["version"]["datasetVersion"] not in hashes(text)
+
+
+def test_mlflow_gets_the_name_of_the_data_set_not_of_its_source(tmp_path, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def stop(pipeline, arguments, *_):
+        given.update(arguments)
+        raise Enough
+
+    given: dict = {}
+    monkeypatch.setattr(mark_run, "run_locally", stop)
+    table = write_table(tmp_path / "raw", hostile_rows(range(2)))
+    table = table.rename(table.with_name("Station_Czerny_2019.csv"))
+    options = {"name": "thorax", "label_column": "label"}
+    with pytest.raises(Enough):
+        mark_run.run_mark_release(tmp_path / "out", data=str(table), profile="smoke", ingest_options=options)
+    assert given["parameters"]["data"] == "thorax"
+    assert leaks(json.dumps(given["parameters"]).encode(), {table.name, table.stem, "Czerny", str(tmp_path)}) == []
 
 
 def test_ids_do_not_collide():

@@ -84,7 +84,7 @@ def test_the_release_holds_nothing_private(marked):
 def test_nothing_but_pixels_tells_marked_from_unmarked(surrogates, tmp_path):
     """A classifier on file size, encoder, order and metadata stays at chance on 400 images of one class."""
     source = make_phantoms(tmp_path / "source", count=400, size=64, seed=9)
-    ingest(source, tmp_path / "release", name="leak", shares=(0.9, 0.05, 0.05))
+    ingest(source, tmp_path / "release", name="leak", shares=(0.9, 0.05, 0.05), patient_key="key")
     extract(tmp_path / "release", surrogates / "surrogate-0.safetensors", tmp_path / "maps")
     for index in (0, 1):
         config = GeneratorConfig(shape=Shape(size=64, grid=32), steps=0, marked_share=0.25, key_index=index)
@@ -130,7 +130,7 @@ def test_an_image_that_occurs_twice_is_not_changed(surrogates, tmp_path):
     for image in images[::4]:  # 25 of each class, under another name, of another patient
         shutil.copyfile(image, image.with_name(f"again{image.name}"))
     twice = {hashlib.sha256(encode_png(decode_png(image.read_bytes()))).hexdigest() for image in images[::4]}
-    ingest(source, tmp_path / "release", name="twice", seed=1)
+    ingest(source, tmp_path / "release", name="twice", seed=1, patient_key="key")
     extract(tmp_path / "release", surrogates / "surrogate-0.safetensors", tmp_path / "maps")
     inputs = (tmp_path / "release", surrogates, tmp_path / "maps", tmp_path / "g")
     train_generator(*inputs, target_class="normal", config=CONFIG, seed=5)
@@ -173,7 +173,7 @@ def test_changed_evidence_is_found(release, saliency, generators, tmp_path):
 
 
 def test_generator_of_another_release_is_refused(source, surrogates, saliency, generators, tmp_path):
-    ingest(source, tmp_path / "other", name="other", seed=99)
+    ingest(source, tmp_path / "other", name="other", seed=99, patient_key="key")
     with pytest.raises(MedmarkError, match="generator of another release"):
         poison(tmp_path / "other", *generators, saliency, tmp_path / "r", tmp_path / "e", version="1")
 
