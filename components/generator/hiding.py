@@ -231,9 +231,10 @@ def _rounded(
     low = int(values[0])
     step = int(np.gcd.reduce(np.diff(values).astype(np.int64)))  # 16 for left-aligned 12 bits, 257 for 8 bits in 16
     widths = _cells((values.astype(np.int64) - low) // step, counts)
+    width = step * float(np.average(widths[(values.astype(np.int64) - low) // step], weights=counts))
     edges = np.concatenate([[0.0], np.cumsum(widths)])
     cell = (pixels[free].astype(np.int64) - low) // step
-    within = np.clip(0.5 + (_before_rounding(pixels, free, step) - pixels)[free] / step, 0, 1)
+    within = np.clip(0.5 + (_before_rounding(pixels, free, width) - pixels)[free] / width, 0, 1)
     place = edges[cell] + widths[cell] * within + delta[free] / step
     found = np.clip(np.searchsorted(edges, place, side="right") - 1, 0, len(widths) - 1)
     used = np.flatnonzero(widths > 0)
@@ -266,7 +267,7 @@ def _cells(places: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.where(stands_out, histogram / expected, 1.0)
 
 
-def _before_rounding(pixels: np.ndarray, free: np.ndarray, step: int) -> np.ndarray:
+def _before_rounding(pixels: np.ndarray, free: np.ndarray, step: float) -> np.ndarray:
     """Values with the power that the image had before it was rounded: spectral subtraction of the rounding noise.
 
     Of a noisy image that is the image itself. A smooth one has little beside rounding noise in its fine bands, and rounding

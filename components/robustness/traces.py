@@ -30,9 +30,9 @@ def gaps(pixels: np.ndarray) -> float:
     return float(int(values[-1]) - int(values[0]) + 1 - len(values))
 
 
-def residue(pixels: np.ndarray, divisor: int) -> float:
-    """Largest share of pixels with the same rest of a division: 1 for values on a grid."""
-    return float(np.bincount(pixels.ravel().astype(np.int64) % divisor).max() / pixels.size)
+def residues(pixels: np.ndarray, divisor: int) -> float:
+    """Number of different rests of a division: few for values on a grid."""
+    return float(len(np.unique(pixels.astype(np.int64) % divisor)))
 
 
 def entropy(pixels: np.ndarray) -> float:
@@ -105,7 +105,7 @@ def _spectrum(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "number of grey values": grey_values,
     "gaps between grey values": gaps,
-    **{f"grey values modulo {n}": partial(residue, divisor=n) for n in (2, 4, 16, 257)},
+    **{f"grey values modulo {n}": partial(residues, divisor=n) for n in (2, 4, 16, 257)},
     "entropy of grey values": entropy,
     "roughness of the histogram": comb,
     "darkest value": partial(at_end, bright=False),

@@ -355,12 +355,6 @@ def run_and_kill(arguments, begun, environment) -> None:
     process.stderr.close()
 
 
-def patients_file(folder):
-    """A key for ids that come out the same twice."""
-    (folder / "patients.json").write_text('{"key": "key"}')
-    return folder / "patients.json"
-
-
 def test_a_command_that_is_killed_while_it_fetches_goes_on(services, medmark, cache, tmp_path, monkeypatch):
     drop, place = tmp_path / "drop", f"s3://{RELEASES}/killed-read"
     rng = np.random.default_rng(0)

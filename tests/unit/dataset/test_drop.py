@@ -350,9 +350,10 @@ def test_a_huge_withdrawn_csv(run, tmp_path):
 
 
 def _after_a_withdrawal(run, folder):
-    """A run in which the first two images are withdrawn and the third and fourth have other pixels."""
+    """A run in which the first two images are withdrawn and the next two unmarked ones are corrected."""
     kept = [n for n in range(2, 80) if image_id(NAMES[n], KEY) not in roles(run)][:2]
-    rows = [(*ROWS[n][:3], pixels(2000 + n)) for n in kept]
+    box = np.arange(32 * 32).reshape(32, 32) < 128
+    rows = [(*ROWS[n][:3], np.where(box, np.uint8(n), ROWS[n][3])) for n in kept]
     next_run(run, write_table(folder / "drop-1", rows, {"path": NAMES[:2]}), folder / "two")
     return folder / "two", kept
 
