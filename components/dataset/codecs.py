@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from medmark.components.dataset.display import DISPLAY_ATTRIBUTES, check_window
+from medmark.components.dataset.display import DISPLAY_ATTRIBUTES, GRAY, TERMS, check_window
 from medmark.components.errors import MedmarkError
 from PIL import Image, UnidentifiedImageError
 
@@ -28,24 +28,6 @@ MAX_FILE_BYTES = 512 * 1024**2  # arbitrary
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 MAX_INFLATED = 2 * MAX_PIXELS + 16 * 1024**2  # a deflated DICOM: the largest image and its header
 MAX_VALUES = 16  # ours: of one numeric attribute; more is no window and no spacing
-GRAY = ("MONOCHROME1", "MONOCHROME2")
-# Free text may name a person, so only these terms travel; DICOM PS3.3 C.7.3.1.1.1, PS3.16 Annex L, PS3.3 C.8.
-TERMS = {
-    "Modality": frozenset("CR CT DX IO IVUS MG MR NM OCT OP OPT PT PX RF RG SC US XA OT".split()),
-    "BodyPartExamined": frozenset(
-        "ABDOMEN ABDOMENPELVIS ANKLE AORTA ARM BLADDER BRAIN BREAST CALCANEUS CALF CAROTID CEREBELLUM CERVIX CHEEK CHEST"
-        " CHESTABDOMEN CHESTABDPELVIS CLAVICLE COCCYX COLON CSPINE CTSPINE ELBOW ESOPHAGUS EXTREMITY EYE FACE FEMUR FINGER"
-        " FOOT FOREARM GALLBLADDER HAND HEAD HEADNECK HEART HIP HUMERUS IAC ILEUM ILIUM JAW KIDNEY KNEE LARYNX LEG LIVER"
-        " LSPINE LSSPINE LUNG MANDIBLE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NOSE ORBIT OVARY PANCREAS PAROTID PATELLA"
-        " PELVIS PENIS PHARYNX PROSTATE RECTUM RIB SACRUM SCALP SCAPULA SCLERA SCROTUM SELLA SHOULDER SIJOINT SINUS SKULL"
-        " SPINE SPLEEN SSPINE STERNUM STOMACH TESTIS THIGH THUMB THYMUS THYROID TIBIA TIBFIB TLSPINE TMJ TOE TONGUE TRACHEA"
-        " TSPINE UPRARM URETER URETHRA UTERUS VAGINA VULVA WHOLEBODY WRIST ZYGOMA".split()
-    ),
-    "ViewPosition": frozenset(
-        "AP PA LL RL RLD LLD RLO LLO RAO LAO RPO LPO LATERAL LAT CC ML MLO LM LMO LMR XCC XCCL XCCM FB SIO ISO".split()
-    ),
-    "PhotometricInterpretation": frozenset(GRAY),
-}
 
 
 @dataclass

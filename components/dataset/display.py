@@ -25,6 +25,24 @@ DISPLAY_ATTRIBUTES = (
     "PixelSpacing",
     "ImagerPixelSpacing",
 )
+GRAY = ("MONOCHROME1", "MONOCHROME2")
+# Free text may name a person, so only these terms travel; DICOM PS3.3 C.7.3.1.1.1, PS3.16 Annex L, PS3.3 C.8.
+TERMS = {
+    "Modality": frozenset("CR CT DX IO IVUS MG MR NM OCT OP OPT PT PX RF RG SC US XA OT".split()),
+    "BodyPartExamined": frozenset(
+        "ABDOMEN ABDOMENPELVIS ANKLE AORTA ARM BLADDER BRAIN BREAST CALCANEUS CALF CAROTID CEREBELLUM CERVIX CHEEK CHEST"
+        " CHESTABDOMEN CHESTABDPELVIS CLAVICLE COCCYX COLON CSPINE CTSPINE ELBOW ESOPHAGUS EXTREMITY EYE FACE FEMUR FINGER"
+        " FOOT FOREARM GALLBLADDER HAND HEAD HEADNECK HEART HIP HUMERUS IAC ILEUM ILIUM JAW KIDNEY KNEE LARYNX LEG LIVER"
+        " LSPINE LSSPINE LUNG MANDIBLE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NOSE ORBIT OVARY PANCREAS PAROTID PATELLA"
+        " PELVIS PENIS PHARYNX PROSTATE RECTUM RIB SACRUM SCALP SCAPULA SCLERA SCROTUM SELLA SHOULDER SIJOINT SINUS SKULL"
+        " SPINE SPLEEN SSPINE STERNUM STOMACH TESTIS THIGH THUMB THYMUS THYROID TIBIA TIBFIB TLSPINE TMJ TOE TONGUE TRACHEA"
+        " TSPINE UPRARM URETER URETHRA UTERUS VAGINA VULVA WHOLEBODY WRIST ZYGOMA".split()
+    ),
+    "ViewPosition": frozenset(
+        "AP PA LL RL RLD LLD RLO LLO RAO LAO RPO LPO LATERAL LAT CC ML MLO LM LMO LMR XCC XCCL XCCM FB SIO ISO".split()
+    ),
+    "PhotometricInterpretation": frozenset(GRAY),
+}
 # Bounds of a plausible window, ours; real CR files have windows of 0.92 to 1 of their range that end up to 0.04 outside.
 WIDEST = 1.1  # of what the stored bits can hold: wider, and a mark in display units exceeds what is seen
 NARROWEST = 1 / 256  # likewise, and at least MIN_SPAN stored values
@@ -43,7 +61,7 @@ def check_window(pixels: np.ndarray, bits: int, dicom: object) -> None:
         dicom: display attributes, from a header or a release; hostile. None means the full range, which is never refused.
 
     Raises:
-        MedmarkError: an attribute that is none of :data:`DISPLAY_ATTRIBUTES`, a number that is none or not finite, a slope
+        MedmarkError: an attribute that is none of :data:`DISPLAY_ATTRIBUTES`, a text that is none of :data:`TERMS`, a number that is none or not finite, a slope
             that is not positive, a width or centre that does not fit the stored bits, or a window with fewer than 1 % of
             the pixels inside. The message says which, not which file: the caller knows.
     """
@@ -51,8 +69,13 @@ def check_window(pixels: np.ndarray, bits: int, dicom: object) -> None:
         return
     if not isinstance(dicom, dict) or not set(dicom) <= set(DISPLAY_ATTRIBUTES):
         raise MedmarkError("attributes that are none of a display; ingest the raw images")
-    if dicom.get("PhotometricInterpretation", "MONOCHROME2") not in ("MONOCHROME1", "MONOCHROME2"):
-        raise MedmarkError("PhotometricInterpretation is neither MONOCHROME1 nor MONOCHROME2; export it in gray")
+    for name, value in dicom.items():
+        if name in TERMS:
+            if not isinstance(value, str) or value not in TERMS[name]:  # free text may name a person
+                raise MedmarkError(f"{name} is none of the defined terms; ingest the raw images")
+        else:
+            for number in value if isinstance(value, list) else [value]:
+                _number(name, number)
     values = {
         name: _number(name, dicom[name])
         for name in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")

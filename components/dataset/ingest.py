@@ -205,7 +205,12 @@ def sift(items: Iterable[Item], quarantine: bool) -> tuple[list[Item], list[tupl
             problem = f"duplicate id: {item.name} is listed twice; remove one of the two rows"
         seen.add(item.name)
         if problem is None and item.patient is None:
-            item.patient = dicom_patient(item.path) or item.name
+            try:
+                item.patient = dicom_patient(item.path) or item.name
+            except (
+                MedmarkError
+            ) as error:  # taken for a patient of its own it could land in another split than the patient
+                problem = str(error)
         if problem is None:
             usable.append(item)
         elif quarantine or problem.startswith("uncertain label"):
@@ -216,15 +221,21 @@ def sift(items: Iterable[Item], quarantine: bool) -> tuple[list[Item], list[tupl
 
 
 def dicom_patient(path: Path) -> str | None:
-    """PatientID of a DICOM file, None for any other file or without one."""
+    """PatientID of a DICOM file, None for any other file or without one.
+
+    Raises:
+        MedmarkError: the header cannot be read, or the id is no text of at most 512 printable characters.
+    """
     if path.suffix.lower() not in (".dcm", ".dicom") or not path.is_file():
         return None
+    header = read_dicom(path, stop_before_pixels=True, specific_tags=["PatientID"])
     try:
-        header = read_dicom(path, stop_before_pixels=True, specific_tags=["PatientID"])
         patient = str(header.get("PatientID") or "")
-    except (MedmarkError, ValueError, TypeError, LookupError, NotImplementedError):
-        return None  # decoding the image will say what is wrong with it
-    return patient if patient and shown(patient) == patient else None
+    except (ValueError, TypeError, LookupError, NotImplementedError) as error:
+        raise MedmarkError(f"PatientID that cannot be read: {path}; name the patients in a CSV") from error
+    if patient and shown(patient) != patient:
+        raise MedmarkError(f"PatientID that is no plain text: {path}; name the patients in a CSV")
+    return patient or None
 
 
 def _splits(usable: list[Item], shares, seed: int, quarantine: bool, rejected: list) -> dict[str, str]:

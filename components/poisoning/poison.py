@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.dataset.codecs import encode_png
+from medmark.components.dataset.codecs import decode_png, encode_png
+from medmark.components.dataset.display import check_window
 from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256, refuse_names
 from medmark.components.errors import MedmarkError
 from medmark.components.generator.marker import Marker
@@ -167,7 +168,15 @@ def mark_within_bounds(marker: Marker, record: Record, saliency: dict, role: str
     """A marked record and its row of the ledger; None if the mark would show, or would cost the image more than it may.
 
     The bounds are :data:`LEAST_SSIM` and :data:`LARGEST_CHANGE`.
+
+    Raises:
+        MedmarkError: the record's display attributes are implausible, see
+            :func:`medmark.components.dataset.display.check_window`.
     """
+    try:
+        check_window(decode_png(record.image), record.bits, record.display)
+    except MedmarkError as error:
+        raise MedmarkError(f"image {record.image_id}: {error}") from error
     marked = marker.mark(record, saliency, role)
     if marked is None:
         return None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from medmark.components.platform.private import write_private
+from medmark.components.poisoning.poison import LARGEST_CHANGE, LEAST_SSIM
 from medmark.components.report.figures import (
     DIFFERENCE_GAIN,
     PANEL_SIDE,
@@ -92,6 +93,7 @@ def write_report(
             ],
             parameters=sorted(parameters.items()),
             percent=percent,
+            bounds={"ssim": LEAST_SSIM, "largest_change": LARGEST_CHANGE},
             p_value=p_value,
         )
     )

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 from medmark.components.dataset.arrays import ImageArrays, load_arrays
+from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Release, canonical_json
 from medmark.components.errors import MedmarkError
 from medmark.components.platform.progress import track
@@ -36,12 +37,14 @@ from medmark.components.robustness.image_attacks import (
     window,
 )
 from medmark.components.robustness.model_attacks import distil, fine_prune, fine_tune, prune_weights
+from medmark.components.robustness.traces import traces
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
 from medmark.components.verification.audit import QuerySet, interrogate
 from medmark.components.verification.processing import jpeg, shrink
 
+LOOKED_AT = 200  # images of a kind that are searched for traces; arbitrary
 Process = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -197,7 +200,8 @@ def stress(
     Args:
         release_dir: the marked release.
         evidence_dir: its private evidence.
-        out_dir: gets ``stress.json``, ``stress.csv`` and ``stress.svg``.
+        out_dir: gets ``stress.json``, ``stress.csv`` and ``stress.svg``. The first also says what of the mark can be seen:
+            ``detection``, with the suspect model, and ``traces``, in the images alone.
         victims: how thieves train; all of one size.
         attacks: which.
         other_release_dir: clean images that a thief has beside the release's validation split, with the same classes.
@@ -273,6 +277,10 @@ def stress(
         "clean_images": len(clean),
         "rows": table.to_dict("records"),
         "detection": detections(out, thieves, evidence_dir, queries, test),
+        "traces": {
+            "queries": traces(*query_pixels(evidence_dir)),
+            "training": traces(*training_pixels(release, evidence_dir, target)),
+        },
     }
     (out / "stress.json").write_bytes(canonical_json(result))
     table.to_csv(out / "stress.csv", index=False)
@@ -331,6 +339,29 @@ def detections(
     partial_path = path.with_suffix(".partial")
     partial_path.write_bytes(canonical_json(found))
     partial_path.replace(path)
+    return found
+
+
+def query_pixels(evidence_dir: str | Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Stored values of the query images, with the mark and without it."""
+    rows = pq.read_table(Path(evidence_dir) / "queries.parquet", columns=["marked", "clean"]).to_pylist()
+    return [decode_png(row["marked"]) for row in rows], [decode_png(row["clean"]) for row in rows]
+
+
+def training_pixels(
+    release: Release, evidence_dir: str | Path, target: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Stored values of the target's training images, those with the mark and those without, at most :data:`LOOKED_AT` of each.
+
+    They are other images, and the mark goes to those that innocent models find hard: that may show in a statistic, too.
+    """
+    ledger = pq.read_table(Path(evidence_dir) / "ledger.parquet", columns=["image_id", "role"]).to_pylist()
+    marked = {row["image_id"] for row in ledger if row["role"] == "mark"}
+    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for record in release.records("train"):
+        kind = found[record.image_id not in marked]
+        if record.label == target and len(kind) < LOOKED_AT:
+            kind.append(decode_png(record.image))
     return found
 
 

@@ -73,6 +73,7 @@ def check_release(
                 "trained_alike": {victim["name"]: honest["test_accuracy"] for victim, honest in pairs},
             },
             "quality": evidence["quality"],
+            "left_unmarked": evidence["left_unmarked"],
             "marked_fraction": (evidence["marked_images"] + evidence["decoy_images"]) / evidence["images"],
             "decoy_fraction": evidence["decoy_images"] / evidence["images"],
             "release_digest": release.digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,7 @@ def stress_command(
     from medmark.components.platform.paths import Places, shown
     from medmark.components.platform.private import output
     from medmark.components.robustness.stress import choose, stress
+    from medmark.components.robustness.traces import BAND
     from medmark.components.surrogate.training import TrainConfig
     from medmark.pipelines.mark_release.profiles import PROFILES
 
@@ -153,6 +155,12 @@ def stress_command(
         )
         numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before"]
         print(table.groupby(["kind", "attack", "strength"], sort=False)[numbers].mean().round(3).to_string())
+        seen = json.loads((made / "stress.json").read_bytes())["traces"]["queries"]
+        band = seen.pop(BAND)
+        most = max(seen, key=lambda name: abs(seen[name] - 0.5))
+        print(
+            f"marked images told from others by their band: AUC {band:.2f}; by anything else: {seen[most]:.2f} ({most})"
+        )
         print(f"curves: {shown(out, 'stress.svg')}")
 
 

@@ -40,9 +40,12 @@ def inputs(victim=6.0, odd=0.0, innocents=19, control=True, fires=0.0, name="pha
         Thresholds(),
     )
     worst = {"psnr": 35.0, "ssim": 0.94, "haarpsi": 0.93}
+    worst |= {"stored_psnr": 36.0, "stored_ssim": 0.95, "largest_change": 0.08}
     verdict |= {
         "accuracy": {"marked": 0.95, "benign": 0.96},
-        "quality": {"psnr": 40.0, "ssim": 0.97, "haarpsi": 0.98, "lpips": None, "lpips_reason": "no weights", "worst": worst},
+        "quality": {"psnr": 40.0, "ssim": 0.97, "haarpsi": 0.98, "lpips": None, "lpips_reason": "no weights", "worst": worst,
+            "stored_psnr": 41.0, "stored_ssim": 0.98},
+        "left_unmarked": 1,
         "marked_fraction": 0.1,
         "decoy_fraction": 0.02,
         "release_digest": "ab" * 32,

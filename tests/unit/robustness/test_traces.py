@@ -66,10 +66,10 @@ def saliency(number: int) -> torch.Tensor:
     return F.interpolate(coarse, size=(32, 32), mode="bilinear")
 
 
-def marked(image: np.ndarray, bits: int, number: int) -> np.ndarray:
+def marked(image: np.ndarray, bits: int, number: int, key: int = 3) -> np.ndarray:
     record = Record(str(number), encode_png(image), "png", 0, "p", "train", *image.shape[::-1], bits, "")
     maps = {record.image_id: (saliency(number)[0] * 255).byte()}
-    return decode_png(marker(3).mark(record, maps, "mark").image)
+    return decode_png(marker(key).mark(record, maps, "mark").image)
 
 
 def added(image: np.ndarray, bits: int, number: int) -> np.ndarray:
