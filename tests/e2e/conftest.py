@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from kfp import dsl
+from medmark.components.dataset.phantom import make_phantoms
 from medmark.components.platform.services import down, up
 from medmark.pipelines import cli
 
@@ -23,6 +24,16 @@ SEED = 2**47 + 12345  # as large as the secret ones that are drawn without --see
 @pytest.fixture(scope="session")
 def tiny() -> SimpleNamespace:
     return SimpleNamespace(settings=TINY, seed=SEED)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """Phantoms in files that are named as hospitals name them: surname, first name, birth date and record number."""
+    folder = make_phantoms(tmp_path_factory.mktemp("source") / "phantoms", count=120, size=64, seed=1)
+    for path in sorted(folder.rglob("*.png")):
+        patient, number = path.stem.split("_")
+        path.rename(path.with_name(f"Lindqvist{patient}-Annika-19610203-mrn88{patient}_{number}.png"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,13 @@
 import json
 import re
 import stat
+from pathlib import Path
 
 from medmark.components.dataset.origin import read_patient_key
 from medmark.components.dataset.release import Release
 from medmark.components.platform.secrets import seeds_of
 from medmark.components.poisoning.evidence import read_evidence
+from public_bytes import clues, leaks, public_bytes
 
 STEPS = {
     "ingest", "surrogates", "innocents", "saliency", "generator", "control_generator", "poison", "victims", "verify",
@@ -52,6 +54,18 @@ def test_only_release_and_record_may_be_read_by_others(runs):
     for path, mode in modes.items():
         folder, file = (0o755, 0o644) if path in public else (0o700, 0o600)
         assert mode == (folder if path.is_dir() else file), path
+
+
+def test_no_name_is_public(runs, source):
+    """Neither in the release nor in its record, nor where a team looks at runs."""
+    out = runs[0]
+    names = [path.relative_to(source).as_posix() for path in source.rglob("*.png")]
+    secrets = clues(names) | {Path(name).stem.split("_")[0] for name in names} | {"Lindqvist", "mrn88", str(source)}
+    public = public_bytes(
+        *(out / name for name in ("release", "record.json", "report.html", "mlflow.db", "mlartifacts"))
+    )
+    assert b"pneumonia" in public
+    assert leaks(public, secrets - {"normal", "pneumonia"}) == []
 
 
 def test_the_same_seed_gives_the_same_release(runs, steps):

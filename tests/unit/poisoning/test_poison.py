@@ -13,6 +13,7 @@ from medmark.components.dataset.release import Release
 from medmark.components.errors import MedmarkError
 from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.train import GeneratorConfig, train_generator
+from medmark.components.poisoning import poison as poison_module
 from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.poison import poison
 from medmark.components.poisoning.quality import likeness
@@ -156,6 +157,27 @@ def test_queries_are_test_images_of_other_classes(release, marked):
         assert float((one - other).abs().amax(dim=(1, 2, 3)).min()) > 0.01
     with pytest.raises(MedmarkError, match="unreadable queries"):
         read_queries(marked[0], size=64, target=0)
+
+
+def test_an_image_that_would_lose_too_much_is_left_unmarked(release, saliency, generators, tmp_path, monkeypatch):
+    """Counted, unchanged, and without a role; if all would, that is said."""
+    compare, first = poison_module.compare, []
+
+    def worse(clean, marked):
+        first.append(clean.image_id)
+        return compare(clean, marked) | ({"stored_ssim": 0.5} if clean.image_id == first[0] else {})
+
+    monkeypatch.setattr(poison_module, "compare", worse)
+    made = poison(release, *generators, saliency, tmp_path / "r", tmp_path / "e", version="1", queries=10)
+    ledger = pd.read_parquet(tmp_path / "e" / "ledger.parquet")
+    assert made["left_unmarked"] == 1 and first[0] not in set(ledger.image_id)
+    assert first[0] not in json.loads((tmp_path / "e" / "generator" / "selection.json").read_bytes())
+    clean, published = ({r.image_id: r.image for r in Release(p).records()} for p in (release, tmp_path / "r"))
+    assert published[first[0]] == clean[first[0]]
+    assert ledger.largest_change.max() < 0.2 and made["quality"]["worst"]["stored_ssim"] > 0.85
+    monkeypatch.setattr(poison_module, "compare", lambda *records: compare(*records) | {"largest_change": 0.3})
+    with pytest.raises(MedmarkError, match="no image of .* can carry the mark"):
+        poison(release, *generators, saliency, tmp_path / "r2", tmp_path / "e2", version="1", queries=10)
 
 
 def test_changed_evidence_is_found(release, saliency, generators, tmp_path):
