@@ -26,6 +26,7 @@ from medmark.components.poisoning.keep import read_keep
 from medmark.components.poisoning.update import update
 from medmark.pipelines import cli, local_run
 from medmark.pipelines.update_release import run as run_module
+from PIL import Image
 
 STEPS = {"read the drop": "read-drop-component", "mark what is new": "update-component",
          "check the mark": "check-update-component"}  # fmt: skip
@@ -63,7 +64,7 @@ def kill_in(component: str, command: list, out) -> None:
 
 @pytest.fixture(scope="module")
 def drop(runs, source, tmp_path_factory):
-    """Twenty new images, one corrected, one marked image with another's pixels, two withdrawn."""
+    """Twenty new images, one with a box over its corner, a marked one with another's pixels, two withdrawn."""
     folder = tmp_path_factory.mktemp("update") / "drop"
     make_phantoms(folder.with_name("more"), count=20, size=64, seed=9)
     for path in sorted(folder.with_name("more").rglob("*.png")):
@@ -79,21 +80,14 @@ def drop(runs, source, tmp_path_factory):
     made = SimpleNamespace(
         folder=folder, corrected=plain[0], withheld=marked[0], withdrawn=sorted([plain[1], marked[1]])
     )
-    for name, other in ((made.corrected, 5), (made.withheld, 6)):
-        path = folder / names[name].relative_to(source)
-        shutil.copyfile(sorted(folder.with_name("more").rglob("*.png"))[other], path)
-        path.write_bytes(_turned(path))
+    covered, replaced = (folder / names[name].relative_to(source) for name in (made.corrected, made.withheld))
+    image = Image.open(names[made.corrected])
+    image.paste(0, (0, 0, 16, 8))
+    image.save(covered)
+    Image.open(names[made.withheld]).transpose(Image.Transpose.ROTATE_90).save(replaced)
     rows = "".join(f"{names[name].relative_to(source).as_posix()}\n" for name in made.withdrawn)
     (folder / "withdrawn.csv").write_text(f"path\n{rows}")
     return made
-
-
-def _turned(path) -> bytes:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(stream, "PNG")
-    return stream.getvalue()
 
 
 @pytest.fixture(scope="module")
