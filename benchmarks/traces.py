@@ -50,19 +50,20 @@ def main() -> None:
     large = [np.asarray(Image.fromarray(image).resize((384, 384), Image.BICUBIC)) for image in phantoms]
     sources["JPEG, quality 75, 384 px"] = [(kinds.jpeg(image, 75), 8) for image in large]
     sources["kermany"] = [(image, 8) for image in kermany(count)]
-    result = {"count": count, "size": side, "keys": [3, 4], "machine": machine(), "sources": {}}
+    path = Path(__file__).parent / "results" / "traces.json"
+    result = {"size": side, "keys": [3, 4], "machine": machine(), "sources": {}}
     for name, images in sources.items():
         if not images:
             continue
         unmarked = [image for image, _ in images]
-        result["sources"][name] = found = []
+        found = []
         for key in result["keys"]:
             marked = [kinds.marked(image, bits, n, key) for n, (image, bits) in enumerate(images)]
             found.append({s: round(v, 3) for s, v in traces(marked, unmarked).items()})
+        result["sources"][name] = {"images": len(images), "auc": found}
+        path.write_text(json.dumps(result, indent=1) + "\n")
         beyond = {s: v for row in found for s, v in row.items() if abs(v - 0.5) > 0.05}
         print(name, len(images), beyond, flush=True)
-    path = Path(__file__).parent / "results" / "traces.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -90,8 +90,8 @@ def ingest(
         make(raw, made, name=name, version=version, seed=seed, patient_key=key, rejected=names, **options)
         found = describe(made)
         print_description(found)
-    if found["rejected"] and names.is_file():
-        print(f"names and reasons of what was set aside, private: {names}")
+        if found["rejected"] and names.is_file():
+            print(f"names and reasons of what was set aside, private: {names}")
 
 
 def rejected_file(rejected: str | None, out: str) -> Path:

@@ -29,7 +29,7 @@ for name, runner in list(local.RUNNERS.items()):
     local.RUNNERS[name] = called_owned(runner)
 if "mark-release" in sys.argv[1:3]:
     sys.argv += ["--profile", "smoke", *(f"--set={name}={value}" for name, value in TINY.items())]
-    sys.argv += ["--seed", "12345"] if sys.argv[1] == "run" else []
+    sys.argv += ["--seed", "15"] if sys.argv[1] == "run" else []
 sys.argv[0] = "medmark"
 try:
     cli.main()

@@ -275,6 +275,7 @@ def test_attacks(services, medmark, committed, cache, tmp_path, monkeypatch):
     """Where the attacks' inputs come from and their output goes; what they do is tested elsewhere."""
     import pandas as pd
     from medmark.components.poisoning.evidence import read_evidence
+    from medmark.components.robustness.traces import BAND
 
     release, evidence = committed
     private = f"s3://{EVIDENCE}/attacks"
@@ -289,6 +290,8 @@ def test_attacks(services, medmark, committed, cache, tmp_path, monkeypatch):
         (out / "rows.jsonl").open("a").write("row\n")
         if len((out / "rows.jsonl").read_text()) < 12:
             raise MedmarkError(f"cannot go on: {out}; see {evidence_dir}")
+        seen = {"queries": {BAND: 0.9, "fine noise": 0.52}}
+        (out / "stress.json").write_bytes(canonical_json({"traces": seen}))
         names = ["kind", "attack", "strength", "wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before"]
         return pd.DataFrame([dict.fromkeys(names, 1.0)])
 
@@ -298,8 +301,9 @@ def test_attacks(services, medmark, committed, cache, tmp_path, monkeypatch):
         code, _, err = medmark(*command)
         assert code == 1 and f"cannot go on: {private}/out; see {hidden}\n" in err
         assert len(left(cache)) == 1  # the rows that it goes on with, and nothing of the evidence
-    code, out, _ = medmark(*command)
-    assert code == 0 and f"curves: {private}/out/stress.svg" in out
+    code, out, err = medmark(*command)
+    assert code == 0 and f"curves: {private}/out/stress.svg" in out, err
+    assert "by their band: AUC 0.90; by anything else: 0.52 (fine noise)" in out
     assert store_for(services, "evidence").read(f"{private}/out/rows.jsonl", 100) == b"row\n" * 3
     assert left(cache) == []
 
