@@ -5,15 +5,17 @@ import shutil
 import stat
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from made_up_run import make_run, pixels, write_table
+from medmark.components.dataset.codecs import encode_png
 from medmark.components.dataset.drop import read_drop
 from medmark.components.dataset.origin import past_digest, read_origins, read_past, read_patient_key
 from medmark.components.dataset.release import Release, canonical_json, file_sha256
 from medmark.components.errors import MedmarkError
 from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.keep import keep_for_updates, read_keep
+from medmark.components.poisoning.keep import Original, keep_for_updates, read_keep, read_originals
 from medmark.components.surrogate.panel import load_models
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -149,3 +151,20 @@ def test_what_is_written_today_is_of_the_same_form(run):
     assert frozen.keys() == now.keys() and frozen["schema_version"] == now["schema_version"]
     assert pq.read_schema(KEEP / "sources.parquet").equals(pq.read_schema(run / "keep" / "sources.parquet"))
     assert file_sha256(run / "keep" / "patients.json") == file_sha256(KEEP / "patients.json")
+
+
+def test_originals_of_the_first_version_are_read():
+    """The frozen format: one image that was never corrected, one that was."""
+    first, second = read_originals(FIXTURES / "originals-v1")
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert first == Original("0" * 31 + "1", encode_png(image))
+    covered, published = image.copy(), image.copy()
+    covered[0, :4], published[8] = 0, published[8] + 1
+    images = [encode_png(each) for each in (covered, image, published)]
+    assert second == Original("0" * 31 + "2", *images)
+
+
+def test_damaged_originals_are_refused(tmp_path):
+    (tmp_path / "originals.parquet").write_bytes(b"PAR1")
+    with pytest.raises(MedmarkError, match="unreadable: .*originals.parquet .*backup"):
+        list(read_originals(tmp_path))
