@@ -142,3 +142,9 @@ def test_an_image_of_an_unknown_decoder_is_left_alone(phantoms, monkeypatch):
     others = tuple(lambda data, decode=decode: np.maximum(decode(data), 1) - 1 for decode in hiding.DECODERS)
     monkeypatch.setattr(hiding, "DECODERS", others)
     assert hide(image, change) is None
+
+
+def test_an_image_that_has_nothing_to_hide_a_mark_in_is_left_alone():
+    image = np.zeros((64, 64), np.uint8)
+    image[:, 32:] = 255
+    assert hide(image, np.full((64, 64), 9.0)) is None
