@@ -127,7 +127,7 @@ def test_a_server_cannot_put_off_for_ever(evidence, innocent, server, tmp_path):
     [(LOOP, "no answer within 0.5 s"), (BOMB, "needs more than 4 GiB"), (CRASH, "ended by SIGFPE")],
     ids=["loop", "bomb", "crash"],
 )
-def test_a_hostile_model_ends_alone(evidence, innocent, tmp_path, text, why):
+def test_a_hostile_model_ends_alone(evidence, innocent, tmp_path, text, why, children):
     hostile = onnx_file(tmp_path / "hostile.onnx", text)
     assert os.path.getsize(hostile) < 500
     ended, other = audited(evidence, [hostile, innocent], tmp_path / "out", 20)
@@ -184,19 +184,32 @@ def test_a_model_in_an_object_store_is_not_parsed_here(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
 
 
-def children(pid):
-    """Processes whose parent is ``pid``, by their command line; but for Python's own, which other tests may have started."""
+def processes(parent):
+    """Processes whose parent is ``parent``: id to command line and state."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if int(parent) == pid:
-                command = (stat.parent / "cmdline").read_bytes()
-                if b"resource_tracker" not in command:
-                    found[int(stat.parent.name)] = command.split(b"\0") + [state.encode()]
+            state, number = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(number) == parent:
+                found[int(stat.parent.name)] = (stat.parent / "cmdline").read_bytes().split(b"\0") + [state.encode()]
         except OSError:  # gone meanwhile
             continue
     return found
+
+
+@pytest.fixture
+def children():
+    """Child processes that a test has started itself: not the servers of other tests, nor Python's resource tracker."""
+    before = set(processes(os.getpid()))
+
+    def children(parent):
+        return {
+            number: command
+            for number, command in processes(parent).items()
+            if number not in before and not any(b"resource_tracker" in part for part in command)
+        }
+
+    return children
 
 
 def gone(pid):
@@ -222,7 +235,7 @@ audit_targets(sys.argv[1], sys.argv[2:3], sys.argv[3], contract={}, connection={
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_when_the_audit_is_ended(evidence, tmp_path, end):
+def test_nothing_is_left_when_the_audit_is_ended(evidence, tmp_path, end, children):
     hostile = onnx_file(tmp_path / "hostile.onnx", LOOP)
     command = [sys.executable, "-c", AUDIT, str(evidence), hostile, str(tmp_path / "out")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as audit:
@@ -237,7 +250,7 @@ def test_nothing_is_left_when_the_audit_is_ended(evidence, tmp_path, end):
             audit.kill()
 
 
-def test_the_token_stands_in_no_command_line(evidence, server, tmp_path, monkeypatch):
+def test_the_token_stands_in_no_command_line(evidence, server, tmp_path, monkeypatch, children):
     monkeypatch.setenv("MEDMARK_SUSPECT_TOKEN", "s3cr3t-t0k3n")
     seen = []
 
@@ -263,7 +276,7 @@ def test_opening_is_within_the_limits(evidence, tmp_path, monkeypatch):
     assert "not opened" in (tmp_path / "audit.html").read_text(encoding="utf-8")
 
 
-def test_a_registry_that_hangs(evidence, server, tmp_path, monkeypatch):
+def test_a_registry_that_hangs(evidence, server, tmp_path, monkeypatch, children):
     server.describe = HANGS["continue"]
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -312,7 +325,7 @@ def taken_over(monkeypatch, tmp_path, script):
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_process_that_was_taken_over_is_not_believed(evidence, tmp_path, monkeypatch, lie):
+def test_a_process_that_was_taken_over_is_not_believed(evidence, tmp_path, monkeypatch, lie, children):
     script, why = LIES[lie]
     model = taken_over(monkeypatch, tmp_path, script)
     with pytest.raises(Unavailable if why else MedmarkError, match=why or "no file in its own folder") as refused:
@@ -334,7 +347,7 @@ def test_a_process_that_was_taken_over_is_not_believed(evidence, tmp_path, monke
         ("subprocess.Popen(['sleep', '60'])", "no answer within 1 s"),
     ],
 )
-def test_answers_of_a_process_that_was_taken_over(tmp_path, monkeypatch, answer, why):
+def test_answers_of_a_process_that_was_taken_over(tmp_path, monkeypatch, answer, why, children):
     model = taken_over(monkeypatch, tmp_path, f"send(opened)\nend.recv(1 << 20)\n{answer}\ntime.sleep(60)")
     contract = Contract(output="y")
     suspect = open_suspect(model, contract, class_names=CLASSES, connection=Connection(timeout=1.0))
@@ -376,7 +389,7 @@ def test_arrays_arrive_as_they_were(array):
     np.testing.assert_array_equal(again, array)
 
 
-def test_a_model_gets_no_keys_of_the_environment(tmp_path, monkeypatch):
+def test_a_model_gets_no_keys_of_the_environment(tmp_path, monkeypatch, children):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t")
     monkeypatch.setenv("MEDMARK_SUSPECT_TOKEN", "t0k3n")
     model = onnx_file(tmp_path / "m.onnx", LOOP)
