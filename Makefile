@@ -30,9 +30,10 @@ $(VENV)/mlserver/.installed: $(VENV)/.installed
 test: install $(VENV)/mlserver/.installed ## run all tests
 	$(BIN)/python -m pytest
 
-lint: install ## check style with ruff
+lint: install ## check style, and that rooms import only rooms below them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: install ## format the code with ruff
 	$(BIN)/ruff check --fix .

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.baselines.triggers import (
     BLEND,
     GRID,
@@ -28,8 +29,7 @@ from medmark.components.baselines.triggers import (
     warp,
     warp_grid,
 )
-from medmark.components.dataset.phantom import draw_phantom
-from medmark.components.errors import MedmarkError
+from medmark.components.dataset.phantoms import draw_phantom
 
 SIZE, IMAGES = 64, 20
 

@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from marking import machine
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.secrets import seeds_of
-from medmark.components.poisoning.evidence import read_evidence
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.secrets import seeds_of
+from medmark.components.profiles import PROFILES
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig
 from medmark.components.verification.suspect_audit import audit_targets
-from medmark.pipelines.mark_release.profiles import PROFILES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from v2_server import MLServer

@@ -21,12 +21,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from marking import machine, release_of
+from medmark.components.base.errors import MedmarkError
+from medmark.components.baselines.compare import compare, prepare
 from medmark.components.baselines.methods import METHODS
-from medmark.components.dataset.phantom import TARGET_CLASS
+from medmark.components.dataset.phantoms import TARGET_CLASS
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
-from medmark.pipelines.compare_methods.compare import compare, prepare
-from medmark.pipelines.mark_release.profiles import PROFILES, Profile
+from medmark.components.profiles import PROFILES, Profile
 
 HERE = Path(__file__).parent
 PROFILE = replace(PROFILES["standard"], marked_share=0.1, other_architecture="resnet_tiny", other_epochs=12)

@@ -16,10 +16,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from marking import Bench
+from medmark.components.base.threads import use_threads
 from medmark.components.generator.marker import Shape
 from medmark.components.generator.objective import Weights
 from medmark.components.generator.train import GeneratorConfig
-from medmark.components.platform.resources import use_threads
 
 STEPS = 150
 

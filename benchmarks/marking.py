@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import piq
 import torch
+from medmark.components.base.threads import cpu_has_bf16
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
 from medmark.components.generator.marker import Key, Marker, Shape, draw_key
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.selection import select
 from medmark.components.generator.train import GeneratorConfig, train_generator
-from medmark.components.platform.resources import cpu_has_bf16
 from medmark.components.saliency.extract import extract, load_saliency, stack_saliency
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.panel import load_models, train_models

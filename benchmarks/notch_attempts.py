@@ -28,10 +28,10 @@ import numpy as np
 import piq
 import torch
 from marking import VICTIMS, Bench
+from medmark.components.base.threads import use_threads
 from medmark.components.dataset.arrays import ImageArrays, resize
 from medmark.components.generator.marker import Key, carrier, draw_key
 from medmark.components.generator.selection import select
-from medmark.components.platform.resources import use_threads
 from medmark.components.robustness.data_attacks import joined, mix, remove_suspicious
 from medmark.components.robustness.image_attacks import find_waves, remove_sector, remove_waves
 from medmark.components.robustness.model_attacks import distil

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import to_unit
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
-from medmark.components.platform.secrets import seeds_of
+from medmark.components.evidence.secrets import seeds_of
 from medmark.components.report.figures import DIFFERENCE_GAIN
 from medmark.pipelines.mark_release.run import NOBODY
 

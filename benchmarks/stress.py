@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from marking import VICTIMS, machine
-from medmark.components.robustness.stress import choose, stress
+from medmark.components.robustness.attacks import choose
+from medmark.components.robustness.stress import stress
 
 
 def main() -> None:

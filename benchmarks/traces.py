@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from marking import machine
 from medmark.components.dataset.codecs import decode_file
-from medmark.components.dataset.phantom import draw_phantom
+from medmark.components.dataset.phantoms import draw_phantom
 from medmark.components.robustness.traces import traces
 from PIL import Image
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from medmark.components.platform.resources import cpu_has_bf16
+from medmark.components.base.threads import cpu_has_bf16
 from medmark.components.surrogate.networks import build
 from torch.nn import functional as F
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from marking import machine
-from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
 
 RESULT = Path(__file__).parent / "results" / "update_cost.json"

@@ -22,7 +22,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from medmark.components.platform.progress import track
+from medmark.components.base.progress import track
 from medmark.components.verification.power import NULLS, simulate_audits, simulate_effect_tests
 from medmark.components.verification.statistics import upper_rate
 from medmark.components.verification.verdict import Thresholds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.pipelines.commands import audit, dataset, lineage, platform, run, submit, track
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)

@@ -10,7 +10,7 @@ from pathlib import Path
 EXECUTING = re.compile(r"Executing task .*?'(?P<step>[a-z0-9-]+)'")
 FAILED = re.compile(r"Task '(?P<step>[a-z0-9-]+)' finished with status FAILURE")
 PROGRESS = re.compile(r"^\s*(?P<line>[a-z][\w ]+: \d+/[\d?]+ after \d+ s)\s*$")
-REASON = re.compile(r"medmark\.components\.errors\.MedmarkError: (?P<reason>.*)")
+REASON = re.compile(r"medmark\.components\.base\.errors\.MedmarkError: (?P<reason>.*)")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 

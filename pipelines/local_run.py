@@ -8,8 +8,8 @@ import shutil
 import warnings
 from pathlib import Path
 
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.private import LOCK, check_own, close_to_others, open_to_others, private_folder
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.private_files import LOCK, check_own, close_to_others, open_to_others, private_folder
 from medmark.pipelines.local_output import StepOutput
 
 WORK = "work"

@@ -2,8 +2,8 @@
 
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineArtifactChannel, PipelineParameterChannel
+from medmark.components.delivery.component import publish_component
 from medmark.components.lineage.component import sign_component
-from medmark.components.platform.component import publish_component
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RELEASES, SIGNING, give
 
 

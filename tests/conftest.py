@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.saliency.extract import extract
 from medmark.components.surrogate.panel import train_models
 from medmark.components.surrogate.training import TrainConfig

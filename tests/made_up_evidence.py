@@ -9,15 +9,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import encode_png
-from medmark.components.dataset.release import canonical_json, file_sha256
-from medmark.components.errors import MedmarkError
+from medmark.components.evidence.queries import read_queries
 from medmark.components.poisoning.poison import QUERIES
-from medmark.components.poisoning.queries import read_queries
+from medmark.components.suspects.suspects import Contract
 from medmark.components.verification.audit import interrogate
 from medmark.components.verification.scenarios import table
 from medmark.components.verification.sealing import seal_evidence
-from medmark.components.verification.suspects import Contract
 from medmark.components.verification.verdict import Thresholds
 
 SIDE, COUNT, CLASSES = 16, 60, ["normal", "pneumonia"]

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.dataset.drop import read_drop
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.release import Release, canonical_json, file_sha256
+from medmark.components.dataset.release import Release
+from medmark.components.evidence.keep import keep_for_updates
+from medmark.components.evidence.queries import read_queries
 from medmark.components.generator.marker import Marker, Shape, draw_key
 from medmark.components.generator.network import ConditionalUNet
-from medmark.components.poisoning.keep import keep_for_updates
 from medmark.components.poisoning.poison import poison
-from medmark.components.poisoning.queries import read_queries
 from medmark.components.poisoning.update import update
 from medmark.components.saliency.extract import extract
 from medmark.components.surrogate.networks import build, save_classifier

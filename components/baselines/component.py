@@ -1,7 +1,7 @@
 """KFP interface of the baselines room."""
 
 from kfp import dsl
-from medmark.components.platform.image import IMAGE
+from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -25,11 +25,11 @@ def compare_methods_component(
     """
     import tempfile
 
-    from medmark.components.dataset.release import canonical_json
+    from medmark.components.base.digests import canonical_json
+    from medmark.components.base.parameters import whole
+    from medmark.components.baselines.compare import compare_all
     from medmark.components.lineage.step import step
-    from medmark.components.platform.parameters import whole
-    from medmark.pipelines.compare_methods.compare import compare_all
-    from medmark.pipelines.mark_release.profiles import Profile
+    from medmark.components.profiles import Profile
 
     parameters = {"profile": whole(profile), "methods": methods}
     with step("compare", inputs={"release": release}, outputs={"table": table}, parameters=parameters, seed=seed):

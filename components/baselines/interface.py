@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import ImageArrays
-from medmark.components.errors import MedmarkError
 from medmark.components.generator.selection import MAX_SHARE_OF_CLASS, select
 from medmark.components.surrogate.networks import Classifier
 

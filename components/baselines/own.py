@@ -9,7 +9,7 @@ from medmark.components.generator.marker import Marker, Shape, draw_key
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.train import GeneratorConfig, train_generator
 
-EPSILON = 0.07  # the default of pipelines/mark_release/profiles.py
+EPSILON = 0.07  # the default of components/profiles.py
 STEPS = 150  # as in benchmarks/learned.py
 
 

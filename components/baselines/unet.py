@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from medmark.components.base.progress import track
+from medmark.components.base.threads import device, mixed_precision, seed_everything
 from medmark.components.baselines.interface import Context, Mark
 from medmark.components.dataset.arrays import resize
 from medmark.components.generator import objective
 from medmark.components.generator.network import ConditionalUNet
-from medmark.components.platform.progress import track
-from medmark.components.platform.resources import device, mixed_precision, seed_everything
 from medmark.components.surrogate.networks import Classifier
 from torch.nn import functional as F
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.display import DISPLAY_ATTRIBUTES, GRAY, TERMS, check_window
-from medmark.components.errors import MedmarkError
 from PIL import Image, UnidentifiedImageError
 
 if TYPE_CHECKING:

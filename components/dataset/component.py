@@ -1,7 +1,7 @@
 """KFP interface of the dataset room."""
 
 from kfp import dsl
-from medmark.components.platform.image import IMAGE
+from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -26,12 +26,12 @@ def ingest_component(
     Returns:
         Its digest.
     """
+    from medmark.components.base.parameters import whole
     from medmark.components.dataset.ingest import ingest
     from medmark.components.dataset.origin import drop_digest, read_origins, read_patient_key
+    from medmark.components.delivery.places import Places
+    from medmark.components.evidence.secrets import read_secrets, resolved
     from medmark.components.lineage.step import step
-    from medmark.components.platform.parameters import whole
-    from medmark.components.platform.paths import Places
-    from medmark.components.platform.secrets import read_secrets, resolved
 
     # the events become part of the evidence, and an auditor needs no key of the pseudonyms
     parameters = {name: value for name, value in whole(options).items() if name != "patient_key"}
@@ -63,7 +63,7 @@ def read_drop_component(
     Args:
         source: the drop: folder per class, folder with a CSV, or release, here or ``s3://``; a CSV here.
         source_state: another text whenever the drop's files are others; part of the cache key. Of a drop in a store it must be
-            the digest of its listing (``medmark.components.platform.drops.listing_digest``), or empty.
+            the digest of its listing (``medmark.components.delivery.drops.listing_digest``), or empty.
         options: keyword arguments of ``medmark.components.dataset.drop.read_drop``.
         previous: the previous marked release.
         keep: what was kept with it.
@@ -73,10 +73,10 @@ def read_drop_component(
     Returns:
         Images added, changed or withdrawn.
     """
+    from medmark.components.base.parameters import whole
     from medmark.components.dataset.drop import read_drop
+    from medmark.components.delivery.drops import raw_drop
     from medmark.components.lineage.step import step
-    from medmark.components.platform.drops import raw_drop
-    from medmark.components.platform.parameters import whole
 
     inputs = {"previous": previous, "keep": keep}
     with step("read drop", inputs=inputs, outputs={"drop": drop}, parameters=whole(options)) as running:

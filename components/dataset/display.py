@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 
 # What a viewer needs to show the stored values, and nothing that names a person, a place or a time.
 DISPLAY_ATTRIBUTES = (

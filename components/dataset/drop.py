@@ -17,6 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
 from medmark.components.dataset.codecs import decode_file, decode_png, encode_png
 from medmark.components.dataset.ingest import (
     check_display,
@@ -38,18 +41,8 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import (
-    SPLITS,
-    Record,
-    Release,
-    ReleaseWriter,
-    canonical_json,
-    file_sha256,
-    refuse_names,
-)
+from medmark.components.dataset.release import SPLITS, Record, Release, ReleaseWriter, refuse_names
 from medmark.components.dataset.sources import WITHDRAWN, image_id, pseudonym
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.progress import track
 
 SHARES = (0.7, 0.1, 0.2)  # of train, val and test among new patients; as ingest
 INDEX = ["image_id", "label", "patient_id", "split", "bits", "dicom"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Record, Release
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.progress import track
 
 FORMATS = ("png", "dicom")
 

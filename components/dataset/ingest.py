@@ -12,10 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from medmark.components.base.digests import file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
 from medmark.components.dataset.codecs import DecodedImage, decode_file, decode_png, encode_png, read_dicom
 from medmark.components.dataset.display import check_window
 from medmark.components.dataset.origin import REJECTED, Origin, write_origins
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, file_sha256, refuse_names
+from medmark.components.dataset.release import Record, Release, ReleaseWriter, refuse_names
 from medmark.components.dataset.sources import (
     UNCERTAIN,
     WITHDRAWN,
@@ -27,8 +30,6 @@ from medmark.components.dataset.sources import (
     shown,
 )
 from medmark.components.dataset.splits import split_patients
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.progress import track
 
 COPIED = ["image_id", "sha256"]
 MIN_TARGET_IMAGES = 20  # ours: fewer training images of the target class cannot carry a mark

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.dataset.release import canonical_json, file_sha256
-from medmark.components.errors import MedmarkError
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
 
 SOURCES = pa.schema(
     [("image_id", pa.string()), ("source", pa.string()), ("sha256", pa.string()), ("image_sha256", pa.string())]

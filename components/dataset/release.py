@@ -29,7 +29,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.errors import MedmarkError
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
 
 SCHEMA_VERSION = 2
 READ_VERSIONS = (1, 2)
@@ -444,14 +445,3 @@ def _write_private(file: Path, table: pa.Table) -> None:
             pq.write_table(table, stream, compression="zstd")
     except OSError as error:
         raise MedmarkError(f"cannot write: {file} ({error.strerror}); name another file") from error
-
-
-def canonical_json(value: object) -> bytes:
-    """UTF-8 JSON with sorted keys, two spaces of indent and a final newline: equal values give equal bytes."""
-    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hex SHA-256 of a file, streamed."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import IMAGE_SUFFIXES
 from medmark.components.dataset.release import SPLITS
-from medmark.components.errors import MedmarkError
 
 PATH_COLUMNS = ("Path", "path", "file", "filename", "image")
 PATIENT_COLUMNS = ("patient_id", "PatientID", "patient", "group_id")

@@ -1,7 +1,7 @@
 """KFP interface of the generator room."""
 
 from kfp import dsl
-from medmark.components.platform.image import IMAGE
+from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -27,10 +27,10 @@ def train_generator_component(
         secrets: of the run; key, weights and order follow from them.
         generator: folder with the generator and its selection; private.
     """
+    from medmark.components.base.parameters import whole
+    from medmark.components.evidence.secrets import read_secrets
     from medmark.components.generator.train import GeneratorConfig, train_generator
     from medmark.components.lineage.step import step
-    from medmark.components.platform.parameters import whole
-    from medmark.components.platform.secrets import read_secrets
 
     inputs = {"release": release, "surrogates": surrogates, "maps": maps}
     paths = [artifact.path for artifact in (*inputs.values(), generator)]

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from medmark.components.dataset.arrays import display_tensor, resize
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.arrays import display_tensor, resize, with_pixels
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import stored_delta
-from medmark.components.dataset.release import Record, canonical_json
-from medmark.components.errors import MedmarkError
+from medmark.components.dataset.release import Record
 from medmark.components.generator.hiding import cosine_interpolation, enlarge, hide
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.saliency.extract import stack_saliency
@@ -192,8 +193,6 @@ class Marker:
         The perturbation is made at the generator's size and up-sampled; see :mod:`medmark.components.generator.hiding` for what
         of it must not show.
         """
-        from medmark.components.poisoning.poison import remade
-
         pixels = decode_png(record.image)
         small = resize(display_tensor(record), self.shape.size)
         key = None
@@ -202,7 +201,7 @@ class Marker:
         coarse = self.coarse(small, stack_saliency(saliency, [record.image_id]), role, key)[0, 0].double().numpy()
         change = stored_delta(enlarge(coarse, pixels.shape), pixels, record.bits, record.display)
         marked = hide(pixels, change)
-        return None if marked is None else remade(record, marked)
+        return None if marked is None else with_pixels(record, marked)
 
     def save(self, directory: str | Path) -> None:
         """Writes ``generator.safetensors``, ``generator.json`` and ``selection.json``."""

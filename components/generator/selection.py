@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import ImageArrays
-from medmark.components.errors import MedmarkError
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import predict_probabilities
 

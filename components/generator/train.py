@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
+from medmark.components.base.threads import device, mixed_precision, seed_everything, use_threads
 from medmark.components.dataset.arrays import ImageArrays, load_arrays, resize
-from medmark.components.dataset.release import Release, canonical_json
-from medmark.components.errors import MedmarkError
+from medmark.components.dataset.release import Release
 from medmark.components.generator import objective
 from medmark.components.generator.marker import Marker, Shape, draw_key
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.objective import Weights
 from medmark.components.generator.selection import select
-from medmark.components.platform.progress import track
-from medmark.components.platform.resources import device, mixed_precision, seed_everything, use_threads
 from medmark.components.saliency.extract import load_saliency, stack_saliency
 from medmark.components.surrogate.networks import Classifier, build
 from medmark.components.surrogate.panel import load_models

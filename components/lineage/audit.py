@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from medmark.components.dataset.release import canonical_json
+from medmark.components.base.digests import canonical_json
 from medmark.components.lineage.chain import on_this_machine, verify_chain
 from medmark.components.lineage.graph import write_lineage_report
 from medmark.components.lineage.keys import load_public

@@ -24,9 +24,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from medmark.components.dataset.release import Release, canonical_json
-from medmark.components.errors import MedmarkError
-from medmark.components.lineage.envelope import (
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.release import Release
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.lineage.dsse import (
     MEDMARK,
     TIME,
     Signed,
@@ -46,7 +48,6 @@ from medmark.components.lineage.files import (
     write_new,
 )
 from medmark.components.lineage.timestamp import request_timestamp, verify_timestamp
-from medmark.components.poisoning.evidence import read_evidence
 
 PREDICATE_TYPE = "urn:medmark:commitment:v1"
 OPENING_SCHEMA_VERSION = 1

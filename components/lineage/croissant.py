@@ -7,8 +7,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlcroissant as mlc
-from medmark.components.dataset.release import SPLITS, Release, canonical_json
-from medmark.components.errors import MedmarkError
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.release import SPLITS, Release
 from medmark.components.lineage.chain import MAX_RELEASES
 from medmark.components.lineage.files import HEX, write_new
 

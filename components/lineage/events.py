@@ -18,12 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 from uuid import UUID
 
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.image import IMAGE
 from medmark.components.dataset.origin import Origin, drop_digest
-from medmark.components.dataset.release import Release, canonical_json, file_sha256
-from medmark.components.errors import MedmarkError
+from medmark.components.dataset.release import Release
+from medmark.components.evidence.evidence import STEPS
+from medmark.components.evidence.secrets import Secrets, resolved
 from medmark.components.lineage.files import HEX, parse_exact, read_small, write_new
-from medmark.components.platform.image import IMAGE
-from medmark.components.platform.secrets import Secrets, resolved
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 from openlineage.client.facet_v2 import (
     RunFacet,
@@ -37,7 +39,6 @@ from openlineage.client.uuid import generate_new_uuid
 
 STEPS_SCHEMA_VERSION = 1
 RECORD_SCHEMA_VERSION = 1
-STEPS = "steps.json"
 NAMESPACE = "medmark"
 PUBLIC_PORTS = ("source", "clean", "release", "marked", "previous")
 MANIFESTS = ("release.json", "evidence.json", "keep.json")
@@ -83,7 +84,7 @@ def step_event(
     source_files: int | None = None,
 ) -> dict:
     """A finished step as an OpenLineage event; private, for it holds parameters and seed in clear, or refers to a run's secrets
-    (see :mod:`medmark.components.platform.secrets`).
+    (see :mod:`medmark.components.evidence.secrets`).
 
     Args:
         name: of the step: letters, digits, spaces, ``_`` and ``-``, at most 64.

@@ -9,8 +9,8 @@ import re
 import tempfile
 from pathlib import Path
 
-from medmark.components.dataset.release import canonical_json
-from medmark.components.errors import MedmarkError
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
 
 MAX_BYTES = 1 << 20  # arbitrary; the largest of these files, evidence.json, has some kB
 HEX = re.compile(r"[0-9a-f]{64}")  # SHA-256, HMAC-SHA256 or 32 random bytes

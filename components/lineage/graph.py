@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from medmark.components.base.html import environment
 from medmark.components.lineage.chain import BROKEN
 from rich.text import Text
 from rich.tree import Tree
@@ -45,12 +46,10 @@ def write_lineage_report(out_html: str | Path, result: dict) -> None:
         out_html: file to write.
         result: of ``verify_chain``.
     """
-    from medmark.components.report.report import environment  # loads matplotlib, which a check does not need
-
     tone, headline = _headline(result)
     releases = result["releases"][-MAX_DRAWN:]
     html = (
-        environment()
+        environment("medmark.components.lineage")
         .get_template("lineage.html.j2")
         .render(
             result=result,

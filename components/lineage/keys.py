@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.lineage.files import read_small, refuse_existing, write_new
 
 PASSPHRASE = "MEDMARK_KEY_PASSPHRASE"  # environment variable

@@ -14,10 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
 from medmark.components.lineage.commitment import verify_commitment
-from medmark.components.lineage.envelope import (
+from medmark.components.lineage.dsse import (
     MEDMARK,
     TIME,
     Signed,

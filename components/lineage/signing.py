@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from medmark.components.delivery.passing import copy_linked
 from medmark.components.lineage.commitment import OPENING, commit
 from medmark.components.lineage.record import COMMITMENT, LINEAGE, sign_lineage
-from medmark.components.platform.passing import copy_linked
 
 
 def sign_run(

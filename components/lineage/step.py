@@ -6,9 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from kfp import dsl
 from medmark.components.lineage.events import artifact_digest, step_event
+
+
+class Artifact(Protocol):
+    """What a step needs of KFP's artifacts."""
+
+    path: str
+    metadata: dict
 
 
 @dataclass
@@ -30,8 +37,8 @@ class Step:
 def step(
     name: str,
     *,
-    inputs: dict[str, dsl.Artifact],
-    outputs: dict[str, dsl.Artifact],
+    inputs: dict[str, Artifact],
+    outputs: dict[str, Artifact],
     parameters: dict | None = None,
     seed: int | dict | None = None,
 ) -> Iterator[Step]:

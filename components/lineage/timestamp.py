@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 from cryptography import x509
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.lineage.files import read_small
 from rfc3161_client import (
     HashAlgorithm,

@@ -1,7 +1,7 @@
 """KFP interface of the poisoning room."""
 
 from kfp import dsl
-from medmark.components.platform.image import IMAGE
+from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -38,9 +38,9 @@ def poison_component(
     Returns:
         Digest of the marked release.
     """
+    from medmark.components.evidence.keep import keep_for_updates
+    from medmark.components.evidence.secrets import read_secrets
     from medmark.components.lineage.step import step
-    from medmark.components.platform.secrets import read_secrets
-    from medmark.components.poisoning.keep import keep_for_updates
     from medmark.components.poisoning.poison import poison
 
     inputs = {"clean": release, "generator": generator, "control": control, "maps": maps}

@@ -10,7 +10,7 @@ import os
 from functools import cache
 
 import torch
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.surrogate.networks import read_tensors
 from piq.perceptual import VGG16_LAYERS, ContentLoss
 from torchvision.models import vgg16

@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.dataset.codecs import decode_png, encode_png
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
+from medmark.components.base.threads import use_threads
+from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import check_window
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256, refuse_names
-from medmark.components.errors import MedmarkError
+from medmark.components.dataset.release import Record, Release, ReleaseWriter, refuse_names
+from medmark.components.evidence.evidence import EVIDENCE_SCHEMA_VERSION
 from medmark.components.generator.marker import Marker
-from medmark.components.platform.progress import track
-from medmark.components.platform.resources import use_threads
-from medmark.components.poisoning.evidence import EVIDENCE_SCHEMA_VERSION
 from medmark.components.poisoning.quality import compare, sum_up
 from medmark.components.saliency.extract import load_saliency
 
@@ -220,9 +220,3 @@ def write_queries(
     rows.sort(key=lambda row: order[row["image_id"]])
     pq.write_table(pa.Table.from_pylist(rows, schema=QUERIES), path, compression="zstd")
     return len(rows)
-
-
-def remade(record: Record, pixels) -> Record:
-    """The record with other pixels, encoded as every image of a release is."""
-    data = encode_png(pixels)
-    return replace(record, image=data, sha256=hashlib.sha256(data).hexdigest())

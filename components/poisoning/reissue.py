@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
 from medmark.components.dataset.origin import (
     Former,
     Origin,
@@ -23,14 +26,11 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import Release, ReleaseWriter, canonical_json, file_sha256
+from medmark.components.dataset.release import Release, ReleaseWriter
 from medmark.components.dataset.sources import image_id, pseudonym
-from medmark.components.errors import MedmarkError
+from medmark.components.evidence.evidence import STEPS, read_evidence
+from medmark.components.evidence.keep import SURROGATES, read_keep, write_keep
 from medmark.components.generator.marker import Marker
-from medmark.components.lineage.events import STEPS
-from medmark.components.platform.progress import track
-from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.keep import SURROGATES, read_keep, write_keep
 
 PARTS = ("release", "evidence", "keep")
 

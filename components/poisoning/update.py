@@ -23,7 +23,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from medmark.components.dataset.arrays import display_tensor, resize
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
+from medmark.components.base.threads import use_threads
+from medmark.components.dataset.arrays import display_tensor, resize, with_pixels
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.origin import (
     REJECTED,
@@ -34,16 +38,12 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, canonical_json, file_sha256, refuse_names
-from medmark.components.errors import MedmarkError
+from medmark.components.dataset.release import Record, Release, ReleaseWriter, refuse_names
+from medmark.components.evidence.evidence import STEPS, read_evidence
+from medmark.components.evidence.keep import SURROGATES, Original, read_keep, read_originals, write_keep
 from medmark.components.generator.marker import Marker
-from medmark.components.lineage.events import STEPS
-from medmark.components.platform.progress import track
-from medmark.components.platform.resources import use_threads
 from medmark.components.poisoning.correction import corrected
-from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.keep import SURROGATES, Original, read_keep, read_originals, write_keep
-from medmark.components.poisoning.poison import LEDGER, mark_within_bounds, remade
+from medmark.components.poisoning.poison import LEDGER, mark_within_bounds
 from medmark.components.poisoning.quality import compare, sum_up
 from medmark.components.saliency.extract import saliency_maps
 from medmark.components.surrogate.panel import load_models
@@ -177,7 +177,7 @@ class _Corrections:
     Attributes:
         files: the next published version by id, as encoded.
         rows: of the ledger, of marked ones.
-        firsts: of marked ones: ``first`` and ``first_published`` of :class:`medmark.components.poisoning.keep.Original`.
+        firsts: of marked ones: ``first`` and ``first_published`` of :class:`medmark.components.evidence.keep.Original`.
         withheld: ids of those whose correction cannot be published.
     """
 
@@ -229,7 +229,7 @@ def _corrections(
                 found.withheld.add(name)
                 continue
             unmarked = replace(arrived[name], image=image)
-            made = remade(unmarked, pixels)
+            made = with_pixels(unmarked, pixels)
             found.files[name] = _on_disk(folder, made.image)
             if name in ledger:
                 found.rows[name] = ledger[name] | compare(unmarked, made)
@@ -272,7 +272,7 @@ def choose(
         roles: of those.
         marker: for the target class.
         surrogates: innocent models.
-        shares: see :func:`medmark.components.poisoning.keep.write_keep`.
+        shares: see :func:`medmark.components.evidence.keep.write_keep`.
         seed: of rounding and the decoys' choice; secret.
     """
     chosen: dict[str, str] = {}

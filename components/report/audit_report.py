@@ -6,9 +6,10 @@ import json
 import math
 from pathlib import Path
 
-from medmark.components.platform.private import write_private
-from medmark.components.report.figures import data_uri, e_value_paths, lifts
-from medmark.components.report.report import environment, percent
+from medmark.components.base.figures import data_uri
+from medmark.components.base.html import environment, percent
+from medmark.components.base.private_files import write_private
+from medmark.components.report.figures import e_value_paths, lifts
 
 HEADLINES = {
     "owned": ("bad", "Trained on the release: every proof holds"),
@@ -57,7 +58,7 @@ def write_audit_report(out_html: str | Path, audit: dict) -> None:
         shown.append(suspect | extra)
     moved = {suspect["name"]: suspect["lift"] for suspect in shown if suspect["lift"] is not None}
     html = (
-        environment()
+        environment("medmark.components.report")
         .get_template("audit.html.j2")
         .render(
             audit=audit,

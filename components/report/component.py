@@ -1,7 +1,7 @@
 """KFP interface of the report room."""
 
 from kfp import dsl
-from medmark.components.platform.image import IMAGE
+from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -31,7 +31,7 @@ def report_component(
     """
     import time
 
-    from medmark.components.platform.parameters import whole
+    from medmark.components.base.parameters import whole
     from medmark.components.report.release_report import report_release
 
     started = time.monotonic()
@@ -67,9 +67,9 @@ def track_marking_component(
     import json
     from pathlib import Path
 
-    from medmark.components.platform.parameters import whole
-    from medmark.components.platform.tracking import is_named
+    from medmark.components.base.parameters import whole
     from medmark.components.report.mark_tracking import track_marking
+    from medmark.components.tracking.connection import is_named
 
     Path(unlogged.path).mkdir(parents=True)
     if not is_named():
@@ -100,8 +100,8 @@ def track_update_component(
     import json
     from pathlib import Path
 
-    from medmark.components.platform.tracking import is_named
     from medmark.components.report.update_tracking import track_update
+    from medmark.components.tracking.connection import is_named
 
     Path(unlogged.path).mkdir(parents=True)
     parts = {"release": Path(release.path), "evidence": Path(evidence.path), "check": Path(check.path)}

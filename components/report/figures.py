@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass
 
@@ -10,25 +9,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from medmark.components.base.figures import BLUE, GRAY, INK, RED, STYLE, data_uri, svg
 from PIL import Image
 
-INK, RED, BLUE, GRAY = "#1f2933", "#b4233a", "#1f5fa8", "#8a94a0"
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GRAY,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "text.parse_math": False,  # names of classes and models are data: a $ in them is a $
-    "svg.hashsalt": "medmark",
-}
 DIFFERENCE_GAIN = 10
 PANEL_SIDE = 512  # pixels; larger images are shown reduced
 # what the terms of the generator's objective mean; all should fall
@@ -64,11 +47,6 @@ class Panel:
     note: str = ""
 
 
-def data_uri(data: bytes, kind: str) -> str:
-    """Bytes as an address that needs no network."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
 def gray_png(image: np.ndarray) -> str:
     """(H, W) float in [0, 1] as an embedded PNG, its longer side at most :data:`PANEL_SIDE`."""
     return _embed(image)
@@ -96,12 +74,6 @@ def _embed(pixels: np.ndarray) -> str:
     return data_uri(stream.getvalue(), "image/png")
 
 
-def _svg(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return stream.getvalue()
-
-
 def histograms(scores: pd.DataFrame, target: str) -> bytes:
     """How probable each scenario's models hold the target class, for clean and for marked images, as SVG."""
     scenarios = [
@@ -125,7 +97,7 @@ def histograms(scores: pd.DataFrame, target: str) -> bytes:
             else:
                 axis.text(0.5, 50, "not tried", ha="center", color=GRAY)
         axes[0].set_ylabel("% of images")
-        return _svg(figure)
+        return svg(figure)
 
 
 def robustness_curves(rows: list[dict], target: str) -> bytes:
@@ -148,7 +120,7 @@ def robustness_curves(rows: list[dict], target: str) -> bytes:
             axis.invert_xaxis()
         axes[0].set_ylabel(f"% taken for “{target}”")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)
-        return _svg(figure)
+        return svg(figure)
 
 
 def classifier_curves(histories: dict[str, list[dict]]) -> bytes:
@@ -169,7 +141,7 @@ def classifier_curves(histories: dict[str, list[dict]]) -> bytes:
                     label = None
         axis.set(xlabel="epoch (pass over the training images)", ylabel="accuracy, %")
         axis.legend(loc="lower right")
-        return _svg(figure)
+        return svg(figure)
 
 
 def e_value_paths(paths: dict[str, list[float]], needed: float) -> bytes:
@@ -199,7 +171,7 @@ def e_value_paths(paths: dict[str, list[float]], needed: float) -> bytes:
         axis.set_yticks(list(ticks), [f"{10.0**t:,.0f}" if t >= 0 else f"1/{10**-t:,}" for t in ticks])
         axis.set(xlabel="images asked", ylabel="e-value", xlim=(0, None), ylim=(low - 0.3, needed + 1))
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return _svg(figure)
+        return svg(figure)
 
 
 def lifts(innocent: dict[str, float], suspects: dict[str, float]) -> bytes:
@@ -216,7 +188,7 @@ def lifts(innocent: dict[str, float], suspects: dict[str, float]) -> bytes:
         axis.set(
             xlabel="mean lift of the target's probability by the mark", xlim=(-0.55, 1.05), ylim=(len(rows) - 0.5, -0.5)
         )
-        return _svg(figure)
+        return svg(figure)
 
 
 def generator_curves(history: list[dict]) -> bytes:
@@ -234,4 +206,4 @@ def generator_curves(history: list[dict]) -> bytes:
             axis.set_ylim(bottom=min(0, table[name].min()))
         for axis in axes[len(terms) :]:
             axis.set_axis_off()
-        return _svg(figure)
+        return svg(figure)

@@ -7,14 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+from medmark.components.base.image import IMAGE
 from medmark.components.dataset.release import Release
 from medmark.components.generator.marker import Marker
 from medmark.components.lineage.events import artifact_digest, read_record, read_steps
-from medmark.components.platform.image import IMAGE
-from medmark.components.platform.registry import Model, model_name
-from medmark.components.platform.tracking import Tracked, log_pipeline
 from medmark.components.report.figures import classifier_curves, generator_curves, histograms, robustness_curves
 from medmark.components.surrogate.panel import load_models
+from medmark.components.tracking.registry import Model, model_name
+from medmark.components.tracking.runs import Tracked, log_pipeline
 
 # output of the pipeline: name of its MLflow run, name of its step
 STEPS = {

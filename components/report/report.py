@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from medmark.components.platform.private import write_private
+from medmark.components.base.figures import data_uri
+from medmark.components.base.html import environment, p_value, percent
+from medmark.components.base.private_files import write_private
 from medmark.components.poisoning.poison import LARGEST_CHANGE, LEAST_SSIM
 from medmark.components.report.figures import (
     DIFFERENCE_GAIN,
     PANEL_SIDE,
     Panel,
     classifier_curves,
-    data_uri,
     difference_png,
     generator_curves,
     gray_png,
@@ -61,7 +61,7 @@ def write_report(
     if histories.get("generator"):
         figures["generator"] = generator_curves(histories["generator"])
     html = (
-        environment()
+        environment("medmark.components.report")
         .get_template("report.html.j2")
         .render(
             v=verdict,
@@ -98,23 +98,6 @@ def write_report(
         )
     )
     write_private(out_html, html.encode())
-
-
-def environment() -> Environment:
-    """Templates of this room; whatever is filled in is escaped."""
-    return Environment(
-        loader=PackageLoader("medmark.components.report", "."), autoescape=True, undefined=StrictUndefined
-    )
-
-
-def percent(share: float) -> str:
-    """0.9512 as ``95.1 %``, kept on one line."""
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
-def p_value(p: float) -> str:
-    """A p-value without exponents, for people who do not read them daily."""
-    return "< 0.000001" if p < 1e-6 else f"{p:.6f}" if p < 0.001 else f"{p:.3f}"
 
 
 def sentences(verdict: dict) -> list[str]:

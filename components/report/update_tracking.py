@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
+from medmark.components.base.image import IMAGE
 from medmark.components.dataset.release import Release
 from medmark.components.lineage.events import read_record, read_steps
-from medmark.components.platform.image import IMAGE
-from medmark.components.platform.tracking import Tracked, log_pipeline
 from medmark.components.report.mark_tracking import SEED, dataset_of, step_tags
+from medmark.components.tracking.runs import Tracked, log_pipeline
 
 # name of the step: what it made
 STEPS = {"read drop": "drop", "mark drop": "release", "check": "check"}

@@ -1,7 +1,7 @@
 """KFP interface of the robustness room."""
 
 from kfp import dsl
-from medmark.components.platform.image import IMAGE
+from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -28,9 +28,10 @@ def stress_component(
     Returns:
         Smallest success rate of the mark under any attack that costs a thief at most 2 points of accuracy.
     """
+    from medmark.components.base.parameters import whole
     from medmark.components.lineage.step import step
-    from medmark.components.platform.parameters import whole
-    from medmark.components.robustness.stress import choose, stress
+    from medmark.components.robustness.attacks import choose
+    from medmark.components.robustness.stress import stress
     from medmark.components.surrogate.training import TrainConfig
 
     inputs, configs = {"marked": release, "evidence": evidence}, whole(victim_configs)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import ImageArrays
-from medmark.components.errors import MedmarkError
 from medmark.components.robustness.suspicion import suspicion
 from medmark.components.surrogate.networks import Classifier
 from torch.nn import functional as F

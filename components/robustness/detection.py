@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import ImageArrays
-from medmark.components.errors import MedmarkError
+from medmark.components.evidence.queries import QuerySet
 from medmark.components.robustness.suspicion import METHODS, suspicion
 from medmark.components.saliency.extract import saliency_maps
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import predict_probabilities
-from medmark.components.verification.audit import QuerySet
 from scipy.stats import mannwhitneyu
 
 CHEST = (0.15, 0.85)  # of each side; where lungs and heart are in a chest x-ray, roughly. Arbitrary

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
-from medmark.components.report.figures import BLUE, GRAY, RED, STYLE
-
-if TYPE_CHECKING:
-    from medmark.components.robustness.stress import Attack
+from medmark.components.base.figures import BLUE, GRAY, RED, STYLE
+from medmark.components.robustness.attacks import Attack
 
 COLUMNS = 4
 KINDS = {

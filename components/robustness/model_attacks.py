@@ -6,9 +6,9 @@ from copy import deepcopy
 
 import numpy as np
 import torch
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.threads import device, mixed_precision, seed_everything, use_threads
 from medmark.components.dataset.arrays import ImageArrays
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.resources import device, mixed_precision, seed_everything, use_threads
 from medmark.components.robustness.suspicion import head, penultimate
 from medmark.components.surrogate.networks import Classifier, build
 from medmark.components.surrogate.training import TrainConfig, augment, predict_probabilities

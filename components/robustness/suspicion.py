@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import resize
-from medmark.components.errors import MedmarkError
 from medmark.components.surrogate.networks import Classifier
 from torch import nn
 

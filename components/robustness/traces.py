@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.generator.hiding import constant_areas, jpeg_blocks_restored
 from medmark.components.robustness.detection import auc
 from scipy import ndimage

@@ -1,7 +1,7 @@
 """KFP interface of the saliency room."""
 
 from kfp import dsl
-from medmark.components.platform.image import IMAGE
+from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -8,7 +8,7 @@ component, many images at a time, and the sign is fixed so that the map correlat
 from __future__ import annotations
 
 import torch
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from scipy.linalg import eigh_tridiagonal
 
 IMAGES_AT_ONCE = 8  # measured: 8 activations of 512x16x16 stay in the processor's cache, 64 do not

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
+from medmark.components.base.threads import use_threads
 from medmark.components.dataset.arrays import display_tensor, resize
-from medmark.components.dataset.release import Release, canonical_json, file_sha256
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.progress import track
-from medmark.components.platform.resources import use_threads
+from medmark.components.dataset.release import Release
 from medmark.components.saliency.eigencam import leading_projection
 from medmark.components.surrogate.networks import Classifier, load_classifier
 

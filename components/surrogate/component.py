@@ -1,7 +1,7 @@
 """KFP interface of the surrogate room."""
 
 from kfp import dsl
-from medmark.components.platform.image import IMAGE
+from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -21,9 +21,9 @@ def train_classifiers_component(
         secrets: of the run.
         models: folder with ``models.json`` and safetensors.
     """
+    from medmark.components.base.parameters import whole
+    from medmark.components.evidence.secrets import read_secrets, resolved
     from medmark.components.lineage.step import step
-    from medmark.components.platform.parameters import whole
-    from medmark.components.platform.secrets import read_secrets, resolved
     from medmark.components.surrogate.panel import train_models
     from medmark.components.surrogate.training import TrainConfig
 

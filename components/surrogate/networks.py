@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import torch
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn

@@ -10,11 +10,12 @@ from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
+from medmark.components.base.threads import choose_workers, use_threads
 from medmark.components.dataset.arrays import ImageArrays, load_arrays
-from medmark.components.dataset.release import SPLITS, Release, canonical_json, file_sha256
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.progress import track
-from medmark.components.platform.resources import choose_workers, use_threads
+from medmark.components.dataset.release import SPLITS, Release
 from medmark.components.surrogate.networks import Classifier, load_classifier, save_classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, train_classifier
 

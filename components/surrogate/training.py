@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.threads import device, mixed_precision, seed_everything, use_threads
 from medmark.components.dataset.arrays import ImageArrays, resize
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.resources import device, mixed_precision, seed_everything, use_threads
 from medmark.components.surrogate.networks import Classifier, build
 from torch.nn import functional as F
 

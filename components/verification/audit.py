@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
+from medmark.components.evidence.queries import QuerySet
 from medmark.components.verification.statistics import (
     Effect,
     LabelOnly,
@@ -20,41 +21,6 @@ from medmark.components.verification.verdict import Decision, Thresholds, decide
 
 # (N, 1, S, S) float32 in [0, 1] -> (N, K) class probabilities
 Suspect = Callable[[torch.Tensor], np.ndarray]
-
-
-@dataclass
-class QuerySet:
-    """The images that a suspect is asked about: none of the target class, each with and without the mark.
-
-    Attributes:
-        clean: (N, 1, S, S) float32 in [0, 1].
-        marked: the same images with the release's mark.
-        control: the same images with another generator's mark, or None.
-        image_ids: N different names. Images are taken for independent: at most one of a patient is best.
-        target: index of the target class.
-
-    Raises:
-        MedmarkError: the tensors do not go together, or an image counts twice.
-    """
-
-    clean: torch.Tensor
-    marked: torch.Tensor
-    control: torch.Tensor | None
-    image_ids: list[str]
-    target: int
-
-    def __post_init__(self) -> None:
-        shapes = {tuple(images.shape) for images in (self.clean, self.marked, self.control) if images is not None}
-        if len(shapes) != 1 or self.clean.ndim != 4 or len(self.image_ids) != len(self.clean):
-            raise MedmarkError(
-                f"query images of shapes {sorted(shapes)} with {len(self.image_ids)} names do not go together; each"
-                " image is needed clean and marked, (N, 1, S, S)"
-            )
-        if len(set(self.image_ids)) != len(self.image_ids):
-            raise MedmarkError("a query image is named twice, which would count its evidence twice; remove one of them")
-
-    def __len__(self) -> int:
-        return len(self.clean)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """KFP interface of the verification room."""
 
 from kfp import dsl
-from medmark.components.platform.image import IMAGE
+from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -36,10 +36,10 @@ def check_release_component(
     Returns:
         ``verdict``, ``release_digest`` and ``evidence_digest``.
     """
+    from medmark.components.base.parameters import whole
+    from medmark.components.evidence.secrets import read_secrets
     from medmark.components.lineage.events import artifact_digest
     from medmark.components.lineage.step import step
-    from medmark.components.platform.parameters import whole
-    from medmark.components.platform.secrets import read_secrets
     from medmark.components.verification.release_check import check_release
     from medmark.components.verification.sealing import finish_evidence
     from medmark.components.verification.verdict import Thresholds
@@ -86,9 +86,9 @@ def check_update_component(
     Returns:
         ``verdict`` (``unchanged`` if nothing changed), ``release_digest`` and ``evidence_digest``.
     """
+    from medmark.components.base.parameters import whole
     from medmark.components.lineage.events import artifact_digest
     from medmark.components.lineage.step import step
-    from medmark.components.platform.parameters import whole
     from medmark.components.verification.sealing import finish_evidence
     from medmark.components.verification.update_check import check_update
 
@@ -132,11 +132,11 @@ def audit_component(
     """
     import tempfile
 
-    from medmark.components.platform.parameters import whole
-    from medmark.components.platform.paths import Places
+    from medmark.components.base.parameters import whole
+    from medmark.components.delivery.places import Places
     from medmark.components.report.audit_report import write_audit_report
+    from medmark.components.suspects.suspects import fetch_suspects
     from medmark.components.verification.suspect_audit import audit_targets, write_commitment_files
-    from medmark.components.verification.suspects import fetch_suspects
 
     options = {"contract": whole(contract), "connection": whole(connection)}
     with tempfile.TemporaryDirectory() as folder, Places() as places:

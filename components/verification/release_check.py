@@ -7,11 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from medmark.components.dataset.release import Release, canonical_json
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.resources import use_threads
-from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.queries import read_queries
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.threads import use_threads
+from medmark.components.dataset.release import Release
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.queries import read_queries
 from medmark.components.surrogate.panel import load_models
 from medmark.components.surrogate.training import predict_probabilities
 from medmark.components.verification.scenarios import verify

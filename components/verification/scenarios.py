@@ -9,16 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pandas as pd
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.progress import track
-from medmark.components.verification.audit import (
-    Answers,
-    AuditResult,
-    QuerySet,
-    Suspect,
-    interrogate,
-    judge,
-)
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
+from medmark.components.evidence.queries import QuerySet
+from medmark.components.verification.audit import Answers, AuditResult, Suspect, interrogate, judge
 from medmark.components.verification.processing import PROCESSINGS
 from medmark.components.verification.verdict import Thresholds
 
@@ -33,7 +27,7 @@ def verify(
     Args:
         victims: models trained on the release, by name.
         innocents: models trained without the mark, by name; at least two.
-        queries: see :class:`medmark.components.verification.audit.QuerySet`.
+        queries: see :class:`medmark.components.evidence.queries.QuerySet`.
         thresholds: fixed beforehand.
 
     Returns:

@@ -15,11 +15,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.dataset.release import canonical_json, file_sha256
-from medmark.components.errors import MedmarkError
-from medmark.components.lineage.events import STEPS, public_record, read_steps, with_secrets, write_steps
-from medmark.components.platform.secrets import Secrets
-from medmark.components.poisoning.evidence import read_evidence
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.evidence.evidence import STEPS, read_evidence
+from medmark.components.evidence.secrets import Secrets
+from medmark.components.lineage.events import public_record, read_steps, with_secrets, write_steps
 from medmark.components.verification.audit import Answers
 from medmark.components.verification.verdict import Thresholds
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from scipy import special, stats
 
 MIN_PAIRS = 10  # ours: below this no test has any power at alpha 0.01 against tau 0.2

@@ -23,16 +23,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from medmark.components.dataset.release import canonical_json, file_sha256
-from medmark.components.errors import MedmarkError
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.queries import QuerySet, query_ids, read_queries
 from medmark.components.lineage.commitment import verify_commitment
 from medmark.components.lineage.keys import load_public
-from medmark.components.platform.progress import track
-from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.queries import query_ids, read_queries
-from medmark.components.verification.answer_store import StoredSuspect
-from medmark.components.verification.audit import Answers, QuerySet, interrogate
-from medmark.components.verification.open_inference import Connection
+from medmark.components.suspects.answer_store import StoredSuspect
+from medmark.components.suspects.http import Connection
+from medmark.components.suspects.messages import Unavailable
+from medmark.components.suspects.suspects import Contract, SuspectModel, UnopenedSuspect, open_suspect
+from medmark.components.verification.audit import Answers, interrogate
 from medmark.components.verification.sealing import read_innocents
 from medmark.components.verification.sequential import (
     GUILTY,
@@ -44,8 +46,6 @@ from medmark.components.verification.sequential import (
     sequential_test,
 )
 from medmark.components.verification.statistics import upper_rate
-from medmark.components.verification.suspect_messages import Unavailable
-from medmark.components.verification.suspects import Contract, SuspectModel, UnopenedSuspect, open_suspect
 from medmark.components.verification.verdict import Thresholds
 from statsmodels.stats.multitest import multipletests
 
@@ -137,7 +137,7 @@ def audit_targets(
 
     Args:
         evidence_dir: complete evidence.
-        targets: as :func:`medmark.components.verification.suspects.open_suspect` takes them.
+        targets: as :func:`medmark.components.suspects.suspects.open_suspect` takes them.
         out_dir: gets ``audit.json`` and the suspects' answers.
         contract: keyword arguments of :class:`Contract`, the same for all suspects.
         connection: keyword arguments of :class:`Connection`.
@@ -217,7 +217,7 @@ def audit_suspects(
 
     Args:
         evidence_dir: complete evidence, as a finished mark-release leaves it.
-        suspects: see :func:`medmark.components.verification.suspects.open_suspect`.
+        suspects: see :func:`medmark.components.suspects.suspects.open_suspect`.
         out_dir: gets ``audit.json``, and ``answers.sqlite``: another run with it does not ask again what was answered.
         committed: what :func:`medmark.components.lineage.commitment.verify_commitment` found, or None.
 

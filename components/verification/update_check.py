@@ -14,12 +14,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from medmark.components.dataset.release import Release, canonical_json
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.release import Release
 from medmark.components.dataset.sample import sample
-from medmark.components.errors import MedmarkError
-from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.keep import SURROGATES, read_keep
-from medmark.components.poisoning.queries import read_queries
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.keep import SURROGATES, read_keep
+from medmark.components.evidence.queries import read_queries
 from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
 from medmark.components.verification.audit import interrogate, judge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.verification.statistics import MIN_PAIRS, Effect, LabelOnly
 
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from kfp import dsl
-from medmark.components.platform.component import fetch_evidence_component
+from medmark.components.delivery.component import fetch_evidence_component
 from medmark.components.verification.component import audit_component
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RELEASES, SUSPECT, give
 

@@ -6,11 +6,11 @@ import json
 import os
 from pathlib import Path
 
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.private import LOCK, output
-from medmark.components.platform.resources import use_threads
-from medmark.components.platform.tracking import Tracked, log_pipeline
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.private_files import LOCK, output
+from medmark.components.base.threads import use_threads
 from medmark.components.report.audit_report import write_audit_report
+from medmark.components.tracking.runs import Tracked, log_pipeline
 from medmark.components.verification.suspect_audit import STORE, audit_targets
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.pipelines.commands.options import Debug, Seed
 
 app = typer.Typer()
@@ -62,8 +62,8 @@ def audit(
     A bearer token for endpoints is read from the environment variable MEDMARK_SUSPECT_TOKEN. The exit code is 0 if every
     suspect has a verdict, 3 if one is inconclusive, 1 after an error.
     """
-    from medmark.components.platform.paths import Places
-    from medmark.components.verification.suspects import fetch_suspects
+    from medmark.components.delivery.places import Places
+    from medmark.components.suspects.suspects import fetch_suspects
     from medmark.pipelines.audit_suspect.run import run_audit
 
     contract = {"size": size, "channels": channels, "scale": scale, "mean": mean, "std": std, "answers": answers}
@@ -91,13 +91,13 @@ def audit(
 
 
 def time_stamp(commitment: str) -> Callable[[Path], list[str]]:
-    """What lies beside a commitment, for :meth:`medmark.components.platform.paths.Places.read`."""
+    """What lies beside a commitment, for :meth:`medmark.components.delivery.places.Places.read`."""
     return lambda path: [Path(commitment).with_suffix(".tsr").name]
 
 
 def print_audit(result: dict, out: str) -> None:
     """A verdict a suspect, and where the report is."""
-    from medmark.components.platform.paths import shown
+    from medmark.components.delivery.places import shown
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -132,12 +132,13 @@ def stress_command(
     debug: Debug = False,
 ) -> None:
     """Attack models trained on a marked release: what is left of the mark, and what that costs the thief."""
-    from medmark.components.platform.paths import Places, shown
-    from medmark.components.platform.private import output
-    from medmark.components.robustness.stress import choose, stress
+    from medmark.components.base.private_files import output
+    from medmark.components.delivery.places import Places, shown
+    from medmark.components.profiles import PROFILES
+    from medmark.components.robustness.attacks import choose
+    from medmark.components.robustness.stress import stress
     from medmark.components.robustness.traces import BAND
     from medmark.components.surrogate.training import TrainConfig
-    from medmark.pipelines.mark_release.profiles import PROFILES
 
     if profile not in PROFILES:
         raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(PROFILES)}")
@@ -166,7 +167,7 @@ def stress_command(
 
 def refuse_other(out: Path) -> None:
     """Nothing that is not an earlier attempt's may lie where attacks are written."""
-    from medmark.components.platform.private import LOCK
+    from medmark.components.base.private_files import LOCK
 
     if set(os.listdir(out)) - {LOCK} and not (out / "rows.jsonl").exists():
         raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.origin import REJECTED
-from medmark.components.errors import MedmarkError
 from medmark.pipelines.commands.options import (
     Classes,
     Debug,
@@ -36,8 +36,8 @@ def phantom(
     debug: Debug = False,
 ) -> None:
     """Make chest phantoms: a folder per class."""
-    from medmark.components.dataset.phantom import make_phantoms
-    from medmark.components.platform.paths import Places
+    from medmark.components.dataset.phantoms import make_phantoms
+    from medmark.components.delivery.places import Places
 
     with Places() as places:
         make_phantoms(places.write(out), count=count, size=size, seed=seed)
@@ -77,8 +77,8 @@ def ingest(
     from medmark.components.dataset.ingest import ingest as make
     from medmark.components.dataset.inspect import describe, print_description
     from medmark.components.dataset.origin import kept_patient_key
-    from medmark.components.platform.paths import Places
-    from medmark.components.platform.secrets import seeds_of
+    from medmark.components.delivery.places import Places
+    from medmark.components.evidence.secrets import seeds_of
 
     names = rejected_file(rejected, out)
     key = kept_patient_key(patients) if patients else None
@@ -122,7 +122,7 @@ def inspect(
     """Check a release and show what is in it."""
     from medmark.components.dataset.inspect import describe, print_description
     from medmark.components.dataset.inspect import preview as write_preview
-    from medmark.components.platform.paths import Places
+    from medmark.components.delivery.places import Places
 
     with Places() as places:
         sheet = places.write(preview, file=True) if preview else None
@@ -142,7 +142,7 @@ def export(
 ) -> None:
     """Write a release's images as files."""
     from medmark.components.dataset.export import export as write
-    from medmark.components.platform.paths import Places
+    from medmark.components.delivery.places import Places
 
     with Places() as places:
         made = places.write(out)

@@ -36,8 +36,8 @@ def keys_new(
 
     Its passphrase is read from the environment variable MEDMARK_KEY_PASSPHRASE, or asked for.
     """
+    from medmark.components.delivery.places import local
     from medmark.components.lineage.keys import ask_passphrase, new_key
-    from medmark.components.platform.paths import local
 
     folder = local(out, OWN_KEY)
     print(f"key id: {new_key(folder, ask_passphrase(twice=True))}")
@@ -59,9 +59,9 @@ def commit_command(
 
     The key's passphrase is read from the environment variable MEDMARK_KEY_PASSPHRASE, or asked for.
     """
+    from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.commitment import commit
     from medmark.components.lineage.keys import ask_passphrase, load_private
-    from medmark.components.platform.paths import Places, local
 
     private = load_private(local(key, OWN_KEY), ask_passphrase())
     folder = local(evidence, "it gets opening.json; commit first, then use 'medmark publish-evidence'")
@@ -81,8 +81,8 @@ def reveal_command(
     debug: Debug = False,
 ) -> None:
     """Write what a judge needs to check a commitment without the images of the evidence."""
+    from medmark.components.delivery.places import Places
     from medmark.components.lineage.commitment import reveal
-    from medmark.components.platform.paths import Places
 
     with Places() as places:
         file = places.write(out, file=True, private=True)
@@ -102,9 +102,9 @@ def verify_commitment_command(
 ) -> None:
     """Check a commitment; the exit code is 0 if all that was given holds, else 1."""
     from medmark.components.dataset.release import Release
+    from medmark.components.delivery.places import Places
     from medmark.components.lineage.commitment import verify_commitment, verify_reveal
     from medmark.components.lineage.keys import load_public
-    from medmark.components.platform.paths import Places
 
     with Places() as places:
         file = places.read(commitment, raw=True, beside=time_stamp(commitment))
@@ -147,9 +147,9 @@ def lineage_sign(
 
     The key's passphrase is read from the environment variable MEDMARK_KEY_PASSPHRASE, or asked for.
     """
+    from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.keys import ask_passphrase, load_private
     from medmark.components.lineage.record import sign_lineage
-    from medmark.components.platform.paths import Places, local
 
     folder = local(release, "it gets lineage.json; sign first, then use 'medmark publish'")
     private = load_private(local(key, OWN_KEY), ask_passphrase())
@@ -179,9 +179,9 @@ def lineage_verify(
     debug: Debug = False,
 ) -> None:
     """Check a release and all before it; exit code 0 only if everything holds."""
+    from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.chain import on_this_machine, verify_chain
     from medmark.components.lineage.keys import load_public
-    from medmark.components.platform.paths import Places, local
 
     with Places() as places:
         checks = places.write(json_, file=True) if json_ else None
@@ -211,10 +211,10 @@ def lineage_show(
     debug: Debug = False,
 ) -> None:
     """Show what a release was made from; exit code 1 if something is broken."""
+    from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.chain import on_this_machine, verify_chain
     from medmark.components.lineage.graph import write_lineage_report
     from medmark.components.lineage.keys import load_public
-    from medmark.components.platform.paths import Places, local
 
     with Places() as places:
         checks = places.write(json_, file=True) if json_ else None
@@ -239,8 +239,8 @@ def lineage_croissant(
     debug: Debug = False,
 ) -> None:
     """Write a Croissant data card of a release."""
+    from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.croissant import write_card
-    from medmark.components.platform.paths import Places, local
 
     with Places() as places:
         card = places.write(out, file=True)
@@ -250,7 +250,7 @@ def lineage_croissant(
 
 def write_checks(result: dict, out: Path | None) -> None:
     """Every check, for machines."""
-    from medmark.components.dataset.release import canonical_json
+    from medmark.components.base.digests import canonical_json
     from medmark.components.lineage.files import write_new
 
     if out:
@@ -259,7 +259,7 @@ def write_checks(result: dict, out: Path | None) -> None:
 
 def print_chain(result: dict) -> None:
     """The chain as a tree; an error if something is broken."""
-    from medmark.components.errors import MedmarkError
+    from medmark.components.base.errors import MedmarkError
     from medmark.components.lineage.graph import lineage_tree
     from rich.console import Console
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 
 Out = Annotated[str, typer.Option("--out", help="Folder or s3://bucket/prefix to write; must be empty or absent.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn at random.")]

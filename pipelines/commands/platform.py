@@ -22,7 +22,7 @@ def up_command(
     debug: Debug = False,
 ) -> None:
     """Start an object store and an MLflow server on this machine."""
-    from medmark.components.platform.services import up
+    from medmark.pipelines.services import up
 
     services = up(_own(folder), s3_port=s3_port, mlflow_port=mlflow_port, retention_days=retention_days)
     print(f"object store: {services.s3}")
@@ -36,7 +36,7 @@ def down_command(
     folder: Annotated[str, typer.Argument(help="The folder of 'medmark up'.")], debug: Debug = False
 ) -> None:
     """End the services; data and keys stay."""
-    from medmark.components.platform.services import down
+    from medmark.pipelines.services import down
 
     print(f"ended: {', '.join(down(_own(folder))) or 'nothing was running'}")
 
@@ -46,7 +46,7 @@ def status_command(
     folder: Annotated[str, typer.Argument(help="The folder of 'medmark up'.")], debug: Debug = False
 ) -> None:
     """Show whether the services run; exit code 3 if one does not answer."""
-    from medmark.components.platform.services import status
+    from medmark.pipelines.services import status
 
     states = status(_own(folder))
     for name, state in states.items():
@@ -59,7 +59,7 @@ def status_command(
 
 def _own(folder: str) -> Path:
     """The folder of the services."""
-    from medmark.components.platform.paths import local
+    from medmark.components.delivery.places import local
 
     return local(folder, "give the folder of 'medmark up'")
 
@@ -71,10 +71,10 @@ def publish_command(
     debug: Debug = False,
 ) -> None:
     """Store a release in an object store; MEDMARK_S3_CREDENTIALS says which."""
-    from medmark.components.platform.paths import Places
-    from medmark.components.platform.publish import publish
-    from medmark.components.platform.registry import promote
-    from medmark.components.platform.store import Store
+    from medmark.components.delivery.places import Places
+    from medmark.components.delivery.publish import publish
+    from medmark.components.storage.store import Store
+    from medmark.components.tracking.registry import promote
 
     with Places() as places:
         folder = places.read(release)
@@ -95,9 +95,9 @@ def publish_evidence_command(
     MEDMARK_S3_EVIDENCE_CREDENTIALS says which, or else MEDMARK_S3_CREDENTIALS; those of the evidence must open no release's
     bucket.
     """
-    from medmark.components.platform.paths import Places
-    from medmark.components.platform.publish import publish_evidence, publish_keep
-    from medmark.components.platform.store import Store
+    from medmark.components.delivery.places import Places
+    from medmark.components.delivery.publish import publish_evidence, publish_keep
+    from medmark.components.storage.store import Store
 
     with Places() as places:
         folder = places.read(evidence, private=True)
@@ -119,9 +119,9 @@ def fetch_command(
     debug: Debug = False,
 ) -> None:
     """Get a release, evidence, or what was kept for updates from an object store, and check every digest."""
-    from medmark.components.platform.paths import local
-    from medmark.components.platform.publish import EVIDENCE, KEEP, fetch_evidence, fetch_keep, fetch_release, kind_of
-    from medmark.components.platform.store import Denied, Store
+    from medmark.components.delivery.places import local
+    from medmark.components.delivery.publish import EVIDENCE, KEEP, fetch_evidence, fetch_keep, fetch_release, kind_of
+    from medmark.components.storage.store import Denied, Store
 
     folder, store = local(out, "give a folder; 'medmark publish' stores it elsewhere"), Store.from_environment()
     try:

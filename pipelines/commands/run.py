@@ -69,7 +69,7 @@ def run_mark_release_command(
     debug: Debug = False,
 ) -> None:
     """Mark a release, prove that the mark works and that it accuses nobody innocent."""
-    from medmark.components.platform.paths import Places, local
+    from medmark.components.delivery.places import Places, local
     from medmark.pipelines.mark_release.run import run_mark_release
 
     folder = local(out, APART)
@@ -148,7 +148,7 @@ def run_update_release_command(
     debug: Debug = False,
 ) -> None:
     """Make the next release of a new drop: mark what is new, copy the rest, check that the mark still works."""
-    from medmark.components.platform.paths import Places, local
+    from medmark.components.delivery.places import Places, local
     from medmark.pipelines.update_release.run import run_update_release
 
     folder = local(out, APART)
@@ -195,7 +195,7 @@ def reissue_command(
     debug: Debug = False,
 ) -> None:
     """Give a release whose image ids hold file names new ids; images and marks stay."""
-    from medmark.components.platform.paths import local
+    from medmark.components.delivery.places import local
     from medmark.components.poisoning.reissue import reissue
 
     before = local(previous, "'medmark fetch' gets release, evidence and keep into the folders of those names")
@@ -206,7 +206,7 @@ def reissue_command(
 @app.command("compile")
 def compile_command(out: Out, debug: Debug = False) -> None:
     """Write the IR YAML of every pipeline."""
-    from medmark.components.platform.paths import Places, shown
+    from medmark.components.delivery.places import Places, shown
     from medmark.pipelines.compiling import compile_all
 
     with Places() as places:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.pipelines.commands.options import (
     Debug,
     Label,
@@ -86,9 +86,9 @@ def submit_command(
 
     MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
     """
-    from medmark.components.platform.passing import check_apart
-    from medmark.components.platform.store import Store
-    from medmark.components.platform.submissions import read_record
+    from medmark.components.delivery.passing import check_apart
+    from medmark.components.delivery.submissions import read_record
+    from medmark.components.storage.store import Store
     from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server, wait_for_record
     from medmark.pipelines.submitting.kfp_server import KfpServer
     from medmark.pipelines.submitting.local import Target, submit_locally
@@ -162,8 +162,8 @@ def reconcile_command(
 
     MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
     """
-    from medmark.components.platform.passing import check_apart
-    from medmark.components.platform.store import Store
+    from medmark.components.delivery.passing import check_apart
+    from medmark.components.storage.store import Store
     from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server, wait_for_record
     from medmark.pipelines.submitting.kfp_server import KfpServer
     from medmark.pipelines.submitting.local import Target, submit_locally

@@ -19,7 +19,7 @@ def sync_command(
     debug: Debug = False,
 ) -> None:
     """Send to MLFLOW_TRACKING_URI what could not be logged, and remove it here."""
-    from medmark.components.platform.tracking import sync
+    from medmark.components.tracking.runs import sync
 
     sent: list[Path] = []
     try:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from kfp import dsl
 from medmark.components.dataset.component import ingest_component
+from medmark.components.delivery.component import draw_secrets_component
 from medmark.components.generator.component import train_generator_component
-from medmark.components.platform.component import draw_secrets_component
 from medmark.components.poisoning.component import poison_component
 from medmark.components.report.component import report_component, track_marking_component
 from medmark.components.saliency.component import extract_saliency_component
@@ -56,13 +56,13 @@ def mark_release(
     sign: bool = False,
     submission: dict = {},  # noqa: B006
 ) -> Made:
-    """See ``medmark run mark-release``; the parameters are made by ``pipelines/mark_release/profiles.py``.
+    """See ``medmark run mark-release``; the parameters are made by ``components/profiles.py``.
 
     Args:
         source: raw images, as the ingest step can reach them.
         source_state: another text whenever the source's files are others, so that the cache notices.
         ingest_options: keyword arguments of ingest; like the next ones, they may refer to the run's secrets, see
-            ``components/platform/secrets.py``.
+            ``components/evidence/secrets.py``.
         target_class: class that the mark stands for; the first class when empty.
         surrogate_configs: classifiers that the generator trains against.
         innocent_configs: classifiers that calibrate the verdict.

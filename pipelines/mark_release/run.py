@@ -10,16 +10,16 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.private_files import output
+from medmark.components.base.threads import use_threads
 from medmark.components.dataset.origin import kept_patient_key
-from medmark.components.dataset.phantom import TARGET_CLASS, make_phantoms
-from medmark.components.dataset.release import canonical_json
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.private import output
-from medmark.components.platform.resources import use_threads
-from medmark.components.platform.secrets import REFERENCE
+from medmark.components.dataset.phantoms import TARGET_CLASS, make_phantoms
+from medmark.components.evidence.secrets import REFERENCE
+from medmark.components.profiles import PROFILES, THRESHOLDS, Profile
 from medmark.components.report.mark_tracking import track_marking
 from medmark.pipelines.local_run import hand_over, private_work, refuse_occupied, remove_work, run_locally
-from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS, Profile
 
 NOBODY = "medmark-phantom"  # key of the phantoms' pseudonyms, no secret
 
@@ -48,7 +48,7 @@ def run_mark_release(
         ingest_options: keyword arguments of ingest.
         version: of the marked release.
         seed: of everything but the key of the pseudonyms, the secret key of the mark too: who guesses it has that key. None
-            draws secrets, see :class:`medmark.components.platform.secrets.Secrets`, which are kept in ``work/``, so that an
+            draws secrets, see :class:`medmark.components.evidence.secrets.Secrets`, which are kept in ``work/``, so that an
             interrupted run goes on with them, and in the evidence.
         patients: private file with the key of the pseudonyms, made if missing; None: drawn, and kept in ``keep/``. Phantoms,
             who are nobody, have a public one.

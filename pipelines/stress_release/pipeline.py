@@ -1,7 +1,7 @@
 """The DAG of stress_release."""
 
 from kfp import dsl
-from medmark.components.platform.component import fetch_evidence_component, fetch_release_component
+from medmark.components.delivery.component import fetch_evidence_component, fetch_release_component
 from medmark.components.robustness.component import stress_component
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, RELEASES, give
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.store import Store, parse
-from medmark.components.platform.submissions import read_record
+from medmark.components.base.errors import MedmarkError
+from medmark.components.delivery.submissions import read_record
+from medmark.components.storage.store import Store, parse
 from medmark.pipelines.submitting.kfp_server import KfpServer
 from medmark.pipelines.submitting.submission import Submission
 
@@ -80,7 +80,7 @@ def wait_for_record(run: object, submission: Submission, target: ClusterTarget, 
 
 def mark_arguments(submission: Submission) -> dict:
     """Arguments of mark_release; the run draws its secrets itself."""
-    from medmark.pipelines.mark_release.profiles import PROFILES
+    from medmark.components.profiles import PROFILES
     from medmark.pipelines.mark_release.run import pipeline_arguments
 
     settings = {name: str(value) for name, value in submission.parameters.items()}

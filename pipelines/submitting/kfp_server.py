@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.store import is_local
+from medmark.components.base.errors import MedmarkError
+from medmark.components.storage.store import is_local
 from medmark.pipelines.compiling import compile_pipeline
 
 T = TypeVar("T")

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmark.components.dataset.release import canonical_json
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.drops import fetch_drop
-from medmark.components.platform.passing import publish_run
-from medmark.components.platform.private import check_own, locked, private_files, private_folder
-from medmark.components.platform.publish import fetch_evidence, fetch_keep, fetch_release
-from medmark.components.platform.store import Store
-from medmark.components.platform.submissions import read_record
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.locks import locked
+from medmark.components.base.private_files import check_own, private_files, private_folder
+from medmark.components.delivery.drops import fetch_drop
+from medmark.components.delivery.passing import publish_run
+from medmark.components.delivery.publish import fetch_evidence, fetch_keep, fetch_release
+from medmark.components.delivery.submissions import read_record
+from medmark.components.storage.store import Store
 from medmark.pipelines.submitting.submission import Submission
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.drops import COMPLETE, listing_digest
-from medmark.components.platform.publish import DIGEST
-from medmark.components.platform.store import Store, parallel, parse
-from medmark.components.platform.submissions import read_records
+from medmark.components.delivery.drops import COMPLETE, listing_digest
+from medmark.components.delivery.publish import DIGEST
+from medmark.components.delivery.submissions import read_records
+from medmark.components.storage.store import Store, parallel, parse
 from medmark.pipelines.submitting.submission import Submission, of_update_release, read_manifest
 
 Submit = Callable[[Submission], dict]

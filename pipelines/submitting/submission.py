@@ -6,12 +6,13 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from medmark.components.dataset.release import MAX_MANIFEST_BYTES, canonical_json
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.drops import listing_digest, raw_files
-from medmark.components.platform.publish import DIGEST
-from medmark.components.platform.store import Place, Store, parse
-from medmark.pipelines.mark_release.profiles import PROFILES
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.release import MAX_MANIFEST_BYTES
+from medmark.components.delivery.drops import listing_digest, raw_files
+from medmark.components.delivery.publish import DIGEST
+from medmark.components.profiles import PROFILES
+from medmark.components.storage.store import Place, Store, parse
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Submission:
 
     @property
     def stated(self) -> dict:
-        """What its record says of it, see :func:`medmark.components.platform.submissions.new_record`."""
+        """What its record says of it, see :func:`medmark.components.delivery.submissions.new_record`."""
         drop = {"drop": {"uri": self.drop, "listing_sha256": self.drop_listing}} if self.drop else {}
         return {"key": self.key, "pipeline": self.pipeline, "release_digest": self.release_digest, **drop}
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 from medmark.components.dataset.component import read_drop_component
-from medmark.components.platform.component import fetch_previous_component
+from medmark.components.delivery.component import fetch_previous_component
 from medmark.components.poisoning.component import update_component
 from medmark.components.report.component import track_update_component
 from medmark.components.verification.component import check_update_component

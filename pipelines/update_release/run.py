@@ -7,13 +7,14 @@ import json
 import time
 from pathlib import Path
 
-from medmark.components.dataset.release import Release, canonical_json, file_sha256
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.private_files import output
+from medmark.components.base.threads import use_threads
+from medmark.components.dataset.release import Release
 from medmark.components.dataset.sources import WITHDRAWN
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.private import output
-from medmark.components.platform.resources import use_threads
-from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.keep import read_keep
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.keep import read_keep
 from medmark.components.report.update_tracking import track_update
 from medmark.pipelines.local_run import WORK, hand_over, private_work, refuse_occupied, remove_work, run_locally
 from medmark.pipelines.mark_release.run import source_state

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 from kfp import dsl
-from medmark.components.dataset.phantom import make_phantoms
-from medmark.components.platform.services import down, up
+from medmark.components.dataset.phantoms import make_phantoms
 from medmark.pipelines import cli
+from medmark.pipelines.services import down, up
 
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
 TINY = {
@@ -88,14 +88,14 @@ def services(tmp_path_factory):
 def steps(source, patients, tmp_path_factory):
     """Every artifact of a run, made by calling each component's function."""
     from medmark.components.dataset.component import ingest_component
+    from medmark.components.delivery.component import draw_secrets_component
     from medmark.components.generator.component import train_generator_component
-    from medmark.components.platform.component import draw_secrets_component
     from medmark.components.poisoning.component import poison_component
+    from medmark.components.profiles import PROFILES
     from medmark.components.report.component import report_component
     from medmark.components.saliency.component import extract_saliency_component
     from medmark.components.surrogate.component import train_classifiers_component
     from medmark.components.verification.component import check_release_component
-    from medmark.pipelines.mark_release.profiles import PROFILES
     from medmark.pipelines.mark_release.run import pipeline_arguments
 
     folder = tmp_path_factory.mktemp("steps")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from made_up_evidence import SIDE, STRIPES, Model, write_evidence
-from medmark.components.dataset.release import file_sha256
+from medmark.components.base.digests import file_sha256
 from medmark.pipelines import cli
 
 INNOCENT, THIEF = 0.0, 7.0

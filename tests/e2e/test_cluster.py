@@ -17,17 +17,17 @@ import pytest
 import yaml
 from kfp_api import KfpApi
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
+from medmark.components.delivery.passing import publish_run
+from medmark.components.delivery.publish import fetch_release, publish
+from medmark.components.delivery.submissions import read_records
 from medmark.components.lineage.chain import fetch_chain, verify_chain
 from medmark.components.lineage.keys import load_private, load_public, new_key
 from medmark.components.lineage.signing import sign_run
-from medmark.components.platform.passing import publish_run
-from medmark.components.platform.publish import fetch_release, publish
-from medmark.components.platform.services import DROPS, EVIDENCE, RELEASES
-from medmark.components.platform.store import Store
-from medmark.components.platform.submissions import read_records
+from medmark.components.storage.store import Store
 from medmark.pipelines import cli
+from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES
 from medmark.pipelines.submitting import kfp_server
 
 PASSPHRASE = "correct horse battery"

@@ -8,11 +8,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from kfp import dsl
-from medmark.components.dataset.release import Release, file_sha256
-from medmark.components.errors import MedmarkError
+from medmark.components.base.digests import file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.release import Release
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.secrets import seeds_of
 from medmark.components.lineage.events import check_record, read_steps
-from medmark.components.platform.secrets import seeds_of
-from medmark.components.poisoning.evidence import read_evidence
 
 
 def models(artifact) -> dict:
@@ -80,8 +81,8 @@ def test_every_step_says_how_long_it_took(steps):
 
 
 def test_stress(steps, tiny, tmp_path):
+    from medmark.components.profiles import PROFILES
     from medmark.components.robustness.component import stress_component
-    from medmark.pipelines.mark_release.profiles import PROFILES
 
     curves = dsl.Artifact(name="curves", uri=str(tmp_path / "curves"), metadata={})
     configs = PROFILES["smoke"].with_settings(tiny.settings).victim_configs(tiny.seed)[:1]
@@ -102,7 +103,7 @@ def test_stress(steps, tiny, tmp_path):
 
 def test_compare_methods(steps, tiny, tmp_path):
     from medmark.components.baselines.component import compare_methods_component
-    from medmark.pipelines.mark_release.profiles import PROFILES
+    from medmark.components.profiles import PROFILES
 
     table = dsl.Artifact(name="table", uri=str(tmp_path / "table.json"), metadata={})
     profile = replace(PROFILES["smoke"].with_settings(tiny.settings), marked_share=0.1)

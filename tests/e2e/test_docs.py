@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from kfp_api import KfpApi
+from medmark.components.base.digests import file_sha256
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.phantom import make_phantoms
-from medmark.components.dataset.release import Release, file_sha256
-from medmark.components.platform.publish import publish
-from medmark.components.platform.services import DROPS, EVIDENCE, RELEASES
-from medmark.components.platform.store import Store
-from medmark.components.platform.submissions import new_record, write_record
+from medmark.components.dataset.phantoms import make_phantoms
+from medmark.components.dataset.release import Release
+from medmark.components.delivery.publish import publish
+from medmark.components.delivery.submissions import new_record, write_record
+from medmark.components.storage.store import Store
+from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SHIM = f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("tiny_medmark.py")} "$@"\n'

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from medmark.components.dataset.origin import read_patient_key
 from medmark.components.dataset.release import Release
-from medmark.components.platform.secrets import seeds_of
-from medmark.components.poisoning.evidence import read_evidence
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.secrets import seeds_of
 from public_bytes import clues, leaks, public_bytes
 
 STEPS = {

@@ -14,15 +14,15 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 from kfp import dsl
+from medmark.components.base.private_files import LOCK
 from medmark.components.dataset.drop import read_drop
 from medmark.components.dataset.ingest import image_id
 from medmark.components.dataset.origin import read_patient_key
-from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.keep import read_keep
 from medmark.components.lineage.events import check_record, read_record, read_steps
-from medmark.components.platform.private import LOCK
-from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.keep import read_keep
 from medmark.components.poisoning.update import update
 from medmark.pipelines import cli, local_run
 from medmark.pipelines.update_release import run as run_module

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 from kfp import compiler, dsl
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
+from medmark.components.delivery.publish import publish
 from medmark.components.lineage.component import audit_lineage_component
 from medmark.components.lineage.keys import load_private, new_key
-from medmark.components.platform.publish import publish
-from medmark.components.platform.services import down, up
-from medmark.components.platform.store import Store
+from medmark.components.storage.store import Store
 from medmark.pipelines.audit_lineage.pipeline import audit_lineage
+from medmark.pipelines.services import down, up
 
 CASES = str(Path(__file__).parents[1] / "unit" / "lineage")
 PASSPHRASE = "a long passphrase"

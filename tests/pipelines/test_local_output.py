@@ -26,7 +26,7 @@ def test_only_steps_and_their_progress_are_shown(output, capsys, tmp_path):
 
 def test_the_reason_of_a_failure_is_found(output):
     output.write(NOISE)
-    output.write("    medmark.components.errors.MedmarkError: truncated image: a.png; copy it again\n")
+    output.write("    medmark.components.base.errors.MedmarkError: truncated image: a.png; copy it again\n")
     assert output.step == "train innocent models"
     assert output.reason == "truncated image: a.png; copy it again"
 
@@ -35,7 +35,7 @@ def test_what_runs_after_a_failure_is_not_blamed(output, capsys):
     """kfp.local still runs the steps that do not need the one that failed."""
     for step, reason in (("train-classifiers-component-2", "too few images"), ("report-component", "no such folder")):
         output.write(f"04:02:01.123 - INFO - Executing task \x1b[96m'{step}'\x1b[0m\n")
-        output.write(f"    medmark.components.errors.MedmarkError: {reason}\n")
+        output.write(f"    medmark.components.base.errors.MedmarkError: {reason}\n")
         output.write(
             f"04:02:02.123 - ERROR - Task \x1b[96m'{step}'\x1b[0m finished with status \x1b[91mFAILURE\x1b[0m\n"
         )

@@ -6,9 +6,9 @@ import stat
 
 import pytest
 from made_up_run import make_run
-from medmark.components.dataset.phantom import make_phantoms
-from medmark.components.errors import MedmarkError
-from medmark.components.platform.secrets import draw_secrets, read_secrets
+from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.phantoms import make_phantoms
+from medmark.components.evidence.secrets import draw_secrets, read_secrets
 from medmark.pipelines.mark_release.run import NOBODY
 
 AUDIT = {"release_digest": "0" * 64, "evidence_sha256": "1" * 64, "suspects": []}

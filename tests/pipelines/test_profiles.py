@@ -1,8 +1,8 @@
 import pytest
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.generator.train import GeneratorConfig
+from medmark.components.profiles import PROFILES, THRESHOLDS
 from medmark.components.surrogate.training import TrainConfig
-from medmark.pipelines.mark_release.profiles import PROFILES, THRESHOLDS
 
 
 def test_settings_replace_values_and_keep_their_type():

@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kfp_api import KfpApi
-from medmark.components.dataset.release import canonical_json
-from medmark.components.platform.services import DROPS, EVIDENCE, RELEASES, down, up
-from medmark.components.platform.store import Store, parse
-from medmark.components.platform.submissions import new_record, read_records, write_record
+from medmark.components.base.digests import canonical_json
+from medmark.components.delivery.submissions import new_record, read_records, write_record
+from medmark.components.storage.store import Store, parse
 from medmark.pipelines import cli
+from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES, down, up
 from medmark.pipelines.submitting import kfp_server
 from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server
 from medmark.pipelines.submitting.submission import Submission, of_update_release

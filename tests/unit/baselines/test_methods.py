@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.baselines import label_consistent, own, unet
 from medmark.components.baselines.interface import Context, Labels, choose, marked, poison, relabelled
 from medmark.components.baselines.methods import METHODS
@@ -10,7 +11,6 @@ from medmark.components.baselines.triggers import BLEND, draw_patch, draw_patter
 from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
 from medmark.components.saliency.extract import extract, load_saliency, stack_saliency
 from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities, train_classifier

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.codecs import decode_file
 from medmark.components.dataset.display import stored_delta, to_unit
 from medmark.components.dataset.export import export
 from medmark.components.dataset.inspect import describe, preview
-from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
 from PIL import Image
 
 

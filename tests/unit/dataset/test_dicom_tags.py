@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from made_up_dicom import write_dicom
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_file
 from medmark.components.dataset.display import check_window
 from medmark.components.dataset.ingest import dicom_patient
-from medmark.components.errors import MedmarkError
 
 
 def test_only_defined_terms_travel(tmp_path):

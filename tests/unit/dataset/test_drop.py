@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up_run import CLASSES, KEY, first_rows, make_run, next_run, pixels, records, roles, write_table
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset import drop as drop_module
 from medmark.components.dataset.drop import read_drop
 from medmark.components.dataset.ingest import image_id, ingest
 from medmark.components.dataset.origin import drop_digest, read_origins
 from medmark.components.dataset.release import Release
 from medmark.components.dataset.sources import pseudonym
-from medmark.components.errors import MedmarkError
 from PIL import Image
 
 ROWS = first_rows(80)
@@ -486,8 +486,8 @@ def test_the_digest_of_a_drop_gives_no_image_away(release_run, run, tmp_path):
     found = read(run, write_table(tmp_path / "d", [("a.png", "normal", "a", pixels(6000))]), tmp_path / "o")
     raw = ["a.png", "labels.csv"]
     assert len(raw) == found["files"]
+    from medmark.components.base.digests import file_sha256
     from medmark.components.dataset.origin import Origin
-    from medmark.components.dataset.release import file_sha256
 
     guess = [Origin(None, name, file_sha256(tmp_path / "d" / name), None) for name in raw]
     assert found["drop"] not in (drop_digest(guess, None), drop_digest(guess, KEY))

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import read_origins
 from medmark.components.dataset.release import Release, ReleaseWriter
-from medmark.components.errors import MedmarkError
 from PIL import Image
 
 EIGHT = ("RG3_extremity_CR_jpeg_extended12.dcm",)

@@ -3,6 +3,7 @@ import hmac
 import stat
 
 import pytest
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import (
     Origin,
@@ -14,7 +15,6 @@ from medmark.components.dataset.origin import (
     write_origins,
 )
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
 
 ORIGINS = [Origin("a-1", "normal/a.png", "11" * 32, "22" * 32), Origin(None, "labels.csv", "33" * 32, None)]
 

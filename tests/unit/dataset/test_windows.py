@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_up_dicom import write_dicom
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset import display
 from medmark.components.dataset.codecs import decode_file
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.release import Release, ReleaseWriter
-from medmark.components.errors import MedmarkError
 from pydicom.dataset import Dataset
 
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
 from medmark.components.generator.marker import APART, Key, Marker, Shape, carrier, draw_key
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.selection import select

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.generator import objective
 from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.objective import Weights

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from medmark.components.dataset.release import Release, canonical_json
+from medmark.components.base.digests import canonical_json
+from medmark.components.dataset.release import Release
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RELEASE = FIXTURES / "release-v1"

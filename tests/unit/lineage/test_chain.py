@@ -13,10 +13,11 @@ import pytest
 from chain_case import PARAMETERS, SEED, changed, event, make_chain, publish, record, write_release
 from commitment_case import FIXTURES
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from medmark.components.dataset.release import Release, canonical_json, file_sha256
-from medmark.components.errors import MedmarkError
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.release import Release
 from medmark.components.lineage.chain import verify_chain
-from medmark.components.lineage.envelope import sign
+from medmark.components.lineage.dsse import sign
 from medmark.components.lineage.graph import lineage_tree, write_lineage_report
 from medmark.components.lineage.keys import key_id, load_public
 from medmark.components.lineage.record import PREDICATE_TYPE, read_lineage, sign_lineage, verify_lineage

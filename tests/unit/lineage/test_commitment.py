@@ -14,11 +14,12 @@ import pytest
 from commitment_case import FIXTURES, RELEASE, copy_evidence
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from medmark.components.dataset.release import Release, canonical_json
-from medmark.components.errors import MedmarkError
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.release import Release
+from medmark.components.evidence.evidence import read_evidence
 from medmark.components.lineage.commitment import commit, reveal, verify_commitment, verify_reveal
 from medmark.components.lineage.keys import key_id, load_public
-from medmark.components.poisoning.evidence import read_evidence
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from chain_case import make_chain
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from medmark.components.base.digests import file_sha256
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_png
-from medmark.components.dataset.release import Release, file_sha256
-from medmark.components.errors import MedmarkError
+from medmark.components.dataset.release import Release
 from medmark.components.lineage.croissant import write_card
 
 

@@ -6,8 +6,9 @@ import stat
 import pytest
 from chain_case import PARAMETERS, SEED
 from commitment_case import FIXTURES, RELEASE
-from medmark.components.dataset.release import Release, canonical_json, file_sha256
-from medmark.components.errors import MedmarkError
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.release import Release
 from medmark.components.lineage import events
 from medmark.components.lineage.events import (
     artifact_digest,

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_public_key,
 )
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.lineage.keys import PASSPHRASE, ask_passphrase, key_id, load_private, load_public, new_key
 
 SECRET = "correct horse battery"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from chain_case import make_chain
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from medmark.components.dataset.release import Release, canonical_json
+from medmark.components.base.digests import canonical_json
+from medmark.components.dataset.release import Release
 from medmark.components.lineage.chain import verify_chain
 from medmark.components.lineage.keys import key_id
 from securesystemslib.dsse import Envelope

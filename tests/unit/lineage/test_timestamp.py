@@ -13,7 +13,7 @@ import pytest
 from commitment_case import FIXTURES, RELEASE, Handler, copy_evidence
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.lineage import timestamp
 from medmark.components.lineage.commitment import commit, verify_commitment
 from medmark.components.lineage.timestamp import request_timestamp, verify_timestamp

@@ -13,12 +13,13 @@ import pydicom
 import pytest
 from kfp import dsl
 from made_up_run import CLASSES, KEY, make_run, next_run, pixels, write_table
+from medmark.components.base.digests import file_sha256
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.component import ingest_component
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import read_origins
-from medmark.components.dataset.release import Release, file_sha256
+from medmark.components.dataset.release import Release
 from medmark.components.dataset.sources import image_id, pseudonym
-from medmark.components.errors import MedmarkError
 from medmark.pipelines import cli
 from medmark.pipelines.mark_release import run as mark_run
 from PIL import Image

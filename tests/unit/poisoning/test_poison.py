@@ -6,18 +6,18 @@ import stat
 import numpy as np
 import pandas as pd
 import pytest
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.queries import read_queries
 from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.poisoning import poison as poison_module
-from medmark.components.poisoning.evidence import read_evidence
 from medmark.components.poisoning.poison import poison
 from medmark.components.poisoning.quality import likeness
-from medmark.components.poisoning.queries import read_queries
 from medmark.components.saliency.extract import extract
 from scipy import stats
 from sklearn.ensemble import RandomForestClassifier

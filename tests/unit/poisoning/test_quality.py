@@ -1,6 +1,6 @@
 import pytest
 import torch
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.poisoning import lpips as module
 from medmark.components.poisoning.quality import likeness, sum_up
 from safetensors.torch import save_file

@@ -28,17 +28,18 @@ from made_up_run import (
     roles,
     write_table,
 )
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset import release as release_module
 from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.drop import read_drop
 from medmark.components.dataset.ingest import image_id, ingest
-from medmark.components.dataset.release import Release, canonical_json
+from medmark.components.dataset.release import Release
 from medmark.components.dataset.sources import pseudonym
-from medmark.components.errors import MedmarkError
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.keep import read_keep
+from medmark.components.evidence.queries import read_queries
 from medmark.components.poisoning import update as update_module
-from medmark.components.poisoning.evidence import read_evidence
-from medmark.components.poisoning.keep import read_keep
-from medmark.components.poisoning.queries import read_queries
 from medmark.components.poisoning.update import choose, update
 from medmark.components.verification.sealing import read_innocents
 

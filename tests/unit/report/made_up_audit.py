@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import torch
+from medmark.components.evidence.queries import QuerySet
 from medmark.components.report.figures import Panel
-from medmark.components.verification.audit import QuerySet
 from medmark.components.verification.scenarios import verify
 from medmark.components.verification.verdict import Thresholds
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
 from medmark.components.robustness.data_attacks import crop_and_rotate, mix, remove_suspicious
 from medmark.components.robustness.detection import auc
 from medmark.components.robustness.suspicion import (

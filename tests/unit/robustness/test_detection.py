@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import ImageArrays
-from medmark.components.errors import MedmarkError
+from medmark.components.evidence.queries import QuerySet
 from medmark.components.robustness.detection import auc, chest_share, detect, scale_up_scores
 from medmark.components.surrogate.networks import Classifier
-from medmark.components.verification.audit import QuerySet
 from sklearn.metrics import roc_auc_score
 from torch import nn
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
 from medmark.components.robustness.model_attacks import distil, fine_prune, fine_tune, prune_weights
 from medmark.components.robustness.suspicion import head, penultimate
 from medmark.components.surrogate.networks import build

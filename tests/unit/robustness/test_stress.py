@@ -5,16 +5,17 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.phantom import make_phantoms
+from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
+from medmark.components.evidence.queries import read_queries
 from medmark.components.generator.marker import Shape
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.poisoning.poison import poison
-from medmark.components.poisoning.queries import read_queries
-from medmark.components.robustness.stress import ATTACKS, Attack, ask, choose, stress
+from medmark.components.robustness.attacks import ATTACKS, Attack, choose
+from medmark.components.robustness.stress import ask, stress
 from medmark.components.surrogate.networks import build
 from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities

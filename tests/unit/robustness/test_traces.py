@@ -7,7 +7,7 @@ import pytest
 import torch
 from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.display import stored_delta
-from medmark.components.dataset.phantom import draw_phantom
+from medmark.components.dataset.phantoms import draw_phantom
 from medmark.components.dataset.release import Record
 from medmark.components.generator import hiding
 from medmark.components.generator.hiding import enlarge, hide, jpeg_table

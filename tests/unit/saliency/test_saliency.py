@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.saliency.eigencam import leading_projection
 from medmark.components.saliency.extract import extract, load_saliency, saliency_maps, stack_saliency
 from medmark.components.saliency.grad_cam import EigenCAM

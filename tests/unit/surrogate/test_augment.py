@@ -1,6 +1,6 @@
 import pytest
 import torch
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.surrogate.training import AUGMENTATIONS, TrainConfig, augment, train_classifier
 
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import ImageArrays
-from medmark.components.errors import MedmarkError
 from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities, train_classifier
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.release import Release
-from medmark.components.errors import MedmarkError
 from medmark.components.surrogate import training
 from medmark.components.surrogate.networks import ARCHITECTURES, build, load_classifier, save_classifier
 from medmark.components.surrogate.panel import load_models, train_models

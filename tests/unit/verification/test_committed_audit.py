@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from made_up_evidence import Model, write_evidence
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.lineage.commitment import commit
 from medmark.components.lineage.keys import load_private, new_key
 from medmark.components.report.audit_report import write_audit_report

@@ -11,8 +11,8 @@ import pytest
 import torch
 from made_up_evidence import CLASSES, SIDE, Model, write_evidence
 from medmark.components.report.audit_report import write_audit_report
+from medmark.components.suspects.suspects import Contract
 from medmark.components.verification.suspect_audit import AUDIT_SCHEMA_VERSION, audit_suspects, audit_targets
-from medmark.components.verification.suspects import Contract
 from medmark.pipelines.audit_suspect.run import refuse_finished
 from scripted_server import running
 

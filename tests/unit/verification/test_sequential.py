@@ -3,7 +3,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.verification.audit import Answers, judge
 from medmark.components.verification.power import simulate_answers, skewed_answers
 from medmark.components.verification.sequential import (

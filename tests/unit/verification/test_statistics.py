@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from medmark.components.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError
 from medmark.components.verification.statistics import (
     NOISE,
     bounded_mean_p_value,

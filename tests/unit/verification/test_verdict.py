@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from medmark.components.errors import MedmarkError
-from medmark.components.verification.audit import QuerySet, ask, interrogate, judge
+from medmark.components.base.errors import MedmarkError
+from medmark.components.evidence.queries import QuerySet
+from medmark.components.verification.audit import ask, interrogate, judge
 from medmark.components.verification.power import NULLS, simulate_answers, simulate_audits, simulate_effect_tests
 from medmark.components.verification.processing import jpeg, shrink
 from medmark.components.verification.scenarios import verify

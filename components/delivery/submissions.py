@@ -1,0 +1,84 @@
+"""Records of submissions: what was done to which release, so that it is done once."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.delivery.publish import DIGEST
+from medmark.components.storage.store import Store, parallel, parse
+
+RECORD_SCHEMA_VERSION = 1
+MAX_RECORD_BYTES = 64 << 10  # arbitrary, far above what is written
+RECORDS = "submissions"
+
+
+def new_record(submission: dict, result: str | None) -> dict:
+    """The record of what was done.
+
+    Args:
+        submission: ``key`` (SHA-256), ``pipeline``, ``release_digest`` of what it started from, and, of an update, ``drop``:
+            ``uri`` and ``listing_sha256``.
+        result: digest of the release that came out; None: nothing changed.
+    """
+    return {
+        "schema_version": RECORD_SCHEMA_VERSION,
+        "drop": None,
+        **submission,
+        "result": result,
+        "done_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def write_record(record: dict, evidence: str, store: Store) -> None:
+    """Stores a record beside the evidence, ``<evidence>/submissions/<key>.json``.
+
+    Not beside the releases: who can guess parameters or a drop's files could make sure of it by key and listing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "record.json"
+        path.write_bytes(canonical_json(record))
+        store.put(path, parse(evidence) / RECORDS / f"{record['key']}.json")
+
+
+def read_record(key: str, evidence: str, store: Store) -> dict | None:
+    """The record of a submission, None if it was not done.
+
+    Raises:
+        MedmarkError: it is damaged, or the store fails.
+    """
+    place = parse(evidence) / RECORDS / f"{key}.json"
+    content = store.read(place, MAX_RECORD_BYTES)
+    if content is None:
+        return None
+    try:
+        record = json.loads(content)
+        drop, result = record["drop"], record["result"]
+        if record["schema_version"] != RECORD_SCHEMA_VERSION or record["key"] != key:
+            raise ValueError("another version or key")
+        if not (result is None or DIGEST.fullmatch(result)) or not DIGEST.fullmatch(record["release_digest"]):
+            raise ValueError("no digest")
+        if drop is not None and not (isinstance(drop["uri"], str) and DIGEST.fullmatch(drop["listing_sha256"])):
+            raise ValueError("no drop")
+        return record
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MedmarkError(f"damaged record: {place} ({error}); restore its older version, or remove it") from error
+
+
+def read_records(evidence: str, store: Store) -> list[dict]:
+    """All records beside the evidence.
+
+    Raises:
+        MedmarkError: as :func:`read_record`.
+    """
+    place = parse(evidence) / RECORDS
+    keys = [name.removesuffix(".json") for name in store.list(place) if DIGEST.fullmatch(name.removesuffix(".json"))]
+    return [
+        found
+        for found in parallel([lambda k=k: read_record(k, evidence, store) for k in keys], "reading records")
+        if found
+    ]

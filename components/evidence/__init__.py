@@ -1,0 +1,1 @@
+"""The owner's private evidence: formats of evidence, ledger, queries and keep, and the secrets of a run."""

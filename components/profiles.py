@@ -1,0 +1,174 @@
+"""What a run of mark_release is made of, by profile."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+
+from medmark.components.base.errors import MedmarkError
+from medmark.components.generator.marker import Shape
+from medmark.components.generator.objective import Weights
+from medmark.components.generator.train import GeneratorConfig
+from medmark.components.surrogate.training import TrainConfig
+from medmark.components.verification.verdict import Thresholds
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All parameters of a run; each can be given as ``--set name=value``.
+
+    Attributes:
+        size: side at which models and generator see the images, pixels.
+        target_class: what marked images are taken for; the release's first class when empty.
+        architecture: of surrogates, twin and most innocent models.
+        epochs: of small networks.
+        other_architecture: of the second victim.
+        other_epochs: of that one.
+        surrogates: innocent models that the generator trains against.
+        innocents: innocent models that calibrate the verdict, those trained as the victims are included; 19 are needed
+            for the level 0.05.
+        innocent_architectures: taken in turn for the innocent models.
+        generator_steps: see GeneratorConfig.
+        marked_share: of the training images that carry the mark.
+        decoy_share: of the training images that carry a decoy.
+        epsilon: largest change, share of the display's range.
+        ssim_floor: SSIM that the objective asks of each image.
+        queries: images a suspect is asked about, at most; each of another patient.
+        phantoms: how many to make when no data is given.
+        efficacy, learnability, panel, hard, laplacian, perceptual: weights of the objective's terms; 0 is off.
+    """
+
+    size: int = 128
+    target_class: str = ""
+    architecture: str = "small_cnn"
+    epochs: int = 12
+    other_architecture: str = "resnet18"
+    other_epochs: int = 10
+    surrogates: int = 3
+    innocents: int = 20
+    innocent_architectures: str = "small_cnn,small_cnn_wide,resnet_tiny"
+    generator_steps: int = 0  # the bare carrier; measured: benchmarks/results/learned.json
+    marked_share: float = 0.18  # measured: benchmarks/results/frontier_kermany.json
+    decoy_share: float = 0.0
+    epsilon: float = 0.08
+    ssim_floor: float = 0.96
+    queries: int = 150
+    phantoms: int = 800
+    efficacy: float = Weights.efficacy
+    learnability: float = Weights.learnability
+    panel: float = Weights.panel
+    hard: float = Weights.hard
+    laplacian: float = Weights.laplacian
+    perceptual: float = Weights.perceptual
+
+    def with_settings(self, settings: dict[str, str]) -> Profile:
+        """A copy with some values replaced, given as text.
+
+        Raises:
+            MedmarkError: unknown name, or text that is no such value.
+        """
+        kinds = {field.name: type(getattr(self, field.name)) for field in fields(self)}
+        values = {}
+        for name, text in settings.items():
+            if name not in kinds:
+                raise MedmarkError(f"unknown parameter: {name}; use one of {', '.join(kinds)}")
+            try:
+                values[name] = kinds[name](text)
+            except ValueError as error:
+                raise MedmarkError(f"{name}={text} is not a {kinds[name].__name__}; correct the value") from error
+        return replace(self, **values)
+
+    def classifier(self, name: str, seed: int, **changes: object) -> TrainConfig:
+        """A classifier of this profile."""
+        settings = {"architecture": self.architecture, "size": self.size, "epochs": self.epochs, **changes}
+        return TrainConfig(name=name, seed=seed, **settings)
+
+    def surrogate_configs(self, seed: int) -> list[dict]:
+        """Models that the generator trains against; each sees other patients."""
+        return [
+            _as_dict(self.classifier(f"surrogate-{i:02d}", seed + 100 + i, subset=0.85)) for i in range(self.surrogates)
+        ]
+
+    def innocent_configs(self, seed: int) -> list[dict]:
+        """Held-out innocent models: other seeds, subsets of patients and architectures than the generator saw.
+
+        The last ones are trained exactly as the victims are, seed included, but on the original images: what the mark
+        does to a model, and what it costs in accuracy, is read against them.
+        """
+        names = self.innocent_architectures.split(",")
+        alike = [{**config, "name": config["name"].replace("victim", "honest")} for config in self.victim_configs(seed)]
+        if self.innocents < len(alike):
+            raise MedmarkError(
+                f"innocents={self.innocents} is too few; at least {len(alike)}, trained as the victims are"
+            )
+        return [
+            _as_dict(
+                self.classifier(
+                    f"innocent-{i:02d}",
+                    seed + 1000 + i,
+                    architecture=names[i % len(names)],
+                    subset=(1.0, 0.9, 0.8)[i % 3],
+                    augmentation=("standard", "strong")[i % 2],
+                )
+            )
+            for i in range(self.innocents - len(alike))
+        ] + alike
+
+    def victim_configs(self, seed: int) -> list[dict]:
+        """Thieves: another seed and other augmentation, and one with another architecture."""
+        return [
+            _as_dict(self.classifier(f"victim-{self.architecture}", seed + 5000, augmentation="strong")),
+            _as_dict(
+                self.classifier(
+                    f"victim-{self.other_architecture}",
+                    seed + 5001,
+                    architecture=self.other_architecture,
+                    epochs=self.other_epochs,
+                    learning_rate=1e-3,
+                )
+            ),
+        ]
+
+    def generator_config(self, key_index: int) -> dict:
+        """The generator, or (``key_index`` 1) the control generator."""
+        weights = Weights(self.efficacy, self.learnability, self.panel, self.hard, self.laplacian, self.perceptual)
+        config = GeneratorConfig(
+            shape=Shape(size=self.size, epsilon=self.epsilon, grid=min(64, self.size // 2)),
+            weights=weights,
+            steps=self.generator_steps,
+            twin=self.architecture,
+            ssim_floor=self.ssim_floor,
+            marked_share=self.marked_share,
+            decoy_share=self.decoy_share if key_index == 0 else 0.0,
+            key_index=key_index,
+        )
+        return asdict(config)
+
+
+def _as_dict(config: TrainConfig) -> dict:
+    """Without what is None: a pipeline's parameters have no null."""
+    return {name: value for name, value in asdict(config).items() if value is not None}
+
+
+THRESHOLDS = Thresholds()
+
+PROFILES = {
+    "smoke": Profile(
+        size=64,
+        epochs=12,
+        other_architecture="resnet_tiny",
+        other_epochs=12,
+        marked_share=0.1,
+        epsilon=0.07,
+        phantoms=2400,
+    ),
+    "standard": Profile(),
+    "full": Profile(
+        size=224,
+        architecture="resnet18",
+        epochs=20,
+        other_architecture="densenet121",
+        other_epochs=20,
+        innocent_architectures="resnet18,small_cnn_wide,efficientnet_b0",
+        queries=400,
+    ),
+}

@@ -1,0 +1,130 @@
+"""Answers that a suspect has given, kept so that no question is paid for twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from medmark.components.base.errors import MedmarkError
+from medmark.components.suspects.suspects import SuspectModel
+
+SCHEMA_VERSION = 1
+LOCK_TIMEOUT = 10.0  # seconds to wait for another process that writes; arbitrary
+
+
+class StoredSuspect:
+    """A suspect that is asked only about images it has not answered yet.
+
+    Answers lie in one SQLite file, under the suspect's identity and the SHA-256 of an image's exact tensor. Each batch is
+    on disk before the next is asked: whoever goes away half way, the server or this process, takes one batch along.
+
+    Args:
+        suspect: to be asked.
+        path: of the file; made if missing, readable by its owner only. Several suspects may share it.
+
+    Attributes:
+        name, size, label_only, identity: the suspect's.
+        asked: images that the suspect was asked about and answered.
+        reused: images whose answer was known.
+
+    Raises:
+        MedmarkError: the file is damaged, something else, or locked.
+    """
+
+    def __init__(self, suspect: SuspectModel, path: str | Path):
+        self.name, self.size, self.label_only = suspect.name, suspect.size, suspect.label_only
+        self.identity = suspect.identity
+        self.asked = self.reused = 0
+        self._suspect, self._path = suspect, Path(path)
+        with self._explained():
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            # durable at each commit, in the default rollback journal: a killed process leaves whole batches
+            self._file = sqlite3.connect(self._path, timeout=LOCK_TIMEOUT)
+        try:
+            with self._explained():
+                self._open()
+        except MedmarkError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> StoredSuspect:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __call__(self, images: torch.Tensor) -> np.ndarray:
+        """(N, 1, S, S) float32 in [0, 1] -> (N, K) float64 probabilities; see :class:`SuspectModel`.
+
+        Raises:
+            MedmarkError: what the suspect raises, or the file fails. Answers given before are kept.
+        """
+        keys = [hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest() for image in images]
+        with self._explained():
+            rows = {key: row for key in set(keys) if (row := self._read(key)) is not None}
+        new = {key: i for i, key in enumerate(keys) if key not in rows}  # an image that occurs twice is asked once
+        self.reused += len(keys) - len(new)
+        missing = list(new.items())
+        for start in range(0, len(missing), self._suspect.batch_size):
+            batch = missing[start : start + self._suspect.batch_size]
+            answers = self._suspect(images[[i for _, i in batch]])
+            answered = {key: row for (key, _), row in zip(batch, answers, strict=True)}
+            with self._explained(), self._file:
+                self._file.executemany(
+                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)",
+                    [(self.identity, key, row.astype("<f8").tobytes()) for key, row in answered.items()],
+                )
+            rows |= answered
+            self.asked += len(batch)
+        with self._explained():
+            return np.stack([rows[key] for key in keys])
+
+    def _open(self) -> None:
+        """Makes the table in a new file, checks an old one."""
+        self._file.execute("BEGIN IMMEDIATE")  # a process killed or racing here must not leave half a store
+        version = self._file.execute("PRAGMA user_version").fetchone()[0]
+        tables = {name for (name,) in self._file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if version == 0 and not tables:
+            self._file.execute(
+                "CREATE TABLE answers (suspect TEXT, image BLOB, row BLOB, PRIMARY KEY (suspect, image)) WITHOUT ROWID"
+            )
+            self._file.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION or tables != {"answers"}:
+            raise ValueError("no answer store of this version")
+        self._file.commit()
+        if (state := self._file.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise ValueError(" ".join(state.split()))
+
+    def _read(self, key: bytes) -> np.ndarray | None:
+        found = self._file.execute(
+            "SELECT row FROM answers WHERE suspect = ? AND image = ?", (self.identity, key)
+        ).fetchone()
+        return None if found is None else np.frombuffer(found[0], dtype="<f8").astype(np.float64)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What SQLite and the file raise, in one line."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # locked, read-only, disk full: the answers themselves are whole
+            raise MedmarkError(
+                f"answer store cannot be used: {self._path} ({error}); end other runs that use it, check space and rights"
+            ) from error
+        except OSError as error:
+            raise MedmarkError(
+                f"answer store cannot be opened: {self._path} ({error.strerror}); give another"
+            ) from error
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+            raise MedmarkError(
+                f"answer store is damaged: {self._path} ({error}); restore it from a backup, or move it away to ask again"
+            ) from error

@@ -1,0 +1,375 @@
+"""Suspect models that can only be asked: an ONNX file, a model of an MLflow registry, or an HTTP endpoint.
+
+Nothing that a suspect gives is trusted. No pickle is opened, a suspect runs in a process of its own within limits, and an
+answer that does not fit what the user says about the suspect is refused instead of repaired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import numpy as np
+import torch
+from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.delivery.places import Places, is_place
+from medmark.components.suspects.http import Connection
+from medmark.components.suspects.messages import MAX_QUESTION
+from medmark.components.suspects.model_files import MAX_BYTES
+from medmark.components.suspects.process import IsolatedSuspect, external_files
+from scipy import special
+
+SUM_TOLERANCE = 1e-3  # that of audit.ask
+FLOATS = ("float16", "float32", "float64")
+ANSWERS = ("probabilities", "logits", "labels")
+MAX_SIDE = 4096  # arbitrary bound on what a suspect may make us draw
+MAX_BATCH = 1024  # arbitrary, likewise
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a suspect expects and gives, as far as it does not say so itself.
+
+    An image x in [0, 1] is given as ``(x * scale - mean) / std``, (N, channels, size, size).
+
+    Attributes:
+        size: side in pixels; None: as the model declares.
+        channels: 1, or 3 for grey repeated; None: as the model declares.
+        mean: taken off after scaling, one number for all channels.
+        std: divided by afterwards.
+        scale: value of white before normalisation, 1 or 255.
+        answers: ``probabilities`` and ``logits`` are float outputs, (N, K), or (N,) or (N, 1) for the second of two
+            classes; ``labels`` are whole numbers or class names, (N,) or (N, 1).
+        input, output: names of the tensors; None: the only one.
+        classes: class names in the order of the suspect's outputs; None: that of the evidence.
+
+    Raises:
+        MedmarkError: a value outside these.
+    """
+
+    size: int | None = None
+    channels: int | None = None
+    mean: float = 0.0
+    std: float = 1.0
+    scale: float = 1.0
+    answers: str = "probabilities"
+    input: str | None = None
+    output: str | None = None
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 1 <= self.size <= MAX_SIDE:
+            raise MedmarkError(f"suspect's image size {self.size}; give a side of 1 to {MAX_SIDE} pixels")
+        if self.channels not in (None, 1, 3):
+            raise MedmarkError(f"suspect's {self.channels} channels; give 1, or 3 for grey repeated")
+        if self.scale not in (1.0, 255.0):
+            raise MedmarkError(f"suspect's scale {self.scale}; give 1 or 255, the value of white before normalisation")
+        if not math.isfinite(self.mean) or not math.isfinite(self.std) or self.std <= 0:
+            raise MedmarkError(f"suspect's mean {self.mean} and std {self.std}; give finite numbers, std above 0")
+        if self.answers not in ANSWERS:
+            raise MedmarkError(f"suspect's answers {self.answers!r}; give one of {', '.join(ANSWERS)}")
+
+
+class Backend(Protocol):
+    """Where the answers come from.
+
+    Attributes:
+        where: for messages.
+        digest: identifies the model or endpoint.
+        inputs, outputs: declared tensors, name to (shape, NumPy type or ``str``); sizes that are free are None. Empty if
+            the backend declares nothing.
+        batch_size: images asked about at once.
+        description: what an endpoint says of its model; None for a file.
+    """
+
+    where: str
+    digest: str
+    inputs: dict[str, tuple[tuple[int | None, ...], str]]
+    outputs: dict[str, tuple[tuple[int | None, ...], str]]
+    batch_size: int
+    description: dict | None
+
+    def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
+        """Answers to one batch: an array of floats, whole numbers, or ``str`` objects."""
+
+    def close(self) -> None:
+        """Ends whatever runs for it."""
+
+
+def open_suspect(
+    target: str,
+    contract: Contract,
+    *,
+    class_names: list[str],
+    connection: Connection | None = None,
+    registry: str | None = None,
+    file: str | Path | None = None,
+) -> SuspectModel:
+    """Opens a suspect.
+
+    Args:
+        target: ``http(s)://host/v2/models/NAME[/versions/V]`` (Open Inference Protocol v2), a path that ends in
+            ``.onnx``, or ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` of an MLflow registry, onnx flavour.
+        contract: what the suspect expects and gives.
+        class_names: of the evidence.
+        connection: how to question it, and what it may use up; None: the defaults of :class:`Connection`.
+        registry: URI of the MLflow registry; None: what MLflow is configured for.
+        file: of a target that ends in ``.onnx``: where it lies, if that is not its name.
+
+    Raises:
+        MedmarkError: it cannot be opened, or does not fit the contract.
+        Unavailable: it gives no answer, or cannot be opened within its limits.
+    """
+    if not target.startswith(("http://", "https://", "models:/")) and not target.endswith(".onnx"):
+        raise MedmarkError(
+            f"unknown kind of suspect: {target}; give an .onnx file, models:/NAME/VERSION, or"
+            " http(s)://host/v2/models/NAME (other formats: export the model to ONNX)"
+        )
+    backend = IsolatedSuspect(target, connection or Connection(), registry=registry, file=file)
+    try:
+        return SuspectModel(backend, contract, class_names)
+    except BaseException:
+        backend.close()
+        raise
+
+
+class SuspectModel:
+    """A suspect as a function: (N, 1, S, S) float32 in [0, 1] -> (N, K) float64 probabilities, classes as in the evidence.
+
+    A suspect that answers with labels gives one-hot rows.
+
+    Attributes:
+        name: path, URI or URL.
+        size: S, pixels.
+        label_only: whether the answers are labels.
+        batch_size: images a request.
+        contract: what was said about it, completed by what it declares.
+        model: digest of the file, or of the endpoint's URL and description.
+        description: what an endpoint says of its model; None for a file.
+        identity: SHA-256 over contract, model and the evidence's classes: of ``json.dumps``, with sorted keys, of the fields
+            of :class:`Contract`, ``model`` and ``evidence``.
+
+    Raises:
+        MedmarkError: what the model declares does not fit the contract.
+    """
+
+    def __init__(self, backend: Backend, contract: Contract, class_names: list[str]):
+        self.name = backend.where
+        self.label_only = contract.answers == "labels"
+        self._backend, self._contract = backend, contract
+        self._classes = list(contract.classes or class_names)
+        if sorted(self._classes) != sorted(class_names) or len(set(class_names)) != len(class_names):
+            self._refuse(
+                f"its classes {_some(self._classes)} are not those of the evidence, {_some(class_names)}",
+                "name each class of the evidence once, in the order of the suspect's outputs",
+            )
+        self.model, self.description = backend.digest, backend.description
+        self._order = [self._classes.index(name) for name in class_names]
+        self._input, shape, kind = self._tensor("input", backend.inputs, contract.input)
+        self._output, answer, answer_kind = self._tensor("output", backend.outputs, contract.output)
+        self._read_input(shape, kind)
+        self._check_output(answer, answer_kind)
+        self.contract = replace(
+            contract,
+            size=self.size,
+            channels=self._channels,
+            input=self._input,
+            output=self._output,
+            classes=tuple(self._classes),
+        )
+        try:
+            canonical_json([asdict(self.contract), self.description])
+        except ValueError:
+            self._refuse("it says of itself what no JSON file can hold", "broken text and infinite numbers are refused")
+        stated = asdict(self.contract) | {"model": self.model, "evidence": list(class_names)}
+        self.identity = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+    def __call__(self, images: torch.Tensor) -> np.ndarray:
+        """Asks about images, batch by batch.
+
+        Raises:
+            MedmarkError: wrong images, or an answer that does not fit the contract.
+        """
+        shape = (len(images), 1, self.size, self.size)
+        if images.dtype != torch.float32 or tuple(images.shape) != shape or not len(images):
+            raise MedmarkError(
+                f"{self.name} is asked about {tuple(images.shape)} {images.dtype}; (N, 1, {self.size}, {self.size})"
+                " float32 is needed"
+            )
+        shown = images.detach().cpu().numpy()
+        rows = [self._ask(shown[i : i + self.batch_size]) for i in range(0, len(shown), self.batch_size)]
+        return np.concatenate(rows)[:, self._order]
+
+    def close(self) -> None:
+        """Ends its process."""
+        self._backend.close()
+
+    def _ask(self, images: np.ndarray) -> np.ndarray:
+        scale, mean, std = (np.float32(v) for v in (self._contract.scale, self._contract.mean, self._contract.std))
+        images = ((images * scale - mean) / std).repeat(self._channels, axis=1)
+        missing = self.batch_size - len(images) if self._whole_batches else 0
+        asked = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+        answer = self._backend.ask(asked.astype(self._dtype), self._input, self._output)
+        if answer.shape[:1] != (len(asked),):
+            self._refuse(f"it answers with shape {answer.shape} to {len(asked)} images", "one row an image is needed")
+        answer = answer[: len(images)]
+        return self._labels(answer) if self.label_only else self._probabilities(answer)
+
+    def _tensor(self, what: str, declared: dict, wanted: str | None) -> tuple[str | None, tuple | None, str | None]:
+        """Name, shape and type of the tensor to use; shape and type are None where nothing is declared."""
+        if not declared:
+            if wanted is None and what == "input":
+                self._refuse("it does not declare its input", "give the tensor's name, size and channels")
+            return wanted, None, None
+        if wanted is None and len(declared) == 1:
+            wanted = next(iter(declared))
+        if wanted not in declared or (what == "input" and len(declared) > 1):
+            self._refuse(
+                f"its {what}s are {_some(list(declared))}, not {'one' if wanted is None else repr(wanted)[:60]}",
+                "name the one to use" if what == "output" else "a model of one image input is needed",
+            )
+        return wanted, *declared[wanted]
+
+    def _read_input(self, shape: tuple | None, kind: str | None) -> None:
+        """Sets the input's size, channels and type from the contract and from what the model declares."""
+        if shape is None:
+            shape, kind = (None, None, None, None), "float32"
+        if kind not in FLOATS:
+            self._refuse(f"its input is {kind}", "a model that takes floats is needed")
+        if len(shape) != 4 or None not in shape[2:] and shape[2] != shape[3]:
+            self._refuse(f"its input has shape {_shape(shape)}", "(N, channels, side, side) is needed")
+        self._dtype = np.dtype(kind)
+        self._channels = self._agree("channels", self._contract.channels, shape[1:2])
+        self.size = self._agree("size", self._contract.size, shape[2:])
+        if self._channels not in (1, 3) or not 1 <= self.size <= MAX_SIDE:
+            self._refuse(f"its input has shape {_shape(shape)}", f"1 or 3 channels of at most {MAX_SIDE} px are needed")
+        if shape[0] is not None and shape[0] > MAX_BATCH:
+            self._refuse(f"it takes {shape[0]} images at once", f"at most {MAX_BATCH}; a free batch size is best")
+        image = self._channels * self.size**2 * self._dtype.itemsize
+        if image * (shape[0] or 1) > MAX_QUESTION:
+            self._refuse(
+                f"its input has shape {_shape(shape)}", f"at most {MAX_QUESTION} bytes are asked about at once"
+            )
+        self._whole_batches = shape[0] is not None
+        self.batch_size = shape[0] or min(self._backend.batch_size, MAX_QUESTION // image)
+
+    def _agree(self, what: str, stated: int | None, declared: tuple[int | None, ...]) -> int:
+        known = {value for value in (stated, *declared) if value is not None}
+        if not known:
+            self._refuse(f"it leaves the {what} of its input free", f"give the {what} that it was trained with")
+        if len(known) > 1:
+            found = next(value for value in declared if value not in (None, stated))
+            self._refuse(f"its input has {what} {found}, the contract says {stated}", f"correct the {what}")
+        return known.pop()
+
+    def _check_output(self, shape: tuple | None, kind: str | None) -> None:
+        """Refuses, before anything is asked, an output that the contract cannot be true of."""
+        if kind is None:
+            return
+        self._check_kind(kind)
+        if self.label_only or not shape:
+            return
+        columns = shape[1] if len(shape) == 2 else 1
+        if len(shape) > 2 or columns not in (None, len(self._classes)) and (columns != 1 or len(self._classes) != 2):
+            self._refuse(
+                f"its output has shape {_shape(shape)}", f"one number for each of {len(self._classes)} classes"
+            )
+
+    def _check_kind(self, kind: str) -> None:
+        if (kind in FLOATS) == self.label_only or not kind.startswith(("float", "int", "uint", "str")):
+            self._refuse(f"it answers with {kind}, the contract says {self._contract.answers}", "correct the contract")
+
+    def _labels(self, answer: np.ndarray) -> np.ndarray:
+        """(N,) or (N, 1) indices or names to one-hot rows."""
+        self._check_kind("str" if answer.dtype == object else answer.dtype.name)
+        if answer.ndim > 2 or answer.size != len(answer):
+            self._refuse(f"it answers with labels of shape {answer.shape}", "one label an image is needed")
+        known = self._classes if answer.dtype == object else range(len(self._classes))
+        strange = [label for label in answer.ravel().tolist() if label not in known]
+        if strange:
+            self._refuse(f"it answers with the unknown label {strange[0]!r:.60}", f"known: {_some(self._classes)}")
+        return np.eye(len(self._classes))[[known.index(label) for label in answer.ravel().tolist()]]
+
+    def _probabilities(self, answer: np.ndarray) -> np.ndarray:
+        """(N, K), or (N,) or (N, 1) of the second of two classes, to probabilities."""
+        self._check_kind("str" if answer.dtype == object else answer.dtype.name)
+        classes, logits = len(self._classes), self._contract.answers == "logits"
+        values = answer.astype(np.float64)
+        if not np.isfinite(values).all():
+            self._refuse("it answers with numbers that are not finite", "check the contract's normalisation")
+        if classes == 2 and values.ndim <= 2 and values.size == len(values):
+            second = special.expit(values.reshape(-1)) if logits else values.reshape(-1)
+            values = np.stack([1 - second, second], axis=1)
+        elif values.shape != (len(values), classes):
+            self._refuse(f"it answers with shape {values.shape}", f"({len(values)}, {classes}) is needed")
+        elif logits:
+            values = special.softmax(values, axis=1)
+        if (values < 0).any() or (np.abs(values.sum(axis=1) - 1) > SUM_TOLERANCE).any():
+            self._refuse(
+                "its answers are no probabilities: a row is negative or does not sum to 1", "are these logits?"
+            )
+        return values
+
+    def _refuse(self, wrong: str, remedy: str) -> NoReturn:
+        raise MedmarkError(f"suspect {self.name} does not fit: {wrong}; {remedy}")
+
+
+@dataclass(frozen=True)
+class UnopenedSuspect:
+    """A suspect that gave no answer, or went beyond its limits, before it was asked anything.
+
+    Attributes:
+        name: path, URI or URL.
+        error: what it did, in one line.
+        contract: what was said about it.
+        size, label_only, batch_size, model, description, identity: of :class:`SuspectModel`, as far as they are known.
+    """
+
+    name: str
+    error: str
+    contract: Contract
+    size = batch_size = model = description = identity = None
+
+    @property
+    def label_only(self) -> bool:
+        """Whether its answers would be labels."""
+        return self.contract.answers == "labels"
+
+
+def fetch_suspects(places: Places, targets: list[str]) -> dict[str, Path]:
+    """Brings those ONNX files that lie in an object store, with their weights if they lie beside them.
+
+    Args:
+        places: of the command.
+        targets: suspects of any kind.
+
+    Returns:
+        Path by target, of those that were fetched.
+
+    Raises:
+        MedmarkError: as :meth:`medmark.components.delivery.places.Places.read`.
+    """
+
+    def weights(path: Path) -> list[str]:
+        with suppress(MedmarkError):  # opening the suspect says what is wrong with it
+            return external_files(path)
+        return []
+
+    onnx_files = [target for target in targets if is_place(target) and target.endswith(".onnx")]
+    return {target: places.read(target, raw=True, limit=MAX_BYTES, beside=weights) for target in onnx_files}
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return f"({', '.join('?' if side is None else str(side) for side in shape)})"
+
+
+def _some(names: list[str]) -> str:
+    """A few names, cut: they come from outside."""
+    shown = ", ".join(repr(str(name)[:40]) for name in names[:8])
+    return shown + (", ..." if len(names) > 8 else "")

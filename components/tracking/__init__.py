@@ -1,0 +1,1 @@
+"""Runs, figures and models in MLflow."""

@@ -1,0 +1,39 @@
+"""Which MLflow is spoken to, and how quietly."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # a server that is away would otherwise be retried for minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def quiet() -> None:
+    """MLflow without telemetry, with few retries and few words; a value that the user set is kept."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # announces every table it makes
+
+
+def is_named() -> bool:
+    """Whether the environment says where runs go."""
+    return bool(os.environ.get("MLFLOW_RUN_ID") or os.environ.get("MLFLOW_TRACKING_URI"))
+
+
+def tracking_uri(folder: Path) -> str:
+    """Address of MLflow: what the user set, else a SQLite file in a pipeline's folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+
+
+def reason_of(error: Exception) -> str:
+    """One line; without the password that an address may hold."""
+    return re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:200] or type(error).__name__
