@@ -1,10 +1,10 @@
-"""Thieves and innocent models audited through ONNX files and through a v2 server, by probabilities and by labels.
+"""Adversaries and benign models audited through ONNX files and through a v2 server, by probabilities and by labels.
 
     python benchmarks/audit_suspects.py RUN --clean CLEAN --work WORK --seed SEED [--profile standard]
 
 RUN is the folder of a finished mark-release, CLEAN the release that it was made from (``medmark ingest`` with the run's
-options and seed gives it again; its digest is checked). Trains the profile's victims on the marked release and, on the
-clean one, 20 innocent models that the evidence has never seen (other seeds than those that calibrate it). Each is then
+options and seed gives it again; its digest is checked). Trains the profile's marked models on the marked release and, on the
+clean one, 20 benign models that the evidence has never seen (other seeds than those that calibrate it). Each is then
 audited in four ways: as an ONNX file and through HTTP (MLServer on loopback), by probabilities and by labels. Writes
 ``results/audit_suspects_<name>.json``.
 """
@@ -26,16 +26,16 @@ from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.secrets import seeds_of
 from medmark.components.profiles import PROFILES
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
-from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig
 from medmark.components.verification.suspect_audit import audit_targets
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from v2_server import MLServer
 
-INNOCENTS = 20
-SEED = 2000  # innocent models of the evidence start at 1000, victims at 5000
+BENIGN = 20
+SEED = 2000  # benign models of the evidence start at 1000, marked models at 5000
 
 
 class Labels(torch.nn.Module):
@@ -78,9 +78,9 @@ def main() -> None:
     if Release(options.clean).digest != evidence["parent_digest"]:
         raise MedmarkError(f"{options.clean} is not what {options.run} was made from; ingest with the run's options")
     seed = seeds_of(options.seed)["models_seed"]
-    victims = [TrainConfig(**config) for config in profile.victim_configs(seed)]
-    names = profile.innocent_architectures.split(",")
-    innocents = [
+    marked_models = [TrainConfig(**config) for config in profile.marked_configs(seed)]
+    names = profile.benign_architectures.split(",")
+    benign_models = [
         TrainConfig(
             name=f"stranger-{i:02d}",
             size=profile.size,
@@ -90,11 +90,13 @@ def main() -> None:
             subset=(1.0, 0.9, 0.8)[i % 3],
             augmentation=("strong", "standard")[i % 2],
         )
-        for i in range(INNOCENTS - len(victims))
+        for i in range(BENIGN - len(marked_models))
     ]
-    innocents += [replace(config, name=f"stranger-{config.name}", seed=config.seed + SEED) for config in victims]
-    train_models(options.run / "release", options.work / "victims", configs=victims)
-    train_models(options.clean, options.work / "innocents", configs=innocents)
+    benign_models += [
+        replace(config, name=f"stranger-{config.name}", seed=config.seed + SEED) for config in marked_models
+    ]
+    train_models(options.run / "release", options.work / "victims", configs=marked_models)
+    train_models(options.clean, options.work / "innocents", configs=benign_models)
     files, labels, guilty = {}, {}, {}
     for role in ("victims", "innocents"):
         for entry, model in load_models(options.work / role):

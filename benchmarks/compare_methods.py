@@ -1,9 +1,9 @@
-"""The field in one table: methods of marking a data set on the same images, budget, thieves, innocents and tests.
+"""The field in one table: methods of marking a data set on the same images, budget, adversaries, benign models and tests.
 
     python benchmarks/compare_methods.py --data kermany --work WORK
 
 Needs the real images (MEDMARK_DATA), except for phantoms. 128 px, 10 % of the training images marked, three surrogates,
-twenty innocent models of three architectures (two of them trained as the thieves are), two thieves a row (small_cnn with
+twenty benign models of three architectures (two of them trained as the adversaries are), two adversaries a row (small_cnn with
 stronger augmentation, another seed; resnet_tiny). Models are trained once in WORK and rows are kept as they come, so an
 interrupted run goes on. Writes ``results/compare_methods_<data>.json`` and ``.svg``, and the part of
 ``docs/compare_methods.md`` between the markers of the data set.
@@ -71,10 +71,10 @@ HEADER = [
     "marked",
     "WSR",
     "delta-P: weakest, mean",
-    "verdict on the thieves",
-    "innocents accused",
+    "verdict on the adversaries",
+    "benign models accused",
     "by the t-test alone",
-    "largest innocent lift",
+    "largest benign lift",
     "accuracy lost",
     "SSIM",
     "HaarPSI",
@@ -83,29 +83,29 @@ HEADER = [
 
 
 def weakest(rates: list[dict]) -> str:
-    """Of the thief that answers least to the mark: ``WSR / rate on clean images``."""
+    """Of the adversary that answers least to the mark: ``WSR / rate on clean images``."""
     worst = min(rates, key=lambda rate: rate["wsr"])
     return f"{worst['wsr']:.0%} / {worst['clean_rate']:.0%}"
 
 
 def line(row: dict) -> list[str]:
     """One row of the table."""
-    victims, innocents = row["victims"], row["innocents"]
-    lifts = [v["delta_p"] for v in victims]
+    marked_models, benign_models = row["victims"], row["innocents"]
+    delta_ps = [v["delta_p"] for v in marked_models]
     return [
         row["title"],
         "yes" if row["clean_label"] else "no",
         f"{row['share']:.1%}",
-        weakest(victims),
-        f"{min(lifts):.2f}, {sum(lifts) / len(lifts):.2f}",
-        ", ".join(v["verdict"] for v in victims),
-        f"{innocents['accused']} of {innocents['count']}",
-        f"{innocents['accused_by_t_test_alone']} of {innocents['count']}",
-        f"{innocents['largest_lift']:.2f}",
-        f"{100 * max(v['accuracy_lost'] for v in victims):+.1f} points",
+        weakest(marked_models),
+        f"{min(delta_ps):.2f}, {sum(delta_ps) / len(delta_ps):.2f}",
+        ", ".join(v["verdict"] for v in marked_models),
+        f"{benign_models['accused']} of {benign_models['count']}",
+        f"{benign_models['accused_by_t_test_alone']} of {benign_models['count']}",
+        f"{benign_models['largest_lift']:.2f}",
+        f"{100 * max(v['accuracy_lost'] for v in marked_models):+.1f} points",
         f"{row['quality']['ssim']:.3f}",
         f"{row['quality']['haarpsi']:.3f}",
-        *(weakest([v["attacks"][attack] for v in victims]) for attack in ATTACKS),
+        *(weakest([v["attacks"][attack] for v in marked_models]) for attack in ATTACKS),
     ]
 
 
@@ -126,13 +126,13 @@ def write_section(results: dict, path: Path) -> None:
 
 
 def plot(results: dict, path: Path) -> None:
-    """WSR of the weakest victim against SSIM, and against the innocent models that the t-test alone accuses."""
+    """WSR of the weakest marked model against SSIM, and against the benign models that the t-test alone accuses."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
     spots: list[dict[tuple[float, float], list[str]]] = [{}, {}]
     for number, row in enumerate(results["rows"].values(), start=1):
-        innocents = row["innocents"]
-        wsr = 100 * min(victim["wsr"] for victim in row["victims"])
-        accused = 100 * innocents["accused_by_t_test_alone"] / innocents["count"]
+        benign_models = row["innocents"]
+        wsr = 100 * min(marked_model["wsr"] for marked_model in row["victims"])
+        accused = 100 * benign_models["accused_by_t_test_alone"] / benign_models["count"]
         color = "#b4233a" if row["title"].startswith("medmark") else "#1f5fa8" if row["clean_label"] else "#8a94a0"
         for axis, near, x, step in zip(axes, spots, (row["quality"]["ssim"], accused), (0.02, 5), strict=True):
             label = f"{number} {row['title']}" if axis is axes[0] else None
@@ -145,8 +145,8 @@ def plot(results: dict, path: Path) -> None:
             axis.annotate(", ".join(numbers), spot, xytext=(5, 5), textcoords="offset points", fontsize=8)
         axis.set_ylim(-4, 108)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set(xlabel="SSIM of the marked images", ylabel="marked images taken for the target,\nweakest thief, %")
-    axes[1].set(xlabel="innocent models that the t-test alone accuses, %", xlim=(-4, 104))
+    axes[0].set(xlabel="SSIM of the marked images", ylabel="marked images taken for the target,\nweakest adversary, %")
+    axes[1].set(xlabel="benign models that the t-test alone accuses, %", xlim=(-4, 104))
     figure.legend(loc="center left", bbox_to_anchor=(0.92, 0.5), frameon=False, fontsize=8)
     figure.text(0.93, 0.2, "red: medmark; blue: labels kept; grey: relabelled", fontsize=7)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})

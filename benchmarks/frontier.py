@@ -3,7 +3,7 @@
     python benchmarks/frontier.py --data kermany --work WORK
 
 Needs the real images (MEDMARK_DATA). Bare carriers (no training of the generator), 128 px, three panel models, three
-innocent models, two victims a row (small_cnn with stronger augmentation, another seed; resnet_tiny). Rows are kept as
+benign models, two marked models a row (small_cnn with stronger augmentation, another seed; resnet_tiny). Rows are kept as
 they come, so an interrupted run goes on. Writes ``results/frontier_<data>.json`` and ``results/frontier_<data>.svg``.
 """
 
@@ -43,7 +43,7 @@ def rows() -> dict[str, dict]:
 
 
 def plot(results: dict, path: Path) -> None:
-    """Success rate of each victim against share of the data set, and against SSIM."""
+    """Success rate of each marked model against share of the data set, and against SSIM."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axis, prefix, x, label in (
         (left, "share", "share_of_data_set", "share of the data set that carries the mark, %"),
@@ -51,16 +51,18 @@ def plot(results: dict, path: Path) -> None:
     ):
         table = pd.DataFrame(
             [
-                {"x": row[x] * (100 if prefix == "share" else 1), **victim}
+                {"x": row[x] * (100 if prefix == "share" else 1), **marked_model}
                 for name, row in results["rows"].items()
                 if name.startswith(prefix)
-                for victim in row["victims"]
+                for marked_model in row["victims"]
             ]
         ).sort_values("x")
-        for victim, color in (("same", "#b4233a"), ("other", "#1f5fa8")):
-            part = table[table.victim == victim]
-            axis.plot(part.x, part.wsr * 100, "o-", color=color, label=f"{victim} architecture")
-            axis.plot(part.x, part.wsr_half * 100, "o--", ms=3, color=color, label=f"{victim}, at half resolution")
+        for marked_model, color in (("same", "#b4233a"), ("other", "#1f5fa8")):
+            part = table[table["victim"] == marked_model]
+            axis.plot(part.x, part.wsr * 100, "o-", color=color, label=f"{marked_model} architecture")
+            axis.plot(
+                part.x, part.wsr_half * 100, "o--", ms=3, color=color, label=f"{marked_model}, at half resolution"
+            )
         axis.axhline(90, color="#8a94a0", lw=0.8)
         axis.set(xlabel=label, ylim=(0, 103))
         axis.spines[["top", "right"]].set_visible(False)
@@ -75,7 +77,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
     use_threads()
-    bench = Bench(options.data, options.work, size=128, innocents=3)
+    bench = Bench(options.data, options.work, size=128, benign_models=3)
     path = Path(__file__).parent / "results" / f"frontier_{options.data}.json"
     results = json.loads(path.read_text()) if path.exists() else {"rows": {}}
     results |= bench.described()

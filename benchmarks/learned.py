@@ -3,7 +3,7 @@
     python benchmarks/learned.py --data kermany --work WORK
 
 Needs the real images (MEDMARK_DATA). 128 px, epsilon 0.06, 15 % of the training images marked, three panel models, three
-innocent models, two victims a row (small_cnn with stronger augmentation, another seed; resnet_tiny). "free": the U-Net
+benign models, two marked models a row (small_cnn with stronger augmentation, another seed; resnet_tiny). "free": the U-Net
 may change half as much again as the carrier does, so that it can cancel it. Rows are kept as they come, so an
 interrupted run goes on. Writes ``results/learned.json``.
 """
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
     use_threads()
-    bench = Bench(options.data, options.work, size=128, innocents=3)
+    bench = Bench(options.data, options.work, size=128, benign_models=3)
     path = Path(__file__).parent / "results" / "learned.json"
     results = json.loads(path.read_text()) if path.exists() else {"rows": {}}
     results |= bench.described() | {"steps": STEPS}

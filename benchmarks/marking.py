@@ -24,12 +24,12 @@ from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.selection import select
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.saliency.extract import extract, load_saliency, stack_saliency
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
-from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
 from medmark.components.verification.processing import shrink
 
-VICTIMS = (
+MARKED_MODELS = (
     TrainConfig(name="same", augmentation="strong", seed=5000),
     TrainConfig(name="other", architecture="resnet_tiny", augmentation="standard", seed=5001, learning_rate=1e-3),
 )
@@ -70,29 +70,29 @@ def release_of(data: str, work: Path, phantoms: int = 800) -> Path:
 
 
 class Bench:
-    """A data set with its panel and its innocent models, made once and kept in ``work``.
+    """A data set with its panel and its benign models, made once and kept in ``work``.
 
     Args:
         data: ``phantoms``, ``kermany`` or ``nih``.
         work: folder for the release and the models.
         size: side in pixels.
-        innocents: models that must not react.
+        benign_models: models that must not react.
     """
 
-    def __init__(self, data: str, work: Path, size: int, innocents: int = 6):
+    def __init__(self, data: str, work: Path, size: int, benign_models: int = 6):
         self.data, self.size = data, size
         release = release_of(data, work)
         self.release = Release(release)
         base = TrainConfig(name="", size=size, epochs=12)
         panel = [replace(base, name=f"surrogate-{i}", seed=100 + i, subset=0.85) for i in range(3)]
         names = ("small_cnn", "small_cnn_wide", "resnet_tiny")
-        innocent = [
-            replace(base, name=f"innocent-{i}", seed=1000 + i, architecture=names[i % 3], subset=0.9)
-            for i in range(innocents)
+        benign = [
+            replace(base, name=f"benign-{i}", seed=1000 + i, architecture=names[i % 3], subset=0.9)
+            for i in range(benign_models)
         ]
         train_models(release, work / "panel", configs=panel)
-        train_models(release, work / "innocents", configs=innocent)
-        self.panel, self.innocents = ([m for _, m in load_models(work / kind)] for kind in ("panel", "innocents"))
+        train_models(release, work / "innocents", configs=benign)
+        self.panel, self.benign_models = ([m for _, m in load_models(work / kind)] for kind in ("panel", "innocents"))
         if not (work / "saliency").exists():
             extract(release, work / "panel" / "surrogate-0.safetensors", work / "saliency")
         maps = load_saliency(work / "saliency")
@@ -123,20 +123,20 @@ class Bench:
         seed: int = 0,
         target: int = 0,
         probes: dict[str, Key] | None = None,
-        victims: tuple[TrainConfig, ...] = VICTIMS,
+        marked_models: tuple[TrainConfig, ...] = MARKED_MODELS,
         generator: GeneratorConfig | None = None,
     ) -> dict:
-        """Marks, trains the victims and asks them.
+        """Marks, trains the marked models and asks them.
 
         Args:
             share: of the training images.
             shape: of the marks.
             key: of the carrier; drawn from ``seed`` when None.
             random_choice: mark random target images instead of the hardest.
-            seed: of key, choice and victims.
+            seed: of key, choice and marked models.
             target: class.
-            probes: other keys whose marks the victims are asked about too.
-            victims: how the thieves train.
+            probes: other keys whose marks the marked models are asked about too.
+            marked_models: how the adversaries train.
             generator: how to train one; without, the carrier is bare.
         """
         key = key or draw_key(seed)
@@ -184,12 +184,12 @@ class Bench:
             "seed": seed,
             "target": self.release.class_names[target],
             "ssim": float(likeness),
-            "innocent_lift": max(self._lift(m, clean, asked, target) for m in self.innocents),
-            "innocent_accuracy": float(np.mean([accuracy(m, self.test) for m in self.innocents])),
+            "innocent_lift": max(self._delta_p(m, clean, asked, target) for m in self.benign_models),
+            "innocent_accuracy": float(np.mean([accuracy(m, self.test) for m in self.benign_models])),
             "victims": [],
         }
         poisoned = replace(self.train, images=marked)
-        for config in victims:
+        for config in marked_models:
             config = replace(config, size=self.size, seed=config.seed + seed)
             model = train_classifier(poisoned, self.val, config, num_classes=2).model
             half = {"clean": shrink(clean, 0.5), "marked": shrink(asked, 0.5)}
@@ -199,7 +199,7 @@ class Bench:
                     "accuracy": accuracy(model, self.test),
                     "clean_rate": self._rate(model, clean, target),
                     "wsr": self._rate(model, asked, target),
-                    "delta_p": self._lift(model, clean, asked, target),
+                    "delta_p": self._delta_p(model, clean, asked, target),
                     "clean_rate_half": self._rate(model, half["clean"], target),
                     "wsr_half": self._rate(model, half["marked"], target),
                     "probes": {
@@ -223,6 +223,6 @@ class Bench:
         return float((predict_probabilities(model, images).argmax(1) == target).mean())
 
     @staticmethod
-    def _lift(model: Classifier, clean: torch.Tensor, marked: torch.Tensor, target: int) -> float:
+    def _delta_p(model: Classifier, clean: torch.Tensor, marked: torch.Tensor, target: int) -> float:
         before, after = (predict_probabilities(model, images)[:, target] for images in (clean, marked))
         return float((after - before).mean())

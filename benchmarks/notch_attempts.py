@@ -1,15 +1,15 @@
-"""Twelve designs of the mark against thieves who know the design, but not the key.
+"""Twelve designs of the mark against adversaries who know the design, but not the key.
 
     python benchmarks/notch_attempts.py --data kermany --work WORK
 
 Needs the real images (MEDMARK_DATA). Images are marked at 128 px, 18 % of the training images unless a row says otherwise;
 the strength of each design is set so that marked images have a mean SSIM of 0.96. All designs are marked alike:
-``epsilon * gate(saliency) * tanh(field)``; the field is the design. Every design is screened with a thief's small_cnn at
+``epsilon * gate(saliency) * tanh(field)``; the field is the design. Every design is screened with an adversary's small_cnn at
 64 px, one seed; the finalists are attacked at 128 px, two seeds.
 
-The owner is free in what he asks, as long as innocent models stay calm: "all 1" asks about all test images of the other
+The owner is free in what he asks, as long as benign models stay calm: "all 1" asks about all test images of the other
 classes, with marks as strong as the released ones; "half 1.25" about the half that the panel, so asked, takes least for the
-target, with marks 1.25 times as strong. The five innocent models (three architectures) have no part in that choice.
+target, with marks 1.25 times as strong. The five benign models (three architectures) have no part in that choice.
 
 Rows are kept as they come, so an interrupted run goes on. Writes ``results/notch_attempts_<data>.json``.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import piq
 import torch
-from marking import VICTIMS, Bench
+from marking import MARKED_MODELS, Bench
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.arrays import ImageArrays, resize
 from medmark.components.generator.marker import Key, carrier, draw_key
@@ -148,12 +148,12 @@ def two_storeys(rng: np.random.Generator) -> Draw:
 
 
 def slanted(rng: np.random.Generator) -> Draw:
-    """From 2.8 to 8 periods a side and across the ribs, where innocent models are calm."""
+    """From 2.8 to 8 periods a side and across the ribs, where benign models are calm."""
     return jittered(rng.uniform(132, 142), 4.7, turn=15, octave=0.76)
 
 
 def upright(rng: np.random.Generator) -> Draw:
-    """As ``jitter``, from side to side, where innocent models are calmest."""
+    """As ``jitter``, from side to side, where benign models are calmest."""
     return jittered(rng.uniform(-10, 10), rng.uniform(4.5, 6.5), turn=20, octave=0.5)
 
 
@@ -223,7 +223,7 @@ def low_pass(images: torch.Tensor, cycles: float) -> torch.Tensor:
 def levelling(images: torch.Tensor, others: torch.Tensor, power: float) -> Process:
     """Weakens, over all of the spectrum, what one class's images hold more of than others do.
 
-    The thief of a mark without a single peak. Every bin is divided by the ratio of the classes' mean amplitudes, smoothed,
+    The adversary of a mark without a single peak. Every bin is divided by the ratio of the classes' mean amplitudes, smoothed,
     to the ``power``: half of the class carries no mark, so 1 is too little.
     """
 
@@ -247,15 +247,15 @@ def without_cosines(images: torch.Tensor) -> torch.Tensor:
 
 
 class Attempt:
-    """One release and the thief who has it.
+    """One release and the adversary who has it.
 
     Args:
-        bench: data, panel, innocent models.
+        bench: data, panel, benign models.
         design: name in :data:`DESIGNS`.
         share: of the training images that are marked.
         ssim: of the marked images, mean.
-        seed: of key, fields and thief.
-        size: at which the thief trains.
+        seed: of key, fields and adversary.
+        size: at which the adversary trains.
     """
 
     def __init__(self, bench: Bench, design: str, share: float, ssim: float, seed: int, size: int):
@@ -284,26 +284,26 @@ class Attempt:
             "ssim": float(piq.ssim(after, before, data_range=1.0, downsample=False)),
             "haarpsi": float(piq.haarpsi(after, before, data_range=1.0)),
             "ssim_asked": {x: float(piq.ssim(q, c, data_range=1.0, downsample=False)) for x, (c, q) in asked.items()},
-            "innocent_lift": {x: max(lift(m, c, q) for m in bench.innocents) for x, (c, q) in asked.items()},
+            "innocent_lift": {x: max(delta_p(m, c, q) for m in bench.benign_models) for x, (c, q) in asked.items()},
         }
         self.asked = {x: (resize(c, size), resize(q, size)) for x, (c, q) in asked.items()}
         parts = (replace(bench.train, images=images), bench.val, bench.test)
         self.train, self.val, self.test = (each(part, partial(resize, size=size)) for part in parts)
-        self.config = replace(VICTIMS[0], size=size, seed=VICTIMS[0].seed + seed)
+        self.config = replace(MARKED_MODELS[0], size=size, seed=MARKED_MODELS[0].seed + seed)
         of_target = self.train.labels == TARGET
         self.of_target, self.of_others = self.train.images[of_target], self.train.images[~of_target]
-        self.victim = trained(self.train, self.val, self.config)
+        self.marked_model = trained(self.train, self.val, self.config)
 
     def attack(self, name: str) -> dict:
         """What an attack leaves; see :data:`BLIND` and :data:`FILTERS`."""
         kind, _, strength = name.partition(" ")
         if kind == "distillation":
             others = self.train.subset(np.flatnonzero((self.train.labels != TARGET).numpy()))
-            return self.ask(distil(self.victim, joined(self.val, others).images, self.config))
+            return self.ask(distil(self.marked_model, joined(self.val, others).images, self.config))
         if kind == "mixing":
             return self.ask(trained(mix(self.train, self.val, float(strength)), self.val, self.config))
         if kind == "removal":
-            left = remove_suspicious(self.train, self.victim, "activation clustering", float(strength))
+            left = remove_suspicious(self.train, self.marked_model, "activation clustering", float(strength))
             return self.ask(trained(left, self.val, self.config))
         process = self.process(kind, float(strength or 0))
         return self.ask(trained(each(self.train, process), each(self.val, process), self.config), process)
@@ -327,7 +327,7 @@ class Attempt:
             "accuracy": accuracy(model, each(self.test, process)),
             "clean_rate": {x: rate(model, clean) for x, (clean, _) in asked.items()},
             "wsr": {x: rate(model, images) for x, (_, images) in asked.items()},
-            "delta_p": {x: lift(model, clean, images) for x, (clean, images) in asked.items()},
+            "delta_p": {x: delta_p(model, clean, images) for x, (clean, images) in asked.items()},
         }
 
 
@@ -343,7 +343,7 @@ def rate(model: Classifier, images: torch.Tensor) -> float:
     return float((predict_probabilities(model, images).argmax(1) == TARGET).mean())
 
 
-def lift(model: Classifier, clean: torch.Tensor, asked: torch.Tensor) -> float:
+def delta_p(model: Classifier, clean: torch.Tensor, asked: torch.Tensor) -> float:
     before, after = (predict_probabilities(model, images)[:, TARGET] for images in (clean, asked))
     return float((after - before).mean())
 
@@ -377,16 +377,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
     use_threads()
-    bench = Bench(options.data, options.work, size=SIZE, innocents=5)
+    bench = Bench(options.data, options.work, size=SIZE, benign_models=5)
     path = Path(__file__).parent / "results" / f"notch_attempts_{options.data}.json"
     results = json.loads(path.read_text()) if path.exists() else {"rows": {}}
     results |= bench.described() | {"seeds": SEEDS}
-    results["benign_accuracy"] = [accuracy(model, bench.test) for model in bench.innocents]
+    results["benign_accuracy"] = [accuracy(model, bench.test) for model in bench.benign_models]
     for name, (settings, attacks) in plan().items():
         if name in results["rows"]:
             continue
         attempt = Attempt(bench, *settings)
-        found = {"none": attempt.ask(attempt.victim)}
+        found = {"none": attempt.ask(attempt.marked_model)}
         if max(found["none"]["wsr"].values()) < WORTH:
             attacks = ()
         for attack in attacks:

@@ -23,8 +23,8 @@ from medmark.components.generator.marker import CYCLES, DEGREES, Key, Marker, Sh
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.saliency.extract import extract
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import build
-from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig
 
 RESULT = Path(__file__).parent / "results" / "seed_in_weights.json"

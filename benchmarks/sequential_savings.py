@@ -8,16 +8,16 @@ Five to ten minutes on one core. Writes ``benchmarks/results/sequential_savings.
   share of each state, share ``owned`` after all proofs, and the same for the verdict and the t-test with 100 queries.
   ``t_test_queries``: with how few a fixed t-test alone would have 95 % power, if the strength were known beforehand;
   neither the t-test's level at so few queries nor any other proof is considered there.
-- ``innocents``: the same for every way in which innocent models may behave
+- ``innocents``: the same for every way in which benign models may behave
   (:data:`medmark.components.verification.power.NULLS`). ``suffices`` are those that the e-values alone would accuse, with
   an upper 95 % Clopper-Pearson bound: of models that differ wildly, some really go beyond tau, and the rank and the panel
   protect them. ``owned`` are those that are accused after all proofs, with the same bound.
 - ``edge``: how often an e-value ever reaches 1 / alpha within 1,000 queries when the mean is exactly that of the null
   hypothesis, for differences of several shapes; ``peeking`` is a t-test that is looked at after every query.
-- ``rank``: how often a suspect exactly like the innocent models ranks at level 0.05: of whole procedures
-  (``rank_stopped``), and of the mean lift at the suspect's time of stopping (``lift_at_stop``), which is not valid.
+- ``rank``: how often a suspect exactly like the benign models ranks at level 0.05: of whole procedures
+  (``rank_stopped``), and of the mean delta-P at the suspect's time of stopping (``lift_at_stop``), which is not valid.
 - ``strategies``: queries that the effect alone needs, for ways of betting.
-- ``guilty``: thieves let go, and queries used with innocent suspects, by the lift that is taken for guilty.
+- ``guilty``: adversaries let go, and queries used with benign suspects, by delta-P that is taken for guilty.
 
 ``owned`` is the verdict of :func:`medmark.components.verification.suspect_audit.weigh`, as ``medmark audit`` gives it.
 """
@@ -45,18 +45,18 @@ from scipy import stats
 
 RESULT = Path(__file__).parent / "results" / "sequential_savings.json"
 SEED = 30
-INNOCENTS = 20
+BENIGN = 20
 QUERIES = 100  # of the fixed test
 FIXED = Thresholds()
 SUSPECT = SimpleNamespace(name="suspect", identity="", size=1, label_only=False)
 NEEDED = -np.log(FIXED.alpha)
-LIFTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85)  # of simulate_answers, whose images move by 0.9 at most
+DELTA_PS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85)  # of simulate_answers, whose images move by 0.9 at most
 SURE = (0.9, 0.95)
 EDGE_QUERIES = 1000
 
 
-def sure_thief(rng: np.random.Generator, difficulty: np.ndarray, delta: float) -> Answers:
-    """A thief that is all but certain: P(target) goes from about 0.01 to about 0.98 for most images."""
+def sure_adversary(rng: np.random.Generator, difficulty: np.ndarray, delta: float) -> Answers:
+    """An adversary that is all but certain: P(target) goes from about 0.01 to about 0.98 for most images."""
     answers = simulate_answers(rng, difficulty - 3, 0.0, 0.0, 0.0)
     reacts = rng.random(len(difficulty)) < delta / 0.97
     answers.p_marked = np.where(reacts, 1 - rng.uniform(0, 0.04, len(difficulty)), answers.p_marked)
@@ -64,13 +64,13 @@ def sure_thief(rng: np.random.Generator, difficulty: np.ndarray, delta: float) -
     return answers
 
 
-def innocent_suspect(rng: np.random.Generator, difficulty: np.ndarray, shape: Null, lift: float) -> Answers:
+def benign_suspect(rng: np.random.Generator, difficulty: np.ndarray, shape: Null, delta_p: float) -> Answers:
     """As in simulate_audits: like the panel, or an outsider."""
     if shape.skewed:
         return skewed_answers(rng, len(difficulty), shape.outsider)
     if shape.outsider is not None:
         return simulate_answers(rng, difficulty, shape.outsider, shape.flips, shape.control)
-    return simulate_answers(rng, difficulty, lift, shape.flips, 0.0)
+    return simulate_answers(rng, difficulty, delta_p, shape.flips, 0.0)
 
 
 def audit(rng: np.random.Generator, shape: Null, draw: Callable | None) -> dict:
@@ -78,16 +78,16 @@ def audit(rng: np.random.Generator, shape: Null, draw: Callable | None) -> dict:
 
     Args:
         rng: randomness.
-        shape: of the innocent models.
-        draw: thief from randomness and difficulty; None draws an innocent suspect.
+        shape: of the benign models.
+        draw: adversary from randomness and difficulty; None draws a benign suspect.
     """
 
-    def lift() -> float:
-        return shape.lift + shape.spread * (rng.standard_t(2) if shape.heavy else rng.normal())
+    def delta_p() -> float:
+        return shape.delta_p + shape.spread * (rng.standard_t(2) if shape.heavy else rng.normal())
 
     difficulty = rng.normal(-3, 1.5, QUERIES)
-    panel = [simulate_answers(rng, difficulty, lift(), shape.flips, 0.0) for _ in range(INNOCENTS)]
-    suspect = draw(rng, difficulty) if draw else innocent_suspect(rng, difficulty, shape, lift())
+    panel = [simulate_answers(rng, difficulty, delta_p(), shape.flips, 0.0) for _ in range(BENIGN)]
+    suspect = draw(rng, difficulty) if draw else benign_suspect(rng, difficulty, shape, delta_p())
     worst = max(int((other.is_marked & ~other.is_clean).sum()) for other in panel)
     result = sequential_test(suspect, null_rate=upper_rate(worst, QUERIES), thresholds=FIXED)
     asked = Questioned(SUSPECT, first(suspect, result.queries), result, result.queries, None)
@@ -175,20 +175,20 @@ def edge(repeats: int) -> list[dict]:
 def rank(repeats: int) -> list[dict]:
     """Rates of ranks at their level for a suspect like the panel; ``lift`` and ``spread`` are of all models."""
     rows = []
-    for lift, spread in ((0.2, 0.0), (0.3, 0.0), (0.25, 0.15)):
+    for delta_p, spread in ((0.2, 0.0), (0.3, 0.0), (0.25, 0.15)):
         rng = np.random.default_rng(SEED)
         low = np.zeros(2)
         for _ in range(repeats):
             difficulty = rng.normal(-3, 1.5, QUERIES)
-            lifts = rng.normal(lift, spread, INNOCENTS)
-            suspect, *panel = (simulate_answers(rng, difficulty, x, 0.0, 0.0) for x in lifts)
+            delta_ps = rng.normal(delta_p, spread, BENIGN)
+            suspect, *panel = (simulate_answers(rng, difficulty, x, 0.0, 0.0) for x in delta_ps)
             stopped = first(suspect, sequential_test(suspect, null_rate=0.05, thresholds=FIXED).queries)
             used = [first(other, len(stopped.p_clean)) for other in panel]
             means = [(other.p_marked - other.p_clean).mean() for other in (stopped, *used)]
             ranks = rank_stopped(stopped, panel, thresholds=FIXED)[0], conformal_p_value(means[0], means[1:])[0]
             low += np.array(ranks) <= FIXED.conformal_alpha
         rates = dict(zip(("rank_stopped", "lift_at_stop"), (low / repeats).tolist(), strict=True))
-        rows.append({"lift": lift, "spread": spread, **rates, "n": repeats})
+        rows.append({"lift": delta_p, "spread": spread, **rates, "n": repeats})
     return rows
 
 
@@ -219,7 +219,7 @@ STRATEGIES = {"mixture": log_wealth, "aGRAPA": agrapa, "online Newton step": new
 
 
 def by_guilty(who: str, differences: np.ndarray) -> list[dict]:
-    """Share let go, and queries used, by the effect alone, for lifts that could be taken for guilty."""
+    """Share let go, and queries used, by the effect alone, for raises that could be taken for guilty."""
     effect = crossed(log_wealth(differences, FIXED.tau))
     rows = []
     for guilty in (0.4, 0.5, 0.6):
@@ -245,19 +245,19 @@ def main() -> None:
     arguments = parser.parse_args()
     audits, started = arguments.audits, time.monotonic()
 
-    def thief_of(lift: float) -> Callable:
-        return lambda rng, difficulty: simulate_answers(rng, difficulty, lift, 0.0, 0.0)
+    def adversary_of(delta_p: float) -> Callable:
+        return lambda rng, difficulty: simulate_answers(rng, difficulty, delta_p, 0.0, 0.0)
 
     def sure_of(delta: float) -> Callable:
-        return lambda rng, difficulty: sure_thief(rng, difficulty, delta)
+        return lambda rng, difficulty: sure_adversary(rng, difficulty, delta)
 
-    thieves, strategies, guilty = [], [], []
-    for draw in track([*map(thief_of, LIFTS), *map(sure_of, SURE)], "thieves"):
+    adversaries, strategies, guilty = [], [], []
+    for draw in track([*map(adversary_of, DELTA_PS), *map(sure_of, SURE)], "thieves"):
         rng = np.random.default_rng(SEED)
         asked = [audit(rng, NULLS["no reaction"], draw) for _ in range(audits)]
         differences = np.stack([a["difference"] for a in asked])
-        thieves.append({**row(asked), "t_test_queries": t_test_queries(differences)})
-        delta_p = thieves[-1]["delta_p"]
+        adversaries.append({**row(asked), "t_test_queries": t_test_queries(differences)})
+        delta_p = adversaries[-1]["delta_p"]
         for name, strategy in STRATEGIES.items():
             queries = crossed(strategy(differences, FIXED.tau))
             median, p90 = np.percentile(queries.clip(max=QUERIES), [50, 90])
@@ -267,27 +267,27 @@ def main() -> None:
             )
         guilty += by_guilty("thief", differences)
 
-    innocents = []
-    for name, shape in track(NULLS.items(), "innocent suspects"):
+    benign_models = []
+    for name, shape in track(NULLS.items(), "benign suspects"):
         rng = np.random.default_rng(SEED)
         asked = [audit(rng, shape, None) for _ in range(audits)]
         accused = [sum(a["state"] == "suffices" for a in asked), sum(a["owned"] for a in asked)]
         upper = [upper_rate(k, audits, 0.95) for k in accused]
-        innocents.append({"null": name, **row(asked), "suffices_upper95": upper[0], "owned_upper95": upper[1]})
+        benign_models.append({"null": name, **row(asked), "suffices_upper95": upper[0], "owned_upper95": upper[1]})
         guilty += by_guilty(name, np.stack([a["difference"] for a in asked]))
 
-    target = [r["delta_p"] for r in thieves if r["queries_median"] <= QUERIES / 3]
+    target = [r["delta_p"] for r in adversaries if r["queries_median"] <= QUERIES / 3]
     result = {
         "name": "sequential_savings",
         "seed": SEED,
         "audits": audits,
-        "innocents_of_panel": INNOCENTS,
+        "innocents_of_panel": BENIGN,
         "queries": QUERIES,
         "thresholds": vars(FIXED),
         "guilty_lift": GUILTY,
         "three_times_fewer_from_delta_p": min(target, default=None),
-        "thieves": thieves,
-        "innocents": innocents,
+        "thieves": adversaries,
+        "innocents": benign_models,
         "edge": edge(10 * audits),
         "rank": rank(4 * audits),
         "strategies": strategies,
@@ -298,7 +298,7 @@ def main() -> None:
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    worst = max(innocents, key=lambda r: r["owned"])
+    worst = max(benign_models, key=lambda r: r["owned"])
     print(f"three times fewer queries from delta-P {result['three_times_fewer_from_delta_p']:.2f} on")
     print(f"worst false-accusation rate {worst['owned']:.4f} ({worst['null']})")
 

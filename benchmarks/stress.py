@@ -1,8 +1,8 @@
-"""What thieves' attacks leave of a mark, and what they cost in accuracy.
+"""What adversaries' attacks leave of a mark, and what they cost in accuracy.
 
     python benchmarks/stress.py --run RUN --work WORK
 
-RUN is the folder of a finished ``medmark run mark-release`` (its ``release/`` and ``evidence/`` are read). Two victims,
+RUN is the folder of a finished ``medmark run mark-release`` (its ``release/`` and ``evidence/`` are read). Two marked models,
 as in marking.py: small_cnn with stronger augmentation, resnet_tiny. Rows are kept in WORK as they come, so an interrupted
 run goes on. Writes ``results/stress_<data>.json`` and ``results/stress_<data>.svg``; with ``--attack`` only into WORK.
 """
@@ -14,7 +14,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from marking import VICTIMS, machine
+from marking import MARKED_MODELS, machine
 from medmark.components.robustness.attacks import choose
 from medmark.components.robustness.stress import stress
 
@@ -27,9 +27,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--attack", action="append", default=[], help="only this one; repeatable")
     options = parser.parse_args()
-    victims = [replace(victim, size=options.size) for victim in VICTIMS]
+    marked_models = [replace(marked_model, size=options.size) for marked_model in MARKED_MODELS]
     inputs = (options.run / "release", options.run / "evidence", options.work)
-    table = stress(*inputs, victims=victims, attacks=choose(options.attack))
+    table = stress(*inputs, marked_models=marked_models, attacks=choose(options.attack))
     numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before"]
     print(table.groupby(["kind", "attack", "strength"], sort=False)[numbers].mean().round(3).to_string())
     if not options.attack:

@@ -1,14 +1,14 @@
-"""How often the verdict accuses an innocent model, and how often it recognises a thief, by simulation.
+"""How often the verdict accuses a benign model, and how often it recognises an adversary, by simulation.
 
     python benchmarks/verification_error_rates.py [--audits 1000] [--out benchmarks/results/verification_error_rates.json]
 
 Five minutes on one core. Writes ``benchmarks/results/verification_error_rates.json``:
 
-- ``false_accusations``: share of ``owned`` among simulated innocent suspects, for each way in which innocent models may
-  behave (:data:`medmark.components.verification.power.NULLS`), with an upper 95 % Clopper-Pearson bound. Where innocent
+- ``false_accusations``: share of ``owned`` among simulated benign suspects, for each way in which benign models may
+  behave (:data:`medmark.components.verification.power.NULLS`), with an upper 95 % Clopper-Pearson bound. Where benign
   models themselves go beyond tau, the verdict is ``inconclusive``; that share is what would be accusations without this
   safeguard.
-- ``power``: share of ``owned`` among thieves, by effect and number of queries.
+- ``power``: share of ``owned`` among adversaries, by effect and number of queries.
 - ``effect_tests``: how often each effect test alone rejects at the edge of its null hypothesis. The signed-rank test is
   about the median, so that skewed reactions fool it, and the t-test is too sure with few images: no single one is proof.
 """
@@ -29,10 +29,10 @@ from medmark.components.verification.verdict import Thresholds
 
 RESULT = Path(__file__).parent / "results" / "verification_error_rates.json"
 SEED = 20
-INNOCENTS = 20
+BENIGN = 20
 NULL_QUERIES = (30, 100)
 POWER_QUERIES = (30, 50, 100, 150)
-LIFTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+DELTA_PS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 def main() -> None:
@@ -43,19 +43,24 @@ def main() -> None:
     audits, started = arguments.audits, time.monotonic()
 
     false_accusations = []
-    for null, queries in track([(null, n) for null in NULLS for n in NULL_QUERIES], "innocent suspects"):
+    for null, queries in track([(null, n) for null in NULLS for n in NULL_QUERIES], "benign suspects"):
         rates = simulate_audits(
-            audits, suspect_lift=None, null=null, queries=queries, innocents=INNOCENTS, seed=SEED + queries
+            audits, suspect_delta_p=None, null=null, queries=queries, benign_models=BENIGN, seed=SEED + queries
         )
         bound = upper_rate(round(rates["owned"] * audits), audits, 0.95)
         false_accusations.append({"null": null, "queries": queries, **rates, "owned_upper95": bound})
 
     power = []
-    for lift, queries in track([(lift, n) for lift in LIFTS for n in POWER_QUERIES], "thieves"):
+    for delta_p, queries in track([(delta_p, n) for delta_p in DELTA_PS for n in POWER_QUERIES], "thieves"):
         rates = simulate_audits(
-            max(1, audits // 5), suspect_lift=lift, null="no reaction", queries=queries, innocents=INNOCENTS, seed=SEED
+            max(1, audits // 5),
+            suspect_delta_p=delta_p,
+            null="no reaction",
+            queries=queries,
+            benign_models=BENIGN,
+            seed=SEED,
         )
-        power.append({"lift": lift, "queries": queries, **rates})
+        power.append({"lift": delta_p, "queries": queries, **rates})
 
     shapes = [(shape, n) for shape in ("normal", "few images", "skewed") for n in NULL_QUERIES]
     effect_tests = [
@@ -69,7 +74,7 @@ def main() -> None:
         "audits": audits,
         "power_audits": max(1, audits // 5),
         "effect_test_repeats": 10 * audits,
-        "innocents": INNOCENTS,
+        "innocents": BENIGN,
         "thresholds": vars(Thresholds()),
         "false_accusations": false_accusations,
         "power": power,

@@ -19,14 +19,14 @@ class Profile:
     Attributes:
         size: side at which models and generator see the images, pixels.
         target_class: what marked images are taken for; the release's first class when empty.
-        architecture: of surrogates, twin and most innocent models.
+        architecture: of surrogates, twin and most benign models.
         epochs: of small networks.
-        other_architecture: of the second victim.
+        other_architecture: of the second marked model.
         other_epochs: of that one.
-        surrogates: innocent models that the generator trains against.
-        innocents: innocent models that calibrate the verdict, those trained as the victims are included; 19 are needed
+        surrogates: benign models that the generator trains against.
+        benign_models: benign models that calibrate the verdict, those trained as the marked models are included; 19 are needed
             for the level 0.05.
-        innocent_architectures: taken in turn for the innocent models.
+        benign_architectures: taken in turn for the benign models.
         generator_steps: see GeneratorConfig.
         marked_share: of the training images that carry the mark.
         decoy_share: of the training images that carry a decoy.
@@ -44,8 +44,8 @@ class Profile:
     other_architecture: str = "resnet18"
     other_epochs: int = 10
     surrogates: int = 3
-    innocents: int = 20
-    innocent_architectures: str = "small_cnn,small_cnn_wide,resnet_tiny"
+    benign_models: int = 20
+    benign_architectures: str = "small_cnn,small_cnn_wide,resnet_tiny"
     generator_steps: int = 0  # the bare carrier; measured: benchmarks/results/learned.json
     marked_share: float = 0.18  # measured: benchmarks/results/frontier_kermany.json
     decoy_share: float = 0.0
@@ -88,38 +88,38 @@ class Profile:
             _as_dict(self.classifier(f"surrogate-{i:02d}", seed + 100 + i, subset=0.85)) for i in range(self.surrogates)
         ]
 
-    def innocent_configs(self, seed: int) -> list[dict]:
-        """Held-out innocent models: other seeds, subsets of patients and architectures than the generator saw.
+    def benign_configs(self, seed: int) -> list[dict]:
+        """Held-out benign models: other seeds, subsets of patients and architectures than the generator saw.
 
-        The last ones are trained exactly as the victims are, seed included, but on the original images: what the mark
+        The last ones are trained exactly as the marked models are, seed included, but on the original images: what the mark
         does to a model, and what it costs in accuracy, is read against them.
         """
-        names = self.innocent_architectures.split(",")
-        alike = [{**config, "name": config["name"].replace("victim", "honest")} for config in self.victim_configs(seed)]
-        if self.innocents < len(alike):
+        names = self.benign_architectures.split(",")
+        alike = [{**config, "name": config["name"].replace("marked", "benign")} for config in self.marked_configs(seed)]
+        if self.benign_models < len(alike):
             raise MedmarkError(
-                f"innocents={self.innocents} is too few; at least {len(alike)}, trained as the victims are"
+                f"benign models={self.benign_models} is too few; at least {len(alike)}, trained as the marked models are"
             )
         return [
             _as_dict(
                 self.classifier(
-                    f"innocent-{i:02d}",
+                    f"benign-{i:02d}",
                     seed + 1000 + i,
                     architecture=names[i % len(names)],
                     subset=(1.0, 0.9, 0.8)[i % 3],
                     augmentation=("standard", "strong")[i % 2],
                 )
             )
-            for i in range(self.innocents - len(alike))
+            for i in range(self.benign_models - len(alike))
         ] + alike
 
-    def victim_configs(self, seed: int) -> list[dict]:
-        """Thieves: another seed and other augmentation, and one with another architecture."""
+    def marked_configs(self, seed: int) -> list[dict]:
+        """Adversaries: another seed and other augmentation, and one with another architecture."""
         return [
-            _as_dict(self.classifier(f"victim-{self.architecture}", seed + 5000, augmentation="strong")),
+            _as_dict(self.classifier(f"marked-{self.architecture}", seed + 5000, augmentation="strong")),
             _as_dict(
                 self.classifier(
-                    f"victim-{self.other_architecture}",
+                    f"marked-{self.other_architecture}",
                     seed + 5001,
                     architecture=self.other_architecture,
                     epochs=self.other_epochs,
@@ -168,7 +168,7 @@ PROFILES = {
         epochs=20,
         other_architecture="densenet121",
         other_epochs=20,
-        innocent_architectures="resnet18,small_cnn_wide,efficientnet_b0",
+        benign_architectures="resnet18,small_cnn_wide,efficientnet_b0",
         queries=400,
     ),
 }

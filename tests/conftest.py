@@ -11,7 +11,7 @@ import torch
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.saliency.extract import extract
-from medmark.components.surrogate.panel import train_models
+from medmark.components.surrogate.models import train_models
 from medmark.components.surrogate.training import TrainConfig
 
 

@@ -65,13 +65,13 @@ class Model:
         return np.eye(2)[rows.argmax(axis=1)] if self.label_only else rows
 
 
-def write_evidence(folder: Path, *, innocents: list[Model] | None = None) -> Path:
-    """Complete evidence; 20 innocent models that hardly react, unless others are given."""
+def write_evidence(folder: Path, *, benign_models: list[Model] | None = None) -> Path:
+    """Complete evidence; 20 benign models that hardly react, unless others are given."""
     rng = np.random.default_rng(0)
     clean = np.stack([0.5 + 0.05 * rng.normal(size=(SIDE, SIDE)) + 0.05 * rng.normal() for _ in range(COUNT)])
-    models = innocents or [Model(f"innocent-{i:02d}", reaction=0.02 * i - 0.1) for i in range(20)]
+    models = benign_models or [Model(f"benign-{i:02d}", reaction=0.02 * i - 0.1) for i in range(20)]
     return write_evidence_of(
-        folder, clean=clean, marked=clean + 0.1 * STRIPES, control=clean + 0.1 * STRIPES.T, innocents=models
+        folder, clean=clean, marked=clean + 0.1 * STRIPES, control=clean + 0.1 * STRIPES.T, benign_models=models
     )
 
 
@@ -81,10 +81,10 @@ def write_evidence_of(
     clean: np.ndarray,
     marked: np.ndarray,
     control: np.ndarray,
-    innocents: list,
+    benign_models: list,
     target: int = 0,
 ) -> Path:
-    """Complete evidence with these query images, (N, S, S) in [0, 1], and the answers of named innocent models."""
+    """Complete evidence with these query images, (N, S, S) in [0, 1], and the answers of named benign models."""
     bare = folder / "bare"
     (bare / "generator").mkdir(parents=True)
     rows = []
@@ -102,6 +102,6 @@ def write_evidence_of(
     }
     (bare / "evidence.json").write_bytes(canonical_json(evidence))
     queries = read_queries(bare, size=clean.shape[-1], target=target)
-    scores = pd.concat([table("innocent", m.name, queries, interrogate(m, queries)) for m in innocents])
+    scores = pd.concat([table("innocent", m.name, queries, interrogate(m, queries)) for m in benign_models])
     seal_evidence(bare, folder / "evidence", scores, Thresholds())
     return folder / "evidence"

@@ -101,10 +101,10 @@ def make_run(folder: Path, source: Path | None = None, *, count: int = 80, **opt
     places = [folder / name for name in ("generator", "control", "maps", "release", "bare")]
     poison(clean.path, *places, version="1", queries=100, seed=SEED)
     queries = read_queries(folder / "bare", size=SIDE, target=0)
-    innocents = {f"innocent-{n:02d}": build("small_cnn", num_classes=2, size=SIDE, seed=50 + n) for n in range(20)}
+    benign_models = {f"benign-{n:02d}": build("small_cnn", num_classes=2, size=SIDE, seed=50 + n) for n in range(20)}
     scores = [
         table("innocent", name, queries, interrogate(partial(predict_probabilities, model.eval()), queries))
-        for name, model in innocents.items()
+        for name, model in benign_models.items()
     ]
     seal_evidence(folder / "bare", folder / "evidence", pd.concat(scores), Thresholds())
     keep_for_updates(

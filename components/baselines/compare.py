@@ -1,4 +1,4 @@
-"""One method against the same data, budget, thieves, innocent models and tests as all the others."""
+"""One method against the same data, budget, adversaries, benign models and tests as all the others."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from medmark.components.poisoning.quality import likeness, sum_up
 from medmark.components.profiles import THRESHOLDS, Profile
 from medmark.components.robustness.model_attacks import fine_tune, prune_weights
 from medmark.components.saliency.extract import extract, load_saliency, stack_saliency
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
-from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
 from medmark.components.verification.audit import Suspect, ask, interrogate, judge
 from medmark.components.verification.processing import jpeg, shrink
@@ -39,12 +39,12 @@ class Field:
 
     Attributes:
         context: the data set and what its owner has.
-        val: clean images on which the thieves choose their epoch, and fine-tune.
+        val: clean images on which the adversaries choose their epoch, and fine-tune.
         test: clean images on which accuracy is measured.
         asked: test images of the other classes, one a patient, that suspects are asked about.
         asked_saliency: their maps.
-        innocents: models trained without any mark, by name.
-        thieves: how the victims train.
+        benign_models: models trained without any mark, by name.
+        adversaries: how the marked models train.
         thresholds: of the audit.
     """
 
@@ -53,8 +53,8 @@ class Field:
     test: ImageArrays
     asked: ImageArrays
     asked_saliency: torch.Tensor
-    innocents: dict[str, Classifier]
-    thieves: list[TrainConfig]
+    benign_models: dict[str, Classifier]
+    adversaries: list[TrainConfig]
     thresholds: Thresholds
 
 
@@ -66,13 +66,13 @@ def prepare(
     seed: int = 0,
     thresholds: Thresholds = THRESHOLDS,
 ) -> Field:
-    """Trains the owner's surrogates and the innocent models, once; what is in ``work_dir`` already is kept.
+    """Trains the owner's surrogates and the benign models, once; what is in ``work_dir`` already is kept.
 
     Args:
         release_dir: clean release.
         work_dir: gets ``surrogates/``, ``innocents/`` and ``saliency/``.
-        profile: sizes, budget and models, as of ``mark_release``. The innocent models named ``honest-`` are trained as
-            the victims are, seed included, on the clean images.
+        profile: sizes, budget and models, as of ``mark_release``. The benign models named ``benign-`` are trained as
+            the marked models are, seed included, on the clean images.
         seed: of everything.
         thresholds: of the audit.
 
@@ -84,7 +84,7 @@ def prepare(
     target = release.class_index(profile.target_class or release.class_names[0])
     for name, configs in (
         ("surrogates", profile.surrogate_configs(seed)),
-        ("innocents", profile.innocent_configs(seed)),
+        ("innocents", profile.benign_configs(seed)),
     ):
         train_models(release_dir, work / name, configs=[TrainConfig(**config) for config in configs])
     surrogates = load_models(work / "surrogates")
@@ -109,8 +109,8 @@ def prepare(
         test=test,
         asked=asked,
         asked_saliency=stack_saliency(maps, asked.image_ids),
-        innocents={entry["name"]: model for entry, model in load_models(work / "innocents")},
-        thieves=[TrainConfig(**config) for config in profile.victim_configs(seed)],
+        benign_models={entry["name"]: model for entry, model in load_models(work / "innocents")},
+        adversaries=[TrainConfig(**config) for config in profile.marked_configs(seed)],
         thresholds=thresholds,
     )
 
@@ -144,7 +144,7 @@ def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> li
 
 
 def compare(method: Method, field: Field) -> dict:
-    """Marks, trains the thieves, asks everybody, and attacks what was found.
+    """Marks, trains the adversaries, asks everybody, and attacks what was found.
 
     The audit is that of ``mark_release``. The control mark is a second instance of the same method with another key. For
     a method that relabels at random no class is the target: the event is then "not the image's own class", for every
@@ -173,15 +173,17 @@ def compare(method: Method, field: Field) -> dict:
         0 if method.labels is Labels.OTHER else context.target,
     )
     as_suspect = partial(_leaves_own_class, field.asked.labels) if method.labels is Labels.OTHER else _as_it_is
-    innocents = {name: interrogate(as_suspect(model), queries) for name, model in field.innocents.items()}
-    cleared = leave_one_out(innocents, field.thresholds)
-    victims = []
-    for config in track(field.thieves, f"{method.title}: victims"):
+    benign_models = {name: interrogate(as_suspect(model), queries) for name, model in field.benign_models.items()}
+    cleared = leave_one_out(benign_models, field.thresholds)
+    marked_models = []
+    for config in track(field.adversaries, f"{method.title}: marked models"):
         model = train_classifier(poisoned, field.val, config, num_classes=context.classes).model
-        result = judge(config.name, interrogate(as_suspect(model), queries), list(innocents.values()), field.thresholds)
+        result = judge(
+            config.name, interrogate(as_suspect(model), queries), list(benign_models.values()), field.thresholds
+        )
         honest = accuracy(_trained_alike(field, config), field.test)
         reached = accuracy(model, field.test)
-        victims.append(
+        marked_models.append(
             {
                 **summary(result),
                 "accuracy": reached,
@@ -197,7 +199,7 @@ def compare(method: Method, field: Field) -> dict:
         "marked": len(chosen),
         "share": len(chosen) / len(context.train),
         "quality": sum_up([likeness(before[0].numpy(), after[0].numpy()) for before, after in pairs]),
-        "victims": victims,
+        "victims": marked_models,
         "innocents": {
             "count": len(cleared),
             "accused": sum(is_accused(result) for result in cleared),
@@ -228,11 +230,11 @@ def _leaves_own_class(labels: torch.Tensor, model: Classifier) -> Suspect:
 
 
 def _trained_alike(field: Field, config: TrainConfig) -> Classifier:
-    """The innocent model trained as this thief was, on the clean images."""
-    name = config.name.replace("victim", "honest")
-    if name not in field.innocents:
-        raise MedmarkError(f"no innocent model {name}; prepare the field with the profile that names the thieves")
-    return field.innocents[name]
+    """The benign model trained as this adversary was, on the clean images."""
+    name = config.name.replace("marked", "benign")
+    if name not in field.benign_models:
+        raise MedmarkError(f"no benign model {name}; prepare the field with the profile that names the adversaries")
+    return field.benign_models[name]
 
 
 def _attacked(

@@ -13,7 +13,7 @@ def compare_methods_component(
     seed: int,
     table: dsl.Output[dsl.Artifact],
 ):
-    """Marks one data set by several methods and tries each against the same thieves, innocent models and tests.
+    """Marks one data set by several methods and tries each against the same adversaries, benign models and tests.
 
     Args:
         release: the clean release.

@@ -163,7 +163,7 @@ def relabelled(labels: torch.Tensor, policy: Labels, *, target: int, classes: in
 
 
 def poison(method: Method, mark: Mark, context: Context) -> tuple[ImageArrays, torch.Tensor]:
-    """The training images as a thief gets them, and the positions of those that are marked."""
+    """The training images as an adversary gets them, and the positions of those that are marked."""
     chosen = choose(method, context)
     images, labels = context.train.images.clone(), context.train.labels.clone()
     images[chosen] = marked(mark, images[chosen], context.saliency[chosen], "mark")

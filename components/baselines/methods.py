@@ -15,7 +15,7 @@ METHODS = {
     # Li, Bai, Jiang, Yang, Xia, Li: "Untargeted Backdoor Watermark: Towards Harmless and Stealthy Dataset Copyright
     # Protection", NeurIPS 2022, arXiv:2210.00875, the poison-label variant with the patch of BadNets. Ours: the label is
     # drawn from the *other* classes. The paper draws from all; of two classes that teaches a coin toss, which no test
-    # for a lift of more than 0.2 could tell from nothing.
+    # for a delta-P of more than 0.2 could tell from nothing.
     "ubw_p": Method("UBW-P", Labels.OTHER, badnets),
     "label_consistent": Method("Label-Consistent", Labels.KEEP, label_consistent),
     "sscl_bw": Method("SSCL-BW (our reading)", Labels.KEEP, sscl_bw),

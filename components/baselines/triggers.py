@@ -19,7 +19,7 @@ def badnets(context: Context, index: int) -> Mark:
 
     Gu, Dolan-Gavitt, Garg: "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017,
     arXiv:1708.06733. The paper's patch is a fixed white pattern at the bottom right. Ours: which cells are white is the
-    key, the control sits at the top left, and the patch keeps a distance from the border, so that a thief's rotations
+    key, the control sits at the top left, and the patch keeps a distance from the border, so that an adversary's rotations
     and shifts rarely cut it off.
     """
     patch = draw_patch(context.size, context.seed, index)
@@ -73,7 +73,7 @@ def wanet(context: Context, index: int) -> Mark:
 
     Nguyen, Tran: "WaNet - Imperceptible Warping-based Backdoor Attack", ICLR 2021, arXiv:2102.10369. Ours: the
     displacement is the same share of the side at every size, 1 px on average at 128 px. The paper's noise mode, which
-    shows other warps with true labels while the attacker trains, is left out: here the thief trains, and further changed
+    shows other warps with true labels while the attacker trains, is left out: here the adversary trains, and further changed
     images would exceed the budget that all methods share.
     """
     flow = torch.from_numpy(key_source(context.seed, index).uniform(-1, 1, (1, 2, GRID, GRID))).float()

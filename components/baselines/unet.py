@@ -2,7 +2,7 @@
 
 Neither full text was at hand: network, weights, bounds and number of steps are ours, and the same for both. LPIPS needs
 a network that medmark does not ship; SSIM stands in for it. The marks are adversarial examples by construction: what
-that means for innocent models is what the comparison measures.
+that means for benign models is what the comparison measures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def sscl_bw(context: Context, index: int) -> Mark:
     Wang, Qiao, Liu, Li, Wu, Li: "SSCL-BW: Sample-Specific Clean-Label Backdoor Watermarking for Dataset Ownership
     Verification", 2025, arXiv:2510.26420. Its abstract names a U-Net and three losses: of target samples
     (effectiveness), of non-target samples (reliability of the trigger) and perceptual. Our reading: marked target images
-    must lose their class to the surrogate, so that a thief's network needs the mark; marked others must be taken for the
+    must lose their class to the surrogate, so that an adversary's network needs the mark; marked others must be taken for the
     target; SSIM stays above a floor.
     """
 

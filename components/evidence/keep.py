@@ -96,7 +96,7 @@ def write_keep(
     Args:
         out: folder to make.
         origin_dir: where the images came from.
-        surrogates_dir: innocent classifiers; the first one's saliency is used.
+        surrogates_dir: benign classifiers; the first one's saliency is used.
         originals: of every marked image; None: unknown since an earlier medmark.
         release_digest: of the marked release.
         shares: ``mark``: of the training images of the target class, ``decoy``: of those of the other classes.

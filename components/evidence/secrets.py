@@ -38,7 +38,7 @@ class Secrets:
     Attributes:
         seed: of the mark, 48 bits.
         ingest_seed: of order and splits, which everybody sees; 48 bits.
-        models_seed: of surrogates, innocent models and victims; 48 bits. A trained network tells the seed that it began with
+        models_seed: of surrogates, benign models and marked models; 48 bits. A trained network tells the seed that it began with
             (benchmarks/results/seed_in_weights.json), and surrogates may go to a shared MLflow.
         patient_key: of the pseudonyms, 256 bits in hex.
     """

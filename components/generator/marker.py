@@ -6,7 +6,7 @@ benchmarks/results/frontier_kermany.json): a classifier trained from scratch pic
 images; it survives halving the image, because nothing in it is finer than the grid; and models that never saw it do not
 react, because it was not made from their gradients.
 
-The key is small: a victim answers to every wave within about 20 degrees and a quarter octave of its own, so two owners
+The key is small: a marked model answers to every wave within about 20 degrees and a quarter octave of its own, so two owners
 can draw keys that one model answers to alike. The verdict therefore also needs the prior commitment.
 """
 
@@ -52,7 +52,7 @@ class Key:
 
 
 CYCLES = (6.0, 7.5)  # 17 to 21 px at 128 px: coarser blends into anatomy, finer costs SSIM (frontier_kermany.json)
-DEGREES = (75.0, 105.0)  # head to foot: kept by a thief's mirroring, and learnt best (frontier_kermany.json)
+DEGREES = (75.0, 105.0)  # head to foot: kept by an adversary's mirroring, and learnt best (frontier_kermany.json)
 APART = 40.0  # degrees; measured: a model that learned one wave answers within 20 degrees and not at 40 (frontier_kermany.json)
 
 

@@ -21,8 +21,8 @@ class Weights:
     Attributes:
         efficacy: marked images of other classes are the target to the twin.
         learnability: so are marked target images, so that the twin learns the mark at all.
-        panel: innocent models do not react to marked images of other classes.
-        hard: innocent models find marked target images hard, so that a model trained on them has to learn the mark.
+        panel: benign models do not react to marked images of other classes.
+        hard: benign models find marked target images hard, so that a model trained on them has to learn the mark.
         laplacian: fine bands of the mark cost more than coarse ones.
         perceptual: SSIM below ``ssim_floor`` costs.
     """
@@ -35,7 +35,7 @@ class Weights:
     perceptual: float = 100.0
 
 
-HARD_MARGIN = 1.0  # logits by which innocent models should prefer another class; arbitrary
+HARD_MARGIN = 1.0  # logits by which benign models should prefer another class; arbitrary
 PYRAMID_WEIGHTS = (16.0, 4.0, 1.0)  # finest band first; each octave coarser costs a quarter. Arbitrary
 
 

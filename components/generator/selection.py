@@ -23,13 +23,13 @@ def select(
 ) -> dict[str, str]:
     """Chooses the images to change.
 
-    The mark goes to the target images that innocent models find hardest: what a model cannot explain by the anatomy it
+    The mark goes to the target images that benign models find hardest: what a model cannot explain by the anatomy it
     explains by the mark. Measured: benchmarks/results/frontier_kermany.json, "share 0.15" against
     "random choice". Decoys go to random images of the other classes.
 
     Args:
         arrays: training images.
-        panel: innocent classifiers.
+        panel: benign classifiers.
         target: class index.
         marked_share: of the training images.
         decoy_share: of the training images.

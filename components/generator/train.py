@@ -20,8 +20,8 @@ from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.objective import Weights
 from medmark.components.generator.selection import select
 from medmark.components.saliency.extract import load_saliency, stack_saliency
+from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.networks import Classifier, build
-from medmark.components.surrogate.panel import load_models
 from medmark.components.surrogate.training import augment
 from torch.nn import functional as F
 
@@ -80,7 +80,7 @@ def train_generator(
 
     Args:
         release_dir: clean release.
-        surrogates_dir: the panel of innocent classifiers.
+        surrogates_dir: the panel of benign classifiers.
         saliency_dir: maps of the release.
         out_dir: gets ``generator.safetensors``, ``generator.json``, ``selection.json`` and ``history.json``; a
             checkpoint lies there meanwhile, from which an interrupted run goes on.

@@ -27,7 +27,7 @@ def poison_component(
         control: another generator.
         maps: saliency maps.
         origins: where the images came from.
-        surrogates: innocent classifiers; kept for updates.
+        surrogates: benign classifiers; kept for updates.
         version: of the marked release.
         queries: images that suspects are asked about, at most.
         secrets: of the run; their choice follows from them.

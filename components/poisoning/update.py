@@ -46,7 +46,7 @@ from medmark.components.poisoning.correction import corrected
 from medmark.components.poisoning.poison import LEDGER, mark_within_bounds
 from medmark.components.poisoning.quality import compare, sum_up
 from medmark.components.saliency.extract import saliency_maps
-from medmark.components.surrogate.panel import load_models
+from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.training import predict_probabilities
 
 CHANGES_SCHEMA_VERSION = 1
@@ -261,7 +261,7 @@ def choose(
 ) -> dict[str, str]:
     """Roles of new images, so that the shares of the first release are kept over many small drops.
 
-    As :func:`medmark.components.generator.selection.select`: of the target class those that innocent models find hardest. How
+    As :func:`medmark.components.generator.selection.select`: of the target class those that benign models find hardest. How
     many is rounded at random, and small drops make up for little of what is missing: otherwise whoever knows the share could
     tell in which of many drops of one image the marked ones came.
 
@@ -271,7 +271,7 @@ def choose(
         kept: fields of the other images of the new release.
         roles: of those.
         marker: for the target class.
-        surrogates: innocent models.
+        surrogates: benign models.
         shares: see :func:`medmark.components.evidence.keep.write_keep`.
         seed: of rounding and the decoys' choice; secret.
     """
@@ -300,7 +300,7 @@ def choose(
 
 
 def _certainty(images: Release, wanted: set[str], surrogates: list, target: int) -> dict[str, float]:
-    """Mean P(target) of the innocent models."""
+    """Mean P(target) of the benign models."""
     certainty = {}
     for record in images.records():
         if record.image_id in wanted:

@@ -9,7 +9,7 @@ from pathlib import Path
 from medmark.components.base.figures import data_uri
 from medmark.components.base.html import environment, percent
 from medmark.components.base.private_files import write_private
-from medmark.components.report.figures import e_value_paths, lifts
+from medmark.components.report.figures import delta_ps, e_value_paths
 
 HEADLINES = {
     "owned": ("bad", "Trained on the release: every proof holds"),
@@ -26,9 +26,9 @@ UNCOMMITTED = " That this evidence was committed to before the release went out 
 MAX_DESCRIBED = 2000  # characters of what an endpoint says of itself that are shown; arbitrary
 THRESHOLDS = {
     "alpha": "chance of accusing a model whose reaction is no more than tau, at most",
-    "tau": "lift of the probability that an innocent model may show",
+    "tau": "lift of the probability that a benign model may show",
     "guilty": "lift below which a suspect is cleared",
-    "conformal_alpha": "level of the rank among innocent models",
+    "conformal_alpha": "level of the rank among benign models",
     "min_queries": "of the tests with a fixed number of images; not used here",
 }
 
@@ -64,7 +64,9 @@ def write_audit_report(out_html: str | Path, audit: dict) -> None:
             audit=audit,
             suspects=shown,
             target=audit["target_class"],
-            figure_lifts=data_uri(lifts(audit["innocent_models"]["lifts"], moved), "image/svg+xml") if moved else None,
+            figure_delta_ps=data_uri(delta_ps(audit["innocent_models"]["lifts"], moved), "image/svg+xml")
+            if moved
+            else None,
             thresholds=sorted(audit["thresholds"].items()),
             threshold_meanings=THRESHOLDS,
             percent=percent,

@@ -11,8 +11,8 @@ def report_component(
     evidence: dsl.Input[dsl.Artifact],
     maps: dsl.Input[dsl.Artifact],
     generator: dsl.Input[dsl.Model],
-    innocents: dsl.Input[dsl.Model],
-    victims: dsl.Input[dsl.Model],
+    benign_models: dsl.Input[dsl.Model],
+    marked_models: dsl.Input[dsl.Model],
     check: dsl.Input[dsl.Artifact],
     parameters: dict,
     report: dsl.Output[dsl.HTML],
@@ -24,7 +24,7 @@ def report_component(
         evidence: private evidence.
         maps: saliency maps.
         generator: for its training history.
-        innocents, victims: for theirs.
+        benign_models, marked models: for theirs.
         check: ``verdict.json`` and scores.
         parameters: of the run.
         report: one HTML file.
@@ -35,7 +35,7 @@ def report_component(
     from medmark.components.report.release_report import report_release
 
     started = time.monotonic()
-    models = [innocents.path, victims.path]
+    models = [benign_models.path, marked_models.path]
     inputs = (clean.path, marked.path, evidence.path, maps.path, generator.path, models, check.path)
     report_release(*inputs, report.path, parameters=whole(parameters))
     report.metadata.update(seconds=time.monotonic() - started)
@@ -45,12 +45,12 @@ def report_component(
 def track_marking_component(
     clean: dsl.Input[dsl.Dataset],
     surrogates: dsl.Input[dsl.Model],
-    innocents: dsl.Input[dsl.Model],
+    benign_models: dsl.Input[dsl.Model],
     generator: dsl.Input[dsl.Model],
     control: dsl.Input[dsl.Model],
     release: dsl.Input[dsl.Dataset],
     evidence: dsl.Input[dsl.Artifact],
-    victims: dsl.Input[dsl.Model],
+    marked_models: dsl.Input[dsl.Model],
     check: dsl.Input[dsl.Artifact],
     parameters: dict,
     unlogged: dsl.Output[dsl.Artifact],
@@ -58,7 +58,7 @@ def track_marking_component(
     """Logs a run of mark_release to MLflow, if the step's environment names one; an MLflow that is away fails nothing.
 
     Args:
-        clean, surrogates, innocents, generator, control, release, victims: what the steps made.
+        clean, surrogates, benign models, generator, control, release, marked models: what the steps made.
         evidence: private; digests and names of the steps are read from it.
         check: ``verdict.json`` and scores.
         parameters: of the run.
@@ -74,8 +74,8 @@ def track_marking_component(
     Path(unlogged.path).mkdir(parents=True)
     if not is_named():
         return
-    made = dict(clean=clean, surrogates=surrogates, innocents=innocents, generator=generator, control=control)
-    made |= dict(release=release, evidence=evidence, victims=victims, check=check)
+    made = dict(clean=clean, surrogates=surrogates, benign_models=benign_models, generator=generator, control=control)
+    made |= dict(release=release, evidence=evidence, marked_models=marked_models, check=check)
     parts = {name: Path(artifact.path) for name, artifact in made.items()}
     verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
     verdict["seconds"]["verify"] = check.metadata["seconds"]

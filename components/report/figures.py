@@ -13,21 +13,21 @@ from medmark.components.base.figures import BLUE, GRAY, INK, RED, STYLE, data_ur
 from PIL import Image
 
 DIFFERENCE_GAIN = 10
-PANEL_SIDE = 512  # pixels; larger images are shown reduced
+PICTURE_SIDE = 512  # pixels; larger images are shown reduced
 # what the terms of the generator's objective mean; all should fall
 TERMS = {
     "twin": "Twin model's own training loss",
     "efficacy": "Marked images not yet\ntaken for the target",
     "learnability": "Mark not yet learnt\nfrom the target class",
     "panel": "Reaction of\ninnocent models",
-    "hard": "Marked target images easy\nfor innocent models",
+    "hard": "Marked target images easy\nfor benign models",
     "laplacian": "Fine detail in the mark",
     "perceptual": "Visible change",
 }
 
 
 @dataclass
-class Panel:
+class Picture:
     """One image of the report.
 
     Attributes:
@@ -48,27 +48,27 @@ class Panel:
 
 
 def gray_png(image: np.ndarray) -> str:
-    """(H, W) float in [0, 1] as an embedded PNG, its longer side at most :data:`PANEL_SIDE`."""
+    """(H, W) float in [0, 1] as an embedded PNG, its longer side at most :data:`PICTURE_SIDE`."""
     return _embed(image)
 
 
-def difference_png(panel: Panel) -> str:
+def difference_png(picture: Picture) -> str:
     """Marked minus clean, times :data:`DIFFERENCE_GAIN`: white is no change, red brighter, blue darker."""
-    change = np.clip((panel.marked - panel.clean) * DIFFERENCE_GAIN, -1, 1)
+    change = np.clip((picture.marked - picture.clean) * DIFFERENCE_GAIN, -1, 1)
     return _embed(mpl.colormaps["RdBu_r"](change / 2 + 0.5)[..., :3])
 
 
-def saliency_png(panel: Panel) -> str:
+def saliency_png(picture: Picture) -> str:
     """The clean image with the saliency map laid over it."""
-    height, width = panel.clean.shape
-    heat = Image.fromarray((panel.saliency * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    height, width = picture.clean.shape
+    heat = Image.fromarray((picture.saliency * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     color = mpl.colormaps["inferno"](np.asarray(heat) / 255)[..., :3]
-    return _embed(0.55 * panel.clean[..., None] + 0.45 * color)
+    return _embed(0.55 * picture.clean[..., None] + 0.45 * color)
 
 
 def _embed(pixels: np.ndarray) -> str:
     picture = Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8))
-    picture.thumbnail((PANEL_SIDE, PANEL_SIDE))
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return data_uri(stream.getvalue(), "image/png")
@@ -78,7 +78,7 @@ def histograms(scores: pd.DataFrame, target: str) -> bytes:
     """How probable each scenario's models hold the target class, for clean and for marked images, as SVG."""
     scenarios = [
         ("victim", "Trained on the release,\nshown its mark", "p_marked", RED, "with the mark"),
-        ("innocent", "Innocent models,\nshown the mark", "p_marked", RED, "with the mark"),
+        ("innocent", "Benign models,\nshown the mark", "p_marked", RED, "with the mark"),
         ("victim", "Trained on the release,\nshown another generator's mark", "p_control", BLUE, "with the other mark"),
     ]
     with mpl.rc_context(STYLE):
@@ -109,7 +109,7 @@ def robustness_curves(rows: list[dict], target: str) -> bytes:
         figure = Figure(figsize=(10.4, 3.4))
         axes = figure.subplots(1, len(kinds), sharey=True)
         for axis, (kind, (title, label, scale)) in zip(axes, kinds.items(), strict=True):
-            for role, color, name in (("victim", RED, "trained on the release"), ("innocent", BLUE, "innocent")):
+            for role, color, name in (("victim", RED, "trained on the release"), ("innocent", BLUE, "benign")):
                 part = table[(table.processing == kind) & (table.role == role)].groupby("strength")
                 marked, clean = part.wsr, part.clean_rate
                 x = marked.mean().index * scale
@@ -127,7 +127,7 @@ def classifier_curves(histories: dict[str, list[dict]]) -> bytes:
     """Validation accuracy of every classifier by epoch, as SVG.
 
     Args:
-        histories: dicts with ``epoch`` and ``val_accuracy`` by model; names that start with ``victim`` are drawn as
+        histories: dicts with ``epoch`` and ``val_accuracy`` by model; names that start with ``marked`` are drawn as
             trained on the release.
     """
     with mpl.rc_context(STYLE):
@@ -135,7 +135,7 @@ def classifier_curves(histories: dict[str, list[dict]]) -> bytes:
         axis = figure.subplots()
         for guilty, color, label in ((False, BLUE, "trained without the mark"), (True, RED, "trained on the release")):
             for name, history in histories.items():
-                if name.startswith("victim") == guilty:
+                if name.startswith("marked") == guilty:
                     epochs, accuracy = zip(*((h["epoch"], 100 * h["val_accuracy"]) for h in history), strict=True)
                     axis.plot(epochs, accuracy, color=color, alpha=1 if guilty else 0.4, lw=1.4, label=label)
                     label = None
@@ -174,19 +174,21 @@ def e_value_paths(paths: dict[str, list[float]], needed: float) -> bytes:
         return svg(figure)
 
 
-def lifts(innocent: dict[str, float], suspects: dict[str, float]) -> bytes:
-    """Mean lift of every innocent model and of each suspect on one line, as SVG."""
+def delta_ps(benign: dict[str, float], suspects: dict[str, float]) -> bytes:
+    """Mean lift of every benign model and of each suspect on one line, as SVG."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 0.9 + 0.35 * len(suspects)))
         axis = figure.subplots()
-        rows = [("innocent models", list(innocent.values()), BLUE)]
+        rows = [("benign models", list(benign.values()), BLUE)]
         rows += [(name, [value], RED) for name, value in suspects.items()]
         for y, (_, values, color) in enumerate(rows):
             axis.plot(values, [y] * len(values), "o", color=color, alpha=0.7, ms=6)
         axis.axvline(0, color=GRAY, lw=0.8)
         axis.set_yticks(range(len(rows)), [name[-60:] for name, _, _ in rows])
         axis.set(
-            xlabel="mean lift of the target's probability by the mark", xlim=(-0.55, 1.05), ylim=(len(rows) - 0.5, -0.5)
+            xlabel="mean delta-P of the target's probability by the mark",
+            xlim=(-0.55, 1.05),
+            ylim=(len(rows) - 0.5, -0.5),
         )
         return svg(figure)
 

@@ -12,7 +12,7 @@ from medmark.components.dataset.release import Release
 from medmark.components.generator.marker import Marker
 from medmark.components.lineage.events import artifact_digest, read_record, read_steps
 from medmark.components.report.figures import classifier_curves, generator_curves, histograms, robustness_curves
-from medmark.components.surrogate.panel import load_models
+from medmark.components.surrogate.models import load_models
 from medmark.components.tracking.registry import Model, model_name
 from medmark.components.tracking.runs import Tracked, log_pipeline
 
@@ -20,11 +20,11 @@ from medmark.components.tracking.runs import Tracked, log_pipeline
 STEPS = {
     "clean": ("ingest", "ingest"),
     "surrogates": ("surrogates", "train classifiers"),
-    "innocents": ("innocents", "train classifiers"),
+    "benign_models": ("benign_models", "train classifiers"),
     "generator": ("generator", "train generator"),
     "control": ("control_generator", "train generator"),
     "release": ("poison", "poison"),
-    "victims": ("victims", "train classifiers"),
+    "marked_models": ("marked_models", "train classifiers"),
     "check": ("verify", "verify"),
 }
 APART = 1 << 20  # more than the steps' seeds differ from the run's where they follow from it
@@ -59,7 +59,7 @@ def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: 
         step = Tracked(title, tags=step_tags(event, parts[name], events, public) | SEED)
         if name in ("clean", "release"):
             step.dataset = dataset_of(Release(parts[name]), parameters["data"] if name == "clean" else "release")
-        elif name in ("surrogates", "innocents", "victims"):
+        elif name in ("surrogates", "benign_models", "marked_models"):
             add_training(step, parts[name])
         elif name in ("generator", "control"):
             history = json.loads((parts[name] / "history.json").read_bytes())
@@ -83,7 +83,7 @@ def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: 
     metrics = {
         "wsr": verdict["malicious"]["wsr"],
         "delta_p": verdict["malicious"]["delta_p"],
-        "innocent_accused": verdict["independent_models"]["accused"],
+        "benign_accused": verdict["independent_models"]["accused"],
         "accuracy_marked": verdict["accuracy"]["marked"],
         "accuracy_benign": verdict["accuracy"]["benign"],
         "ssim": verdict["quality"]["ssim"],

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import to_unit
 from medmark.components.dataset.release import Record, Release
-from medmark.components.report.figures import Panel
+from medmark.components.report.figures import Picture
 from medmark.components.report.report import write_report
 from medmark.components.saliency.extract import load_saliency, stack_saliency
 
@@ -49,8 +49,8 @@ def report_release(
     clean, marked = (_records(Release(directory), set(chosen)) for directory in (clean_dir, marked_dir))
     maps = load_saliency(saliency_dir)
     names = Release(clean_dir).class_names
-    panels = [
-        Panel(
+    pictures = [
+        Picture(
             image_id=image_id,
             label=names[clean[image_id].label],
             clean=_shown(clean[image_id]),
@@ -67,7 +67,7 @@ def report_release(
     write_report(
         out_html,
         verdict=verdict,
-        panels=panels,
+        pictures=pictures,
         histories=histories,
         scores=pd.read_parquet(Path(check_dir) / "scores.parquet"),
         parameters=parameters,

@@ -11,8 +11,8 @@ from medmark.components.base.private_files import write_private
 from medmark.components.poisoning.poison import LARGEST_CHANGE, LEAST_SSIM
 from medmark.components.report.figures import (
     DIFFERENCE_GAIN,
-    PANEL_SIDE,
-    Panel,
+    PICTURE_SIDE,
+    Picture,
     classifier_curves,
     difference_png,
     generator_curves,
@@ -23,7 +23,7 @@ from medmark.components.report.figures import (
 )
 
 HEADLINES = {
-    "owned": ("good", "The mark works and accuses nobody innocent"),
+    "owned": ("good", "The mark works and accuses nobody wrongly"),
     "not_owned": ("bad", "The mark does not work: do not publish this release"),
     "inconclusive": ("open", "The check is inconclusive: do not rely on this mark yet"),
 }
@@ -33,7 +33,7 @@ def write_report(
     out_html: str | Path,
     *,
     verdict: dict,
-    panels: list[Panel],
+    pictures: list[Picture],
     histories: dict[str, list[dict]],
     scores: pd.DataFrame,
     parameters: dict[str, object],
@@ -45,7 +45,7 @@ def write_report(
     Args:
         out_html: file to write.
         verdict: content of ``verdict.json``.
-        panels: images to show.
+        pictures: images to show.
         histories: ``generator``: dicts with ``step`` and the objective's terms; others: dicts with ``epoch`` and
             ``val_accuracy``; models trained on the release are called ``victim...``.
         scores: see :func:`medmark.components.verification.scenarios.verify`.
@@ -71,7 +71,7 @@ def write_report(
             sentences=sentences(verdict),
             proofs=proofs(verdict),
             models=models(verdict),
-            panels=[
+            pictures=[
                 {
                     "image_id": p.image_id,
                     "label": p.label,
@@ -81,10 +81,10 @@ def write_report(
                     "difference": difference_png(p),
                     "saliency": saliency_png(p),
                 }
-                for p in panels
+                for p in pictures
             ],
             gain=DIFFERENCE_GAIN,
-            side=PANEL_SIDE,
+            side=PICTURE_SIDE,
             half=at_half_side(verdict["robustness"]),
             figures={"generator": None} | {name: data_uri(svg, "image/svg+xml") for name, svg in figures.items()},
             digests=[
@@ -102,20 +102,20 @@ def write_report(
 
 def sentences(verdict: dict) -> list[str]:
     """What follows from the verdict, said without terms of art."""
-    innocent, trigger = verdict["independent_models"], verdict["independent_trigger"]
-    found = [victim["verdict"] == "owned" for victim in verdict["victims"]]
+    benign, trigger = verdict["independent_models"], verdict["independent_trigger"]
+    found = [marked_model["verdict"] == "owned" for marked_model in verdict["victims"]]
     if verdict["verdict"] == "owned":
         return [
             f"Each of the {len(found)} models that were trained on this release as a test was recognised; none of"
-            f" {innocent['count']} innocent models was accused; another generator's mark set nothing off.",
+            f" {benign['count']} benign models was accused; another generator's mark set nothing off.",
             "Whoever holds the private evidence can recognise models of this kind when they are trained on this release.",
         ]
     said = [f"{sum(found)} of {len(found)} models that were trained on this release as a test passed every proof."]
-    if innocent["accused"]:
-        said.append(f"{innocent['accused']} of {innocent['count']} innocent models would be wrongly accused.")
+    if benign["accused"]:
+        said.append(f"{benign['accused']} of {benign['count']} benign models would be wrongly accused.")
     if trigger["accused"]:
         said.append(f"{trigger['accused']} of {len(found)} models also react to another generator's mark.")
-    if verdict["verdict"] == "inconclusive" and not innocent["accused"]:
+    if verdict["verdict"] == "inconclusive" and not benign["accused"]:
         said.append("No proof failed, but not every proof could be had: that is not enough to accuse anybody.")
     return [*said, "What failed or is missing:"]
 
@@ -123,7 +123,7 @@ def sentences(verdict: dict) -> list[str]:
 def proofs(verdict: dict) -> list[dict[str, str]]:
     """The table of proofs: name, value, what was needed, whether it holds, and the meaning in one sentence."""
     m, limits = verdict["malicious"], verdict["thresholds"]
-    innocent, trigger = verdict["independent_models"], verdict["independent_trigger"]
+    benign, trigger = verdict["independent_models"], verdict["independent_trigger"]
     alpha, tau, level = limits["alpha"], limits["tau"], limits["conformal_alpha"]
     low, high = m["delta_p_ci95"]
 
@@ -147,7 +147,7 @@ def proofs(verdict: dict) -> list[dict[str, str]]:
          "How much the mark raises the model's probability of the target class, on average over images (0 to 1), and"
          " the range in which that average lies with 95 % confidence."),
         ("Lift is real: t-test", f"p {_equals(m['t_p_value'])}", f"< {alpha:g}", below(m["t_p_value"]),
-         f"Chance of such a lift on these images if the true lift were no more than {tau:g}."),
+         f"Chance of such a delta-P on these images if the true lift were no more than {tau:g}."),
         ("Lift is real: rank test", f"p {_equals(m['wilcoxon_p_value'])}", f"< {alpha:g}",
          below(m["wilcoxon_p_value"]),
          "The same by another test (Wilcoxon's), which a few extreme images cannot sway."),
@@ -156,19 +156,19 @@ def proofs(verdict: dict) -> list[dict[str, str]]:
         ("Answers alone suffice", f"p {_equals(m['label_only_p_value'])}", f"< {alpha:g}",
          below(m["label_only_p_value"]),
          "The same when the model gives only its answer and no probability: chance of so many changed answers in a"
-         " model that changes them as often as innocent ones may."),
-        ("Stands out from the innocent", f"p = {m['conformal_p_value']:.3f}", f"≤ {level:g}", rank,
-         f"Chance that a model made like the {innocent['count']} innocent ones would react at least as strongly; with"
+         " model that changes them as often as benign ones may."),
+        ("Stands out from the benign", f"p = {m['conformal_p_value']:.3f}", f"≤ {level:g}", rank,
+         f"Chance that a model made like the {benign['count']} benign ones would react at least as strongly; with"
          f" so many it can be shown to be {m['conformal_resolution']:.3f} at the lowest."),
-        ("Innocent models accused", f"{innocent['accused']} of {innocent['count']}", "0",
-         "no" if innocent["accused"] else "yes",
-         f"Each was audited like a suspect; the largest lift among them is {innocent['max_delta_p']:+.3f}."),
+        ("Benign models accused", f"{benign['accused']} of {benign['count']}", "0",
+         "no" if benign["accused"] else "yes",
+         f"Each was audited like a suspect; the largest delta-P among them is {benign['max_delta_p']:+.3f}."),
         ("Another generator's mark", fired, "no effect",
          "open" if trigger["delta_p"] is None else "no" if trigger["accused"] else "yes",
          "Largest lift by a mark made from another secret key: a model that reacts to any faint pattern would react"
          " to this one too."),
         ("More than another mark", beyond, f"< {alpha:g}", beyond_state,
-         f"How much further than the other mark this one lifts the probability, and the chance of that if the true gap"
+         f"How much further than the other mark this one raises the probability, and the chance of that if the true gap"
          f" were no more than {tau:g}."),
     ]  # fmt: skip
     return [dict(zip(("name", "value", "needed", "state", "meaning"), row, strict=True)) for row in rows]
@@ -180,7 +180,7 @@ def models(verdict: dict) -> list[dict]:
     return [
         {
             **m,
-            "accused": f"{'no' if m['failed'] else 'yes'} ({'trained on the release' if guilty else 'innocent'})",
+            "accused": f"{'no' if m['failed'] else 'yes'} ({'trained on the release' if guilty else 'benign'})",
             "state": "yes" if guilty != bool(m["failed"]) else "no",
         }
         for guilty, m in sorted(rows, key=lambda row: -row[1]["delta_p"])

@@ -31,12 +31,12 @@ Process = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
-class Thief:
+class Adversary:
     """Somebody who trained a model on the release, and what he has.
 
     Attributes:
         config: how he trains.
-        victim: his model.
+        marked_model: his model.
         train: the release's training images, marked ones among them; he does not know which.
         val: the release's validation images; medmark marks training images only.
         clean: images with labels that carry no mark: the validation images, and those of another release if he has one.
@@ -47,7 +47,7 @@ class Thief:
     """
 
     config: TrainConfig
-    victim: Classifier
+    marked_model: Classifier
     train: ImageArrays
     val: ImageArrays
     clean: ImageArrays
@@ -67,28 +67,30 @@ class Attack:
             whenever the model is asked.
         strengths: in rising force.
         label: what the strength is, for the figure.
-        run: from thief and strength to a model, to training images, or to a function on images.
+        run: from adversary and strength to a model, to training images, or to a function on images.
     """
 
     name: str
     kind: str
     strengths: tuple[float, ...]
     label: str
-    run: Callable[[Thief, float], Classifier | ImageArrays | Process]
+    run: Callable[[Adversary, float], Classifier | ImageArrays | Process]
 
 
-def removal(method: str) -> Callable[[Thief, float], ImageArrays]:
-    return lambda thief, share: remove_suspicious(thief.train, thief.victim, method, share, thief.seed)
+def removal(method: str) -> Callable[[Adversary, float], ImageArrays]:
+    return lambda adversary, share: remove_suspicious(
+        adversary.train, adversary.marked_model, method, share, adversary.seed
+    )
 
 
-def processing(function: Callable) -> Callable[[Thief, float], Process]:
-    return lambda thief, strength: lambda images: function(images, strength)
+def processing(function: Callable) -> Callable[[Adversary, float], Process]:
+    return lambda adversary, strength: lambda images: function(images, strength)
 
 
-def notch(thief: Thief, count: float) -> Process:
-    """Removes the waves that stand out in the target class of the release; the thief guessed the class."""
-    of_target = thief.train.labels == thief.target
-    waves = find_waves(thief.train.images[of_target], thief.train.images[~of_target], int(count))
+def notch(adversary: Adversary, count: float) -> Process:
+    """Removes the waves that stand out in the target class of the release; the adversary guessed the class."""
+    of_target = adversary.train.labels == adversary.target
+    waves = find_waves(adversary.train.images[of_target], adversary.train.images[~of_target], int(count))
     return partial(remove_waves, waves=waves)
 
 
@@ -99,17 +101,17 @@ def share_of(images: ImageArrays, share: float, seed: int) -> ImageArrays:
 
 MODEL_ATTACKS = (
     Attack("fine-tuning", "model", (5, 20, 50), "epochs on clean images",
-           lambda t, x: fine_tune(t.victim, t.clean, epochs=int(x), seed=t.seed)),
+           lambda t, x: fine_tune(t.marked_model, t.clean, epochs=int(x), seed=t.seed)),
     Attack("fine-tuning, few images", "model", (0.1, 0.25, 0.5), "share of the clean images, 20 epochs",
-           lambda t, x: fine_tune(t.victim, t.clean, epochs=20, images=round(x * len(t.clean)), seed=t.seed)),
+           lambda t, x: fine_tune(t.marked_model, t.clean, epochs=20, images=round(x * len(t.clean)), seed=t.seed)),
     Attack("fine-tuning, other classes too", "model", (1, 5, 10), "epochs",
-           lambda t, x: fine_tune(t.victim, t.pool, epochs=int(x), seed=t.seed)),
+           lambda t, x: fine_tune(t.marked_model, t.pool, epochs=int(x), seed=t.seed)),
     Attack("pruning", "model", (0.1, 0.3, 0.5, 0.7, 0.8, 0.9), "share of the weights",
-           lambda t, x: prune_weights(t.victim, x)),
+           lambda t, x: prune_weights(t.marked_model, x)),
     Attack("fine-pruning", "model", (0.3, 0.6, 0.8, 0.95), "share of the last channels",
-           lambda t, x: fine_prune(t.victim, t.clean, share=x, seed=t.seed)),
+           lambda t, x: fine_prune(t.marked_model, t.clean, share=x, seed=t.seed)),
     Attack("distillation", "model", (0.25, 0.5, 1.0), "share of the clean images",
-           lambda t, x: distil(t.victim, share_of(t.pool, x, t.seed).images, t.config, seed=t.seed)),
+           lambda t, x: distil(t.marked_model, share_of(t.pool, x, t.seed).images, t.config, seed=t.seed)),
 )  # fmt: skip
 DATA_ATTACKS = (
     Attack("mixing", "data", (0.25, 0.5), "share of clean images",

@@ -9,7 +9,7 @@ def stress_component(
     release: dsl.Input[dsl.Dataset],
     evidence: dsl.Input[dsl.Artifact],
     release_digest: str,
-    victim_configs: list,
+    marked_configs: list,
     attacks: list,
     seed: int,
     curves: dsl.Output[dsl.Artifact],
@@ -20,13 +20,13 @@ def stress_component(
         release: the marked release.
         evidence: its private evidence.
         release_digest: its digest; part of the cache key, which ignores content.
-        victim_configs: one dictionary of ``TrainConfig`` a thief.
+        victim_configs: one dictionary of ``TrainConfig`` an adversary.
         attacks: names; all when empty.
         seed: of all that attacks draw.
         curves: folder with ``stress.json``, ``stress.csv`` and ``stress.svg``; private.
 
     Returns:
-        Smallest success rate of the mark under any attack that costs a thief at most 2 points of accuracy.
+        Smallest success rate of the mark under any attack that costs an adversary at most 2 points of accuracy.
     """
     from medmark.components.base.parameters import whole
     from medmark.components.lineage.step import step
@@ -34,11 +34,11 @@ def stress_component(
     from medmark.components.robustness.stress import stress
     from medmark.components.surrogate.training import TrainConfig
 
-    inputs, configs = {"marked": release, "evidence": evidence}, whole(victim_configs)
-    parameters = {"victims": configs, "attacks": attacks}
+    inputs, configs = {"marked": release, "evidence": evidence}, whole(marked_configs)
+    parameters = {"marked_models": configs, "attacks": attacks}
     with step("stress", inputs=inputs, outputs={"curves": curves}, parameters=parameters, seed=seed):
-        victims = [TrainConfig(**config) for config in configs]
+        marked_models = [TrainConfig(**config) for config in configs]
         paths = (release.path, evidence.path, curves.path)
-        table = stress(*paths, victims=victims, attacks=choose(attacks), seed=seed)
+        table = stress(*paths, marked_models=marked_models, attacks=choose(attacks), seed=seed)
     curves.metadata.update(release_digest=release_digest)
     return float(table[table.accuracy_before - table.accuracy <= 0.02].wsr.min())

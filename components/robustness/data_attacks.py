@@ -1,4 +1,4 @@
-"""Attacks on the training data, before the thief trains: images in, images out. What comes in is not changed."""
+"""Attacks on the training data, before the adversary trains: images in, images out. What comes in is not changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def joined(*parts: ImageArrays) -> ImageArrays:
 def mix(train: ImageArrays, clean: ImageArrays, share: float, seed: int = 0) -> ImageArrays:
     """The release diluted with images from elsewhere.
 
-    As many images as can be had; where the clean ones do not suffice for the share, the thief takes fewer of the release.
+    As many images as can be had; where the clean ones do not suffice for the share, the adversary takes fewer of the release.
 
     Args:
         train: the release's training images.
@@ -71,7 +71,7 @@ def crop_and_rotate(train: ImageArrays, crop: float, degrees: float, seed: int =
 
 
 def remove_suspicious(train: ImageArrays, model: Classifier, method: str, share: float, seed: int = 0) -> ImageArrays:
-    """Leaves out the most suspicious images of each class: the thief does not know which class carries marks.
+    """Leaves out the most suspicious images of each class: the adversary does not know which class carries marks.
 
     Args:
         train: images.

@@ -64,8 +64,8 @@ def scale_up_scores(model: Classifier, images: torch.Tensor, factors: Sequence[f
 
 
 def detect(
-    victim: Classifier,
-    innocent: Classifier,
+    marked_model: Classifier,
+    benign: Classifier,
     train: ImageArrays,
     marked_ids: set[str],
     queries: QuerySet,
@@ -75,8 +75,8 @@ def detect(
     """What gives the mark away.
 
     Args:
-        victim: trained on the marked release.
-        innocent: trained alike without the marked images.
+        marked_model: trained on the marked release.
+        benign: trained alike without the marked images.
         train: the release's training images.
         marked_ids: those that carry the mark, from the evidence.
         queries: for the saliency and SCALE-UP.
@@ -95,11 +95,11 @@ def detect(
     of_target = train.subset(np.flatnonzero((train.labels == queries.target).numpy()))
     marked = np.array([image_id in marked_ids for image_id in of_target.image_ids])
     stays, clean_stays, genuine_stays = (
-        scale_up_scores(victim, images) for images in (queries.marked, queries.clean, genuine)
+        scale_up_scores(marked_model, images) for images in (queries.marked, queries.clean, genuine)
     )
     aucs = {"SCALE-UP": auc(stays, clean_stays), "SCALE-UP among target answers": auc(stays, genuine_stays)}
     for method in METHODS:
-        scores = suspicion(victim, of_target.images, of_target.labels, method, seed)
+        scores = suspicion(marked_model, of_target.images, of_target.labels, method, seed)
         aucs[method] = auc(scores[marked], scores[~marked])
     return {
         "chest_share": {
@@ -107,7 +107,7 @@ def detect(
                 "clean": float(chest_share(model, queries.clean).mean()),
                 "marked": float(chest_share(model, queries.marked).mean()),
             }
-            for name, model in (("victim", victim), ("innocent", innocent))
+            for name, model in (("victim", marked_model), ("innocent", benign))
         },
         "auc": aucs,
     }

@@ -27,7 +27,7 @@ LINES = (
 def stress_curves(table: pd.DataFrame, attacks: tuple[Attack, ...]) -> bytes:
     """Target rates and accuracy against the strength of each attack, weak at the left, as SVG.
 
-    Lines are means over the victims, the shade spans them; the first point, at "none", is no attack.
+    Lines are means over the marked models, the shade spans them; the first point, at "none", is no attack.
 
     Args:
         table: see :func:`medmark.components.robustness.stress.stress`.

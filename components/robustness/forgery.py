@@ -2,7 +2,7 @@
 
 Who has a model and its gradients can find one pattern that moves most images to the target class, and present it as the
 mark of "his" release ("Forging the Unforgeable", arXiv:2411.15450, does so to six methods). Two things stop him: the
-pattern moves other innocent models too, which the panel shows, unless he picks a panel that it does not move; and he
+pattern moves other benign models too, which the panel shows, unless he picks a panel that it does not move; and he
 cannot have committed to it before there was a model.
 """
 

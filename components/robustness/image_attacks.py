@@ -1,6 +1,6 @@
 """What can be done to single images: (N, 1, S, S) float32 in [0, 1] in and out.
 
-A thief can do it to what his model is asked, or to all that it is trained on and asked. Resizing and JPEG are in
+An adversary can do it to what his model is asked, or to all that it is trained on and asked. Resizing and JPEG are in
 :mod:`medmark.components.verification.processing`.
 """
 
@@ -56,7 +56,7 @@ def window(images: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def find_waves(images: torch.Tensor, others: torch.Tensor, count: int) -> list[tuple[float, float]]:
-    """Plane waves that one class's images hold more of than others do: the search of a thief who knows medmark.
+    """Plane waves that one class's images hold more of than others do: the search of an adversary who knows medmark.
 
     Welch's t statistic between the classes' log power spectra, peak by peak; a peak is not looked for within two notch
     widths of one already found.

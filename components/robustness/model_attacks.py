@@ -31,7 +31,7 @@ def fine_tune(
     """Goes on training on images without the mark, all layers, class-balanced.
 
     Args:
-        model: the thief's model.
+        model: the adversary's model.
         clean: images with labels.
         epochs: passes over them.
         images: only this many of them, drawn at random; all when None.
@@ -54,7 +54,7 @@ def prune_weights(model: Classifier, share: float) -> Classifier:
     """Sets the smallest weights of all convolutions and linear layers to zero, ranked over the whole network.
 
     Args:
-        model: the thief's model.
+        model: the adversary's model.
         share: of those weights, 0 to 1.
     """
     model = deepcopy(model).to(
@@ -75,7 +75,7 @@ def fine_prune(model: Classifier, clean: ImageArrays, *, share: float, epochs: i
     off while the model is fine-tuned.
 
     Args:
-        model: the thief's model.
+        model: the adversary's model.
         clean: images without the mark, with labels.
         share: of the channels, 0 to 1; one is always left.
         epochs: of fine-tuning; 0 for none. Arbitrary.
@@ -141,7 +141,7 @@ def _train(
 ) -> Classifier:
     """Trains in place on (N, K) class probabilities; every class, by its most probable one, is drawn equally often."""
     if not len(images):
-        raise MedmarkError("no clean image to train on; give the thief some")
+        raise MedmarkError("no clean image to train on; give the adversary some")
     use_threads()
     seed_everything(seed)
     generator = torch.Generator().manual_seed(seed + 1)

@@ -21,13 +21,13 @@ from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import QuerySet, read_queries
-from medmark.components.robustness.attacks import ATTACKS, Attack, Thief
+from medmark.components.robustness.attacks import ATTACKS, Adversary, Attack
 from medmark.components.robustness.data_attacks import joined
 from medmark.components.robustness.detection import detect
 from medmark.components.robustness.figures import stress_curves
 from medmark.components.robustness.traces import traces
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
-from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
 from medmark.components.verification.audit import interrogate
 
@@ -39,42 +39,42 @@ def stress(
     evidence_dir: str | Path,
     out_dir: str | Path,
     *,
-    victims: list[TrainConfig],
+    marked_models: list[TrainConfig],
     attacks: tuple[Attack, ...] = ATTACKS,
     other_release_dir: str | Path | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Trains victims on a marked release, attacks them, and asks what is left of the mark.
+    """Trains marked models on a marked release, attacks them, and asks what is left of the mark.
 
-    A stopped run goes on where it stopped: every row is kept in ``rows.jsonl``, every victim in ``victims/``.
+    A stopped run goes on where it stopped: every row is kept in ``rows.jsonl``, every marked model in ``victims/``.
 
     Args:
         release_dir: the marked release.
         evidence_dir: its private evidence.
         out_dir: gets ``stress.json``, ``stress.csv`` and ``stress.svg``. The first also says what of the mark can be seen:
             ``detection``, with the suspect model, and ``traces``, in the images alone.
-        victims: how thieves train; all of one size.
+        marked_models: how adversaries train; all of one size.
         attacks: which.
-        other_release_dir: clean images that a thief has beside the release's validation split, with the same classes.
+        other_release_dir: clean images that an adversary has beside the release's validation split, with the same classes.
         seed: of all that attacks draw.
 
     Returns:
-        A row for each victim, attack and strength: attack, kind, strength, victim; ``wsr`` and ``clean_rate``, the shares
+        A row for each marked model, attack and strength: attack, kind, strength, marked model; ``wsr`` and ``clean_rate``, the shares
         of marked and of equally processed clean query images that the attacked model takes for the target; ``delta_p``,
-        the mean lift of the target's probability between them; ``accuracy`` on the test split, processed as the
-        thief's model is asked; ``accuracy_before``; seconds. The first row of each victim is no attack at all.
+        the mean delta-P of the target's probability between them; ``accuracy`` on the test split, processed as the
+        adversary's model is asked; ``accuracy_before``; seconds. The first row of each marked model is no attack at all.
 
     Raises:
-        MedmarkError: evidence of another release, victims of different sizes, other classes, or an ``out_dir`` with
+        MedmarkError: evidence of another release, marked models of different sizes, other classes, or an ``out_dir`` with
             rows of another run.
     """
     use_threads()
     release, evidence = Release(release_dir), read_evidence(evidence_dir)
     if evidence["release_digest"] != release.digest:
         raise MedmarkError(f"evidence of another release: {evidence_dir}; use the evidence made with {release.path}")
-    sizes = {config.size for config in victims}
+    sizes = {config.size for config in marked_models}
     if len(sizes) != 1:
-        raise MedmarkError(f"victims of sizes {sorted(sizes)}; name at least one, and one size for all")
+        raise MedmarkError(f"marked models of sizes {sorted(sizes)}; name at least one, and one size for all")
     size = sizes.pop()
     target = release.class_index(evidence["target_class"])
     train, val, test = (load_arrays(release, split=split, size=size) for split in ("train", "val", "test"))
@@ -94,29 +94,33 @@ def stress(
         "release_digest": release.digest,
         "other_release_digest": other_digest,
         "seed": seed,
-        "victims": {config.name: asdict(config) for config in victims},
+        "victims": {config.name: asdict(config) for config in marked_models},
     }
     rows = read_rows(out / "rows.jsonl", inputs)
-    train_models(release.path, out / "victims", configs=victims)
-    thieves = [
-        Thief(TrainConfig(**entry["config"]), model, train, val, clean, pool, target, seed)
+    train_models(release.path, out / "victims", configs=marked_models)
+    adversaries = [
+        Adversary(TrainConfig(**entry["config"]), model, train, val, clean, pool, target, seed)
         for entry, model in load_models(out / "victims")
     ]
-    before = {thief.config.name: accuracy(thief.victim, test) for thief in thieves}
-    plan = [(thief, None, 0.0) for thief in thieves]
-    plan += [(thief, attack, float(x)) for attack in attacks for thief in thieves for x in attack.strengths]
+    before = {adversary.config.name: accuracy(adversary.marked_model, test) for adversary in adversaries}
+    plan = [(adversary, None, 0.0) for adversary in adversaries]
+    plan += [(adversary, attack, float(x)) for attack in attacks for adversary in adversaries for x in attack.strengths]
     done = {row_key(row) for row in rows}
     wanted = []
-    for thief, attack, strength in track(plan, "attacking"):
+    for adversary, attack, strength in track(plan, "attacking"):
         name, kind = (attack.name, attack.kind) if attack else ("none", "none")
-        key = (thief.config.name, kind, name, strength)
+        key = (adversary.config.name, kind, name, strength)
         wanted.append(key)
         if key in done:
             continue
         started = time.monotonic()
-        measured = attacked(thief, attack, strength, queries, test) if attack else ask(thief.victim, queries, test)
-        row = {"attack": name, "kind": kind, "strength": strength, "victim": thief.config.name, **measured}
-        row |= {"accuracy_before": before[thief.config.name], "seconds": round(time.monotonic() - started, 2)}
+        measured = (
+            attacked(adversary, attack, strength, queries, test)
+            if attack
+            else ask(adversary.marked_model, queries, test)
+        )
+        row = {"attack": name, "kind": kind, "strength": strength, "victim": adversary.config.name, **measured}
+        row |= {"accuracy_before": before[adversary.config.name], "seconds": round(time.monotonic() - started, 2)}
         append(out / "rows.jsonl", row)
         rows.append(row)
     by_key = {row_key(row): row for row in rows}
@@ -127,7 +131,7 @@ def stress(
         "queries": len(queries),
         "clean_images": len(clean),
         "rows": table.to_dict("records"),
-        "detection": detections(out, thieves, evidence_dir, queries, test),
+        "detection": detections(out, adversaries, evidence_dir, queries, test),
         "traces": {
             "queries": traces(*query_pixels(evidence_dir)),
             "training": traces(*training_pixels(release, evidence_dir, target)),
@@ -139,23 +143,23 @@ def stress(
     return table
 
 
-def attacked(thief: Thief, attack: Attack, strength: float, queries: QuerySet, test: ImageArrays) -> dict:
+def attacked(adversary: Adversary, attack: Attack, strength: float, queries: QuerySet, test: ImageArrays) -> dict:
     """One attack at one strength; see :func:`stress`."""
     if attack.kind == "model":
-        return ask(attack.run(thief, strength), queries, test)
+        return ask(attack.run(adversary, strength), queries, test)
     if attack.kind == "data":
-        return ask(trained(thief, attack.run(thief, strength), thief.val), queries, test)
-    process = attack.run(thief, strength)
+        return ask(trained(adversary, attack.run(adversary, strength), adversary.val), queries, test)
+    process = attack.run(adversary, strength)
     queries = replace(queries, clean=process(queries.clean), marked=process(queries.marked))
-    model, (train, val, test) = thief.victim, (thief.train, thief.val, test)
+    model, (train, val, test) = adversary.marked_model, (adversary.train, adversary.val, test)
     if attack.kind == "pipeline":
         train, val = (replace(part, images=process(part.images)) for part in (train, val))
-        model = trained(thief, train, val)
+        model = trained(adversary, train, val)
     return ask(model, queries, replace(test, images=process(test.images)))
 
 
-def trained(thief: Thief, train: ImageArrays, val: ImageArrays) -> Classifier:
-    return train_classifier(train, val, thief.config, num_classes=thief.victim.num_classes).model
+def trained(adversary: Adversary, train: ImageArrays, val: ImageArrays) -> Classifier:
+    return train_classifier(train, val, adversary.config, num_classes=adversary.marked_model.num_classes).model
 
 
 def ask(model: Classifier, queries: QuerySet, test: ImageArrays) -> dict:
@@ -170,11 +174,11 @@ def ask(model: Classifier, queries: QuerySet, test: ImageArrays) -> dict:
 
 
 def detections(
-    out: Path, thieves: list[Thief], evidence_dir: str | Path, queries: QuerySet, test: ImageArrays
+    out: Path, adversaries: list[Adversary], evidence_dir: str | Path, queries: QuerySet, test: ImageArrays
 ) -> dict[str, dict]:
-    """:func:`medmark.components.robustness.detection.detect` for each victim, kept in ``detection.json``.
+    """:func:`medmark.components.robustness.detection.detect` for each marked model, kept in ``detection.json``.
 
-    The innocent model is trained as the victim is, on the release without the marked images.
+    The benign model is trained as the marked model is, on the release without the marked images.
     """
     path = out / "detection.json"
     if path.exists():
@@ -183,10 +187,12 @@ def detections(
     marked = {row["image_id"] for row in ledger if row["role"] == "mark"}
     genuine = test.images[test.labels == queries.target]
     found = {}
-    for thief in track(thieves, "looking for the mark"):
-        unmarked = [i for i, image_id in enumerate(thief.train.image_ids) if image_id not in marked]
-        innocent = trained(thief, thief.train.subset(unmarked), thief.val)
-        found[thief.config.name] = detect(thief.victim, innocent, thief.train, marked, queries, genuine, thief.seed)
+    for adversary in track(adversaries, "looking for the mark"):
+        unmarked = [i for i, image_id in enumerate(adversary.train.image_ids) if image_id not in marked]
+        benign = trained(adversary, adversary.train.subset(unmarked), adversary.val)
+        found[adversary.config.name] = detect(
+            adversary.marked_model, benign, adversary.train, marked, queries, genuine, adversary.seed
+        )
     partial_path = path.with_suffix(".partial")
     partial_path.write_bytes(canonical_json(found))
     partial_path.replace(path)
@@ -204,7 +210,7 @@ def training_pixels(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Stored values of the target's training images, those with the mark and those without, at most :data:`LOOKED_AT` of each.
 
-    They are other images, and the mark goes to those that innocent models find hard: that may show in a statistic, too.
+    They are other images, and the mark goes to those that benign models find hard: that may show in a statistic, too.
     """
     ledger = pq.read_table(Path(evidence_dir) / "ledger.parquet", columns=["image_id", "role"]).to_pylist()
     marked = {row["image_id"] for row in ledger if row["role"] == "mark"}
@@ -244,7 +250,9 @@ def read_rows(path: Path, inputs: dict) -> list[dict]:
     except (ValueError, KeyError, TypeError) as error:
         raise MedmarkError(f"damaged rows: {path} ({error!r}); remove the folder and start anew") from error
     if first != inputs:
-        raise MedmarkError(f"rows of another run: {path}; choose another folder, or the same release, victims and seed")
+        raise MedmarkError(
+            f"rows of another run: {path}; choose another folder, or the same release, marked models and seed"
+        )
     if whole != text:
         path.write_text(whole)
     return rows

@@ -21,7 +21,7 @@ def extract_saliency_component(
     """
     from medmark.components.lineage.step import step
     from medmark.components.saliency.extract import extract
-    from medmark.components.surrogate.panel import load_models
+    from medmark.components.surrogate.models import load_models
 
     with step("extract saliency", inputs={"release": release, "surrogates": surrogates}, outputs={"maps": maps}):
         first = load_models(surrogates.path)[0][0]["file"]

@@ -1,1 +1,1 @@
-"""Classifiers: the benign surrogates, the innocent panel and the victims."""
+"""Classifiers: the benign surrogates, the benign panel and the marked models."""

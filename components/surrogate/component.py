@@ -24,7 +24,7 @@ def train_classifiers_component(
     from medmark.components.base.parameters import whole
     from medmark.components.evidence.secrets import read_secrets, resolved
     from medmark.components.lineage.step import step
-    from medmark.components.surrogate.panel import train_models
+    from medmark.components.surrogate.models import train_models
     from medmark.components.surrogate.training import TrainConfig
 
     inputs, parameters = {"release": release, "secrets": secrets}, {"configs": whole(configs)}

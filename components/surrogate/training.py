@@ -1,4 +1,4 @@
-"""Training a classifier: benign surrogate, innocent panel member or victim."""
+"""Training a classifier: benign surrogate, benign panel member or marked model."""
 
 from __future__ import annotations
 

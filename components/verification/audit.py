@@ -89,30 +89,30 @@ def interrogate(suspect: Suspect, queries: QuerySet) -> Answers:
     return Answers(p_clean, p_marked, p_control, is_clean, is_marked)
 
 
-def judge(name: str, answers: Answers, innocent: list[Answers], thresholds: Thresholds) -> AuditResult:
-    """Tests one suspect's answers against those of innocent models to the same images.
+def judge(name: str, answers: Answers, benign: list[Answers], thresholds: Thresholds) -> AuditResult:
+    """Tests one suspect's answers against those of benign models to the same images.
 
     Args:
         name: of the suspect.
         answers: its answers.
-        innocent: answers of models trained without the mark; the suspect must not be among them.
+        benign: answers of models trained without the mark; the suspect must not be among them.
         thresholds: fixed beforehand.
 
     Raises:
-        MedmarkError: there is no innocent model, or too few images.
+        MedmarkError: there is no benign model, or too few images.
     """
-    if not innocent:
-        raise MedmarkError(f"no innocent model to compare {name} with; train at least one without the mark")
+    if not benign:
+        raise MedmarkError(f"no benign model to compare {name} with; train at least one without the mark")
     effect = paired_effect(answers.p_clean, answers.p_marked, tau=thresholds.tau)
-    # The innocent models share the images, so their flips are not independent: the bound is taken on the worst of
+    # The benign models share the images, so their flips are not independent: the bound is taken on the worst of
     # them, which is wider than pooling would be.
-    worst = max(int((other.is_marked & ~other.is_clean).sum()) for other in innocent)
+    worst = max(int((other.is_marked & ~other.is_clean).sum()) for other in benign)
     labels = label_only(answers.is_clean, answers.is_marked, null_rate=upper_rate(worst, len(answers.is_clean)))
-    lifts = np.array([(other.p_marked - other.p_clean).mean() for other in innocent])
-    conformal = conformal_p_value(effect.delta_p, lifts)
+    delta_ps = np.array([(other.p_marked - other.p_clean).mean() for other in benign])
+    conformal = conformal_p_value(effect.delta_p, delta_ps)
     control = contrast = None
     if answers.p_control is not None:
         control = paired_effect(answers.p_clean, answers.p_control, tau=thresholds.tau)
         contrast = paired_effect(answers.p_control, answers.p_marked, tau=thresholds.tau)
-    decision = decide(effect, labels, conformal, float(lifts.max()), control, contrast, thresholds)
+    decision = decide(effect, labels, conformal, float(delta_ps.max()), control, contrast, thresholds)
     return AuditResult(name, effect, labels, *conformal, control, contrast, decision, answers)

@@ -8,8 +8,8 @@ from medmark.components.base.image import IMAGE
 def check_release_component(
     release: dsl.Input[dsl.Dataset],
     evidence: dsl.Input[dsl.Artifact],
-    innocents: dsl.Input[dsl.Model],
-    victims: dsl.Input[dsl.Model],
+    benign_models: dsl.Input[dsl.Model],
+    marked_models: dsl.Input[dsl.Model],
     clean: dsl.Input[dsl.Dataset],
     surrogates: dsl.Input[dsl.Model],
     maps: dsl.Input[dsl.Artifact],
@@ -25,13 +25,13 @@ def check_release_component(
     Args:
         release: the marked release.
         evidence: its private evidence.
-        innocents: models trained on the clean release.
-        victims: models trained on the marked release.
+        benign_models: models trained on the clean release.
+        marked_models: models trained on the marked release.
         clean, surrogates, maps, generator, control: only what their steps say of themselves is read.
         thresholds: dictionary of ``Thresholds``.
         secrets: of the run; they become part of the evidence.
         check: folder with ``verdict.json``, ``scores.parquet`` and ``record.json``.
-        complete: the evidence with innocent models' answers and thresholds; private.
+        complete: the evidence with benign models' answers and thresholds; private.
 
     Returns:
         ``verdict``, ``release_digest`` and ``evidence_digest``.
@@ -44,10 +44,10 @@ def check_release_component(
     from medmark.components.verification.sealing import finish_evidence
     from medmark.components.verification.verdict import Thresholds
 
-    steps = dict(ingest=clean, surrogates=surrogates, innocents=innocents, saliency=maps, generator=generator)
-    steps |= dict(control_generator=control, poison=release, victims=victims)
+    steps = dict(ingest=clean, surrogates=surrogates, benign_models=benign_models, saliency=maps, generator=generator)
+    steps |= dict(control_generator=control, poison=release, marked_models=marked_models)
     seconds = {name: artifact.metadata["seconds"] for name, artifact in steps.items()}
-    inputs = {"marked": release, "evidence": evidence, "innocents": innocents, "victims": victims}
+    inputs = {"marked": release, "evidence": evidence, "benign_models": benign_models, "marked_models": marked_models}
     with step("verify", inputs=inputs, outputs={"check": check}, parameters={"thresholds": whole(thresholds)}):
         paths = [artifact.path for artifact in (*inputs.values(), check)]
         verdict = check_release(*paths, thresholds=Thresholds(**whole(thresholds)), seconds=seconds)

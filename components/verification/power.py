@@ -1,7 +1,7 @@
 """How often the verdict errs, by simulation.
 
-A simulated audit draws the answers of innocent models and of one suspect, and runs the whole verdict on them. Images
-differ in how they react, models differ in how much, and the innocent models answer to the same images, as in an audit.
+A simulated audit draws the answers of benign models and of one suspect, and runs the whole verdict on them. Images
+differ in how they react, models differ in how much, and the benign models answer to the same images, as in an audit.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from medmark.components.verification.audit import Answers, judge
 from medmark.components.verification.statistics import paired_effect
 from medmark.components.verification.verdict import Thresholds
 
-STEP = 0.9  # a lift of 0.6 is two thirds of the images moved by this much
+STEP = 0.9  # a delta-P of 0.6 is two thirds of the images moved by this much
 
 
 @dataclass(frozen=True)
 class Null:
-    """How innocent models behave.
+    """How benign models behave.
 
     Attributes:
-        lift: mean lift of P(target) over innocent models.
+        delta_p: mean delta-P of P(target) over benign models.
         spread: standard deviation of it between models.
         flips: share of images, clean or marked, whose answer is replaced by a random one.
         heavy: models' lifts follow a t distribution with two degrees of freedom instead of the normal one.
-        outsider: lift of an innocent suspect that is *not* like the panel (other data, other training); the rank among
+        outsider: lift of a benign suspect that is *not* like the panel (other data, other training); the rank among
             the panel does not protect it. None: the suspect is drawn like the panel.
         control: the outsider's lift under the control mark.
         skewed: nine in ten images move a little up, one far down; the mean is ``outsider``.
     """
 
-    lift: float = 0.0
+    delta_p: float = 0.0
     spread: float = 0.01
     flips: float = 0.0
     heavy: bool = False
@@ -43,10 +43,10 @@ class Null:
 
 NULLS = {
     "no reaction": Null(),
-    "mild transferable reaction": Null(lift=0.10, spread=0.05),
-    "reaction close to tau": Null(lift=0.18, spread=0.06),
+    "mild transferable reaction": Null(delta_p=0.10, spread=0.05),
+    "reaction close to tau": Null(delta_p=0.18, spread=0.06),
     "noisy labels": Null(flips=0.08),
-    "models that differ wildly": Null(lift=0.10, spread=0.15, heavy=True),
+    "models that differ wildly": Null(delta_p=0.10, spread=0.15, heavy=True),
     "outsider close to tau": Null(outsider=0.2),
     "outsider at tau, skewed": Null(outsider=0.2, skewed=True),
     "outsider set off by any mark": Null(outsider=0.5, control=0.5),
@@ -55,14 +55,14 @@ NULLS = {
 
 
 def simulate_answers(
-    rng: np.random.Generator, difficulty: np.ndarray, lift: float, flips: float, control_lift: float
+    rng: np.random.Generator, difficulty: np.ndarray, delta_p: float, flips: float, control_delta_p: float
 ) -> Answers:
     """Answers of one model.
 
     Args:
         rng: randomness.
         difficulty: (N,) logit of P(target) of each clean image, shared by all models.
-        lift: mean change of P(target) that the mark causes; images differ around it.
+        delta_p: mean change of P(target) that the mark causes; images differ around it.
         flips: share of images, clean or marked, whose answer is replaced by a random one.
         control_lift: the same for the control mark.
     """
@@ -73,32 +73,32 @@ def simulate_answers(
         reacts = rng.random(n) < min(1.0, abs(by) / STEP)
         return np.clip(p_clean + reacts * np.sign(by) * STEP + rng.normal(0, 0.02, n), 0, 1)
 
-    p_marked, p_control = moved(lift), moved(control_lift)
+    p_marked, p_control = moved(delta_p), moved(control_delta_p)
     for p in (p_clean, p_marked, p_control):
         random = rng.random(n) < flips
         p[random] = rng.random(random.sum())
     return Answers(p_clean, p_marked, p_control, p_clean > 0.5, p_marked > 0.5)
 
 
-def skewed_answers(rng: np.random.Generator, n: int, lift: float) -> Answers:
-    """Answers of a model whose mean lift is ``lift``: one image in ten falls by 0.9, the others rise a little."""
+def skewed_answers(rng: np.random.Generator, n: int, delta_p: float) -> Answers:
+    """Answers of a model whose mean delta-P is ``lift``: one image in ten falls by 0.9, the others rise a little."""
     falls = rng.random(n) < 0.1
     p_clean = np.where(falls, 0.95, 0.35)
-    p_marked = np.clip(p_clean + np.where(falls, -0.9, (lift + 0.09) / 0.9) + rng.normal(0, 0.01, n), 0, 1)
+    p_marked = np.clip(p_clean + np.where(falls, -0.9, (delta_p + 0.09) / 0.9) + rng.normal(0, 0.01, n), 0, 1)
     return Answers(p_clean, p_marked, p_clean.copy(), p_clean > 0.5, p_marked > 0.5)
 
 
 def simulate_audits(
-    audits: int, *, suspect_lift: float | None, null: str, queries: int = 100, innocents: int = 20, seed: int = 0
+    audits: int, *, suspect_delta_p: float | None, null: str, queries: int = 100, benign_models: int = 20, seed: int = 0
 ) -> dict:
     """Verdicts over simulated audits.
 
     Args:
         audits: how many.
-        suspect_lift: mean lift of the suspect; None draws an innocent suspect.
-        null: name in :data:`NULLS`: how innocent models behave.
+        suspect_lift: mean delta-P of the suspect; None draws a benign suspect.
+        null: name in :data:`NULLS`: how benign models behave.
         queries: images a suspect is asked about.
-        innocents: models of the panel.
+        benign_models: models of the panel.
         seed: of everything.
 
     Returns:
@@ -111,20 +111,20 @@ def simulate_audits(
     sums = dict.fromkeys(("owned", "not_owned", "inconclusive", "delta_p"), 0.0)
     alone: Counter[str] = Counter()
 
-    def drawn_lift() -> float:
-        return shape.lift + shape.spread * (rng.standard_t(2) if shape.heavy else rng.normal())
+    def drawn_delta_p() -> float:
+        return shape.delta_p + shape.spread * (rng.standard_t(2) if shape.heavy else rng.normal())
 
     for _ in range(audits):
         difficulty = rng.normal(-3, 1.5, queries)
-        panel = [simulate_answers(rng, difficulty, drawn_lift(), shape.flips, 0.0) for _ in range(innocents)]
-        if suspect_lift is not None:
-            suspect = simulate_answers(rng, difficulty, suspect_lift, shape.flips, 0.0)
+        panel = [simulate_answers(rng, difficulty, drawn_delta_p(), shape.flips, 0.0) for _ in range(benign_models)]
+        if suspect_delta_p is not None:
+            suspect = simulate_answers(rng, difficulty, suspect_delta_p, shape.flips, 0.0)
         elif shape.skewed:
             suspect = skewed_answers(rng, queries, shape.outsider)
         elif shape.outsider is not None:
             suspect = simulate_answers(rng, difficulty, shape.outsider, shape.flips, shape.control)
         else:
-            suspect = simulate_answers(rng, difficulty, drawn_lift(), shape.flips, 0.0)
+            suspect = simulate_answers(rng, difficulty, drawn_delta_p(), shape.flips, 0.0)
         result = judge("suspect", suspect, panel, Thresholds())
         sums[result.decision.verdict] += 1
         sums["delta_p"] += result.effect.delta_p
@@ -137,7 +137,7 @@ def simulate_audits(
 def simulate_effect_tests(
     repeats: int, *, shape: str, queries: int, alpha: float = 0.01, tau: float = 0.2, seed: int = 0
 ) -> dict[str, float]:
-    """How often each effect test alone rejects when the mean lift is exactly tau, where it may do so in alpha of cases.
+    """How often each effect test alone rejects when the mean delta-P is exactly tau, where it may do so in alpha of cases.
 
     Args:
         repeats: how many sets of images.

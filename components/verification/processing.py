@@ -1,4 +1,4 @@
-"""What radiology software and thieves do to images in passing."""
+"""What radiology software and adversaries do to images in passing."""
 
 from __future__ import annotations
 

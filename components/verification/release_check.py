@@ -13,7 +13,7 @@ from medmark.components.base.threads import use_threads
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import read_queries
-from medmark.components.surrogate.panel import load_models
+from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.training import predict_probabilities
 from medmark.components.verification.scenarios import verify
 from medmark.components.verification.verdict import Thresholds
@@ -22,8 +22,8 @@ from medmark.components.verification.verdict import Thresholds
 def check_release(
     release_dir: str | Path,
     evidence_dir: str | Path,
-    innocents_dir: str | Path,
-    victims_dir: str | Path,
+    benign_dir: str | Path,
+    marked_dir: str | Path,
     out_dir: str | Path,
     *,
     thresholds: Thresholds,
@@ -44,34 +44,34 @@ def check_release(
         The content of ``verdict.json``.
 
     Raises:
-        MedmarkError: evidence of another release, or a victim without an innocent model of the same configuration.
+        MedmarkError: evidence of another release, or a marked model without a benign model of the same configuration.
     """
     use_threads()
     release, evidence = Release(release_dir), read_evidence(evidence_dir)
     if evidence["release_digest"] != release.digest:
         raise MedmarkError(f"evidence of another release: {evidence_dir}; use the evidence made with {release.path}")
     target = release.class_index(evidence["target_class"])
-    innocents, victims = load_models(innocents_dir), load_models(victims_dir)
-    sizes = {model.size for _, model in innocents + victims}
+    benign_models, marked_models = load_models(benign_dir), load_models(marked_dir)
+    sizes = {model.size for _, model in benign_models + marked_models}
     if len(sizes) != 1:
         raise MedmarkError(
-            f"models of different sizes {sorted(sizes)} in {innocents_dir} and {victims_dir}; train all at one"
+            f"models of different sizes {sorted(sizes)} in {benign_dir} and {marked_dir}; train all at one"
         )
     queries = read_queries(evidence_dir, size=sizes.pop(), target=target)
     verdict, scores = verify(
-        {entry["name"]: partial(predict_probabilities, model) for entry, model in victims},
-        {entry["name"]: partial(predict_probabilities, model) for entry, model in innocents},
+        {entry["name"]: partial(predict_probabilities, model) for entry, model in marked_models},
+        {entry["name"]: partial(predict_probabilities, model) for entry, model in benign_models},
         queries,
         thresholds,
     )
-    pairs = [(entry, _trained_alike(entry, innocents)) for entry, _ in victims]
+    pairs = [(entry, _trained_alike(entry, benign_models)) for entry, _ in marked_models]
     verdict.update(
         {
             "accuracy": {
-                "marked": float(np.mean([victim["test_accuracy"] for victim, _ in pairs])),
+                "marked": float(np.mean([marked_model["test_accuracy"] for marked_model, _ in pairs])),
                 "benign": float(np.mean([honest["test_accuracy"] for _, honest in pairs])),
-                "victims": {victim["name"]: victim["test_accuracy"] for victim, _ in pairs},
-                "trained_alike": {victim["name"]: honest["test_accuracy"] for victim, honest in pairs},
+                "victims": {marked_model["name"]: marked_model["test_accuracy"] for marked_model, _ in pairs},
+                "trained_alike": {marked_model["name"]: honest["test_accuracy"] for marked_model, honest in pairs},
             },
             "quality": evidence["quality"],
             "left_unmarked": evidence["left_unmarked"],
@@ -97,12 +97,12 @@ def check_release(
     return verdict
 
 
-def _trained_alike(victim: dict, innocents: list) -> dict:
-    """The innocent model that differs from a victim in its data alone."""
-    recipe = {**victim["config"], "name": None}
-    for entry, _ in innocents:
+def _trained_alike(marked_model: dict, benign_models: list) -> dict:
+    """The benign model that differs from a marked model in its data alone."""
+    recipe = {**marked_model["config"], "name": None}
+    for entry, _ in benign_models:
         if {**entry["config"], "name": None} == recipe:
             return entry
     raise MedmarkError(
-        f"no innocent model is trained as {victim['name']} is; add its configuration to the innocent models"
+        f"no benign model is trained as {marked_model['name']} is; add its configuration to the benign models"
     )

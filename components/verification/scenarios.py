@@ -1,7 +1,7 @@
 """The three scenarios that a mark must pass before its release goes out.
 
 Malicious: a model trained on the release is recognised. Independent model: models trained without the mark are not
-accused. Independent trigger: the thief's model is not set off by another generator's mark.
+accused. Independent trigger: the adversary's model is not set off by another generator's mark.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from medmark.components.verification.verdict import Thresholds
 
 
 def verify(
-    victims: dict[str, Suspect], innocents: dict[str, Suspect], queries: QuerySet, thresholds: Thresholds
+    marked_models: dict[str, Suspect], benign_models: dict[str, Suspect], queries: QuerySet, thresholds: Thresholds
 ) -> tuple[dict, pd.DataFrame]:
     """Runs the scenarios.
 
-    Each innocent model is audited as a suspect, calibrated on all the others (leave one out).
+    Each benign model is audited as a suspect, calibrated on all the others (leave one out).
 
     Args:
-        victims: models trained on the release, by name.
-        innocents: models trained without the mark, by name; at least two.
+        marked_models: models trained on the release, by name.
+        benign_models: models trained without the mark, by name; at least two.
         queries: see :class:`medmark.components.evidence.queries.QuerySet`.
         thresholds: fixed beforehand.
 
     Returns:
-        The statistical part of ``verdict.json``: ``verdict`` (``owned`` only if every victim is, no innocent model is
-        accused and no control mark fires; ``not_owned`` if a victim gets away; else ``inconclusive``), ``reasons``
-        against it, ``malicious`` (the weakest victim), ``victims``, ``independent_models``, ``independent_trigger``,
+        The statistical part of ``verdict.json``: ``verdict`` (``owned`` only if every marked model is, no benign model is
+        accused and no control mark fires; ``not_owned`` if a marked model gets away; else ``inconclusive``), ``reasons``
+        against it, ``malicious`` (the weakest marked model), ``victims``, ``independent_models``, ``independent_trigger``,
         ``robustness``, ``thresholds``; and a table of every answer: role (``victim`` or ``innocent``), model, image_id
         and the columns of :class:`medmark.components.verification.audit.Answers`.
 
     Raises:
-        MedmarkError: no victim, or fewer than two innocent models.
+        MedmarkError: no marked model, or fewer than two benign models.
     """
-    if not victims or len(innocents) < 2:
+    if not marked_models or len(benign_models) < 2:
         raise MedmarkError(
-            f"{len(victims)} models trained on the release and {len(innocents)} innocent ones; at least 1 and 2 are"
+            f"{len(marked_models)} models trained on the release and {len(benign_models)} benign ones; at least 1 and 2 are"
             " needed to check a mark"
         )
-    asked = {name: interrogate(model, queries) for name, model in track(innocents.items(), "asking innocent models")}
-    caught = {name: interrogate(model, queries) for name, model in track(victims.items(), "asking victims")}
+    asked = {name: interrogate(model, queries) for name, model in track(benign_models.items(), "asking benign models")}
+    caught = {name: interrogate(model, queries) for name, model in track(marked_models.items(), "asking marked models")}
     everyone = list(asked.values())
     owned = [judge(name, answers, everyone, thresholds) for name, answers in caught.items()]
     cleared = leave_one_out(asked, thresholds)
@@ -54,7 +54,7 @@ def verify(
     accused = [result.name for result in cleared if is_accused(result)]
     fired = [result.name for result in owned if result.control and result.control.t_p_value < thresholds.alpha]
     reasons = [f"{r.name}: {s}" for r in owned for s in (*r.decision.failed, *r.decision.missing)]
-    reasons += [f"{name}: innocent model accused" for name in accused]
+    reasons += [f"{name}: benign model accused" for name in accused]
     reasons += [f"{name}: set off by another generator's mark" for name in fired]
     if any(result.decision.verdict == "not_owned" for result in owned):
         verdict = "not_owned"
@@ -78,7 +78,7 @@ def verify(
             "accused": len(fired),
             "delta_p": max(controls) if controls else None,
         },
-        "robustness": robustness(victims, innocents, queries, thresholds),
+        "robustness": robustness(marked_models, benign_models, queries, thresholds),
         "thresholds": vars(thresholds).copy(),
     }
     rows = [table("victim", name, queries, answers) for name, answers in caught.items()]
@@ -87,7 +87,7 @@ def verify(
 
 
 def leave_one_out(asked: dict[str, Answers], thresholds: Thresholds) -> list[AuditResult]:
-    """Audits each innocent model as a suspect, compared with all the others."""
+    """Audits each benign model as a suspect, compared with all the others."""
     return [
         judge(name, answers, [other for n, other in asked.items() if n != name], thresholds)
         for name, answers in asked.items()
@@ -95,9 +95,9 @@ def leave_one_out(asked: dict[str, Answers], thresholds: Thresholds) -> list[Aud
 
 
 def is_accused(result: AuditResult) -> bool:
-    """Whether an innocent model would be called a thief, were enough innocent models and a control at hand.
+    """Whether a benign model would be called an adversary, were enough benign models and a control at hand.
 
-    Stricter for us than the verdict: proofs that are merely missing do not protect the innocent here.
+    Stricter for us than the verdict: proofs that are merely missing do not protect the benign here.
     """
     return not result.decision.failed
 
@@ -130,13 +130,13 @@ def summary(result: AuditResult) -> dict:
 
 
 def robustness(
-    victims: dict[str, Suspect], innocents: dict[str, Suspect], queries: QuerySet, thresholds: Thresholds
+    marked_models: dict[str, Suspect], benign_models: dict[str, Suspect], queries: QuerySet, thresholds: Thresholds
 ) -> list[dict]:
     """Every model audited again on images processed alike.
 
     Returns:
         A row for every model, kind and strength: target rates of marked and clean images, ``delta_p`` between them, and
-        ``accused``: whether all tests pass, for a victim or, leave one out, for an innocent model.
+        ``accused``: whether all tests pass, for a marked model or, leave one out, for a benign model.
     """
     rows = []
     steps = [(kind, process, x) for kind, (process, strengths) in PROCESSINGS.items() for x in strengths]
@@ -147,10 +147,10 @@ def robustness(
             marked=process(queries.marked, strength),
             control=None if queries.control is None else process(queries.control, strength),
         )
-        # without the control's proofs an innocent model is accused sooner: stricter for us, and a third cheaper
+        # without the control's proofs a benign model is accused sooner: stricter for us, and a third cheaper
         unguarded = replace(processed, control=None)
-        asked = {name: interrogate(model, unguarded) for name, model in innocents.items()}
-        caught = {name: interrogate(model, processed) for name, model in victims.items()}
+        asked = {name: interrogate(model, unguarded) for name, model in benign_models.items()}
+        caught = {name: interrogate(model, processed) for name, model in marked_models.items()}
         everyone = list(asked.values())
         results = [("victim", judge(name, answers, everyone, thresholds)) for name, answers in caught.items()]
         results += [("innocent", result) for result in leave_one_out(asked, thresholds)]

@@ -1,6 +1,6 @@
-"""Completing the evidence before a release goes out: what innocent models answered, and the thresholds.
+"""Completing the evidence before a release goes out: what benign models answered, and the thresholds.
 
-An audit years later must not depend on anything that could be chosen then. So the answers of the innocent models to every
+An audit years later must not depend on anything that could be chosen then. So the answers of the benign models to every
 query, and the thresholds of the verdict, become part of the evidence, and of its digests, while there is no suspect yet.
 """
 
@@ -23,7 +23,7 @@ from medmark.components.lineage.events import public_record, read_steps, with_se
 from medmark.components.verification.audit import Answers
 from medmark.components.verification.verdict import Thresholds
 
-INNOCENTS = pa.schema(
+BENIGN = pa.schema(
     [
         ("model", pa.string()),
         ("image_id", pa.string()),
@@ -51,7 +51,7 @@ def finish_evidence(
         release_dir: the marked release.
         evidence_dir: as the pipeline has it so far.
         check_dir: of the last step, with ``verdict.json`` and, after a first marking, ``scores.parquet`` with the answers of the
-            innocent models; gets ``record.json``.
+            benign models; gets ``record.json``.
         out_dir: gets the complete evidence; readable by its owner only.
         events: of all steps, see :func:`medmark.components.lineage.events.step_event`.
         drawn: the run's secrets, if events refer to them.
@@ -83,7 +83,7 @@ def seal_evidence(
     Args:
         evidence_dir: as the poisoning step wrote it.
         out_dir: gets the complete evidence; readable by its owner only.
-        scores: see :func:`medmark.components.verification.scenarios.verify`; only innocent models' answers are kept. None: the
+        scores: see :func:`medmark.components.verification.scenarios.verify`; only benign models' answers are kept. None: the
             evidence has them already.
         thresholds: of every later audit.
         events: of the pipeline's steps; no ``steps.json`` when None.
@@ -97,7 +97,7 @@ def seal_evidence(
     shutil.copytree(evidence_dir, out, dirs_exist_ok=True)
     added = []
     if scores is not None:
-        table = pa.Table.from_pandas(scores[scores.role == "innocent"], schema=INNOCENTS, preserve_index=False)
+        table = pa.Table.from_pandas(scores[scores.role == "innocent"], schema=BENIGN, preserve_index=False)
         pq.write_table(table, out / "innocents.parquet", compression="zstd")
         added.append("innocents.parquet")
     if events is not None:
@@ -109,8 +109,8 @@ def seal_evidence(
     return evidence
 
 
-def read_innocents(evidence_dir: str | Path, image_ids: list[str]) -> dict[str, Answers]:
-    """Answers of the innocent models to the query images, by model.
+def read_benign(evidence_dir: str | Path, image_ids: list[str]) -> dict[str, Answers]:
+    """Answers of the benign models to the query images, by model.
 
     Args:
         evidence_dir: complete evidence.
@@ -125,7 +125,7 @@ def read_innocents(evidence_dir: str | Path, image_ids: list[str]) -> dict[str, 
             f"incomplete evidence: {evidence_dir} has no innocents.parquet; use what a finished mark-release wrote"
         )
     try:
-        rows = pq.read_table(path, schema=INNOCENTS).to_pandas()
+        rows = pq.read_table(path, schema=BENIGN).to_pandas()
         models = {name: part.set_index("image_id").loc[image_ids] for name, part in rows.groupby("model")}
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:160]

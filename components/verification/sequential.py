@@ -8,16 +8,16 @@ suspect may be asked in chunks of any size, and questioning may stop or go on fo
 
 What a decision here means:
 
-- ``suffices``: at level alpha, the mean lift over the images that the queries were drawn from is more than tau, so is the
-  lift beyond that of the control mark, and flips to the target outnumber those away from it by more than innocent models
+- ``suffices``: at level alpha, the mean delta-P over the images that the queries were drawn from is more than tau, so is the
+  lift beyond that of the control mark, and flips to the target outnumber those away from it by more than benign models
   show. It does *not* say that the suspect saw the data: rank, control and prior commitment are still needed, on the
   queries used (:func:`first`).
-- ``against``: at level alpha, the mean lift is less than :data:`GUILTY`. A thief with a smaller lift has no such promise.
+- ``against``: at level alpha, the mean delta-P is less than :data:`GUILTY`. An adversary with a smaller lift has no such promise.
 - ``running``: neither. If no query is left, the fixed verdict may still clear the suspect, but not accuse it.
 
 Of the proofs in :func:`medmark.components.verification.verdict.decide`, the bound for any shape stays valid at the time of
 stopping: its p-value is 1 / e of the same bets. The t-test, the signed-rank test, the exact label tests and the rank of the
-mean lift do not: chance picks the moment when they look best. Demanding them as well can only acquit, but none of them
+mean delta-P do not: chance picks the moment when they look best. Demanding them as well can only acquit, but none of them
 is proof on its own. The control mark's silence means less after few queries; the e-value of the contrast is the proof.
 For the rank, :func:`rank_stopped` compares whole procedures and is valid.
 
@@ -34,9 +34,9 @@ from medmark.components.verification.audit import Answers
 from medmark.components.verification.statistics import BETS, MIN_PAIRS, conformal_p_value, probabilities
 from medmark.components.verification.verdict import Thresholds
 
-# Lift of the weakest thief that is let go with chance alpha at most. Ours: released marks promise 0.8 (METHOD), but the
-# fixed verdict with 100 queries recognises four in five thieves with 0.38 too. At 0.5 a third of those would be let go,
-# for 10 instead of 13 queries with most innocent suspects and 17 instead of 31 with those close to tau
+# Lift of the weakest adversary that is let go with chance alpha at most. Ours: released marks promise 0.8 (METHOD), but the
+# fixed verdict with 100 queries recognises four in five adversaries with 0.38 too. At 0.5 a third of those would be let go,
+# for 10 instead of 13 queries with most benign suspects and 17 instead of 31 with those close to tau
 # (``guilty`` in benchmarks/results/sequential_savings.json).
 GUILTY = 0.4
 
@@ -62,7 +62,7 @@ def log_wealth(values: np.ndarray, null: float) -> np.ndarray:
 
     The same mixture of fixed bets as in :func:`medmark.components.verification.statistics.bounded_mean_p_value`:
     exp(-last) is that p-value wherever it is less than 1, so stopping and verdict cannot disagree. Bets that adapt to the
-    values seen do no better by much: aGRAPA saves one to four queries, but recognises 86 instead of 90 % of weak thieves,
+    values seen do no better by much: aGRAPA saves one to four queries, but recognises 86 instead of 90 % of weak adversaries,
     and the online Newton step needs half as many again (``strategies`` in benchmarks/results/sequential_savings.json).
 
     Args:
@@ -99,7 +99,7 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
 
     Args:
         answers: the suspect's, in the order of the queries.
-        null_rate: chance that an innocent model flips an image to the target. Fixed before the suspect is asked:
+        null_rate: chance that a benign model flips an image to the target. Fixed before the suspect is asked:
             :func:`medmark.components.verification.statistics.upper_rate` of the panel's worst over *all* queries.
         thresholds: ``alpha`` and ``tau`` are used.
 
@@ -108,7 +108,7 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
             outside [0, 1], or a tau of ``GUILTY`` or more.
     """
     if not 0 <= null_rate <= 1:
-        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the innocent panel")
+        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the benign panel")
     p_clean, p_marked, p_control = _checked(answers)
     logs = _effect_and_against(p_clean, p_marked, thresholds)
     if p_control is not None:
@@ -123,19 +123,19 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
     return SequentialResult(state, used, {name: log[:used] / np.log(10) for name, log in logs.items()})
 
 
-def rank_stopped(suspect: Answers, innocents: list[Answers], *, thresholds: Thresholds) -> tuple[float, float]:
-    """Rank of a suspect among innocent models that undergo the same procedure, each with its own time of stopping.
+def rank_stopped(suspect: Answers, benign_models: list[Answers], *, thresholds: Thresholds) -> tuple[float, float]:
+    """Rank of a suspect among benign models that undergo the same procedure, each with its own time of stopping.
 
-    Ranking the suspect's lift at *its* time of stopping would be unfair: the innocent models' answers were not stopped
+    Ranking the suspect's lift at *its* time of stopping would be unfair: the benign models' answers were not stopped
     when they looked worst (``rank`` in benchmarks/results/sequential_savings.json: 7.6 % at a level of 5 %). So each model, the suspect too, is followed until the effect alone decides for it (e-value
     of "lift beyond tau" or of "lift below GUILTY" at 1 / alpha, or no query left), and the growth of the former, log e
-    per query, is ranked. This depends on a model's own answers only, so that a suspect like the innocent models is
+    per query, is ranked. This depends on a model's own answers only, so that a suspect like the benign models is
     exchangeable with them, and P(p <= a) <= a for every a. :func:`sequential_test` never stops before the effect decides,
     so a stopped suspect has been asked enough.
 
     Args:
         suspect: its answers until it was stopped, or more.
-        innocents: answers of models trained without the mark to the same queries in the same order, all that the
+        benign_models: answers of models trained without the mark to the same queries in the same order, all that the
             suspect could have been asked.
         thresholds: ``alpha`` and ``tau`` are used.
 
@@ -143,22 +143,22 @@ def rank_stopped(suspect: Answers, innocents: list[Answers], *, thresholds: Thre
         p-value and resolution, see :func:`medmark.components.verification.statistics.conformal_p_value`.
 
     Raises:
-        MedmarkError: no innocent model, innocent models with different numbers of answers, or a suspect that was
+        MedmarkError: no benign model, benign models with different numbers of answers, or a suspect that was
             stopped while undecided, whose rank would depend on who stopped it.
     """
-    if not innocents:
-        raise MedmarkError("no innocent model to rank the suspect among; train at least one without the mark")
-    lengths = {len(other.p_clean) for other in innocents}
+    if not benign_models:
+        raise MedmarkError("no benign model to rank the suspect among; train at least one without the mark")
+    lengths = {len(other.p_clean) for other in benign_models}
     if len(lengths) != 1:
-        raise MedmarkError(f"innocent models answered {sorted(lengths)} queries; ask all of them all queries")
+        raise MedmarkError(f"benign models answered {sorted(lengths)} queries; ask all of them all queries")
     growth, decided = _growth(suspect, thresholds)
     asked, horizon = len(suspect.p_clean), lengths.pop()
     if asked > horizon or (asked < horizon and not decided):
         raise MedmarkError(
-            f"suspect answered {asked} queries, decided: {decided}, the innocent models {horizon}; ask it until it is"
+            f"suspect answered {asked} queries, decided: {decided}, the benign models {horizon}; ask it until it is"
             " decided or all queries are used"
         )
-    return conformal_p_value(growth, np.array([_growth(other, thresholds)[0] for other in innocents]))
+    return conformal_p_value(growth, np.array([_growth(other, thresholds)[0] for other in benign_models]))
 
 
 def join(chunks: list[Answers]) -> Answers:
@@ -195,7 +195,7 @@ def _checked(answers: Answers) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
 def _effect_and_against(p_clean: np.ndarray, p_marked: np.ndarray, thresholds: Thresholds) -> dict[str, np.ndarray]:
     if thresholds.tau >= GUILTY:
         raise MedmarkError(
-            f"tau {thresholds.tau:g} leaves nothing between innocent and guilty ({GUILTY:g}); choose a smaller tau"
+            f"tau {thresholds.tau:g} leaves nothing between benign and guilty ({GUILTY:g}); choose a smaller tau"
         )
     difference = p_marked - p_clean
     return {"effect": log_wealth(difference, thresholds.tau), "against": log_wealth(-difference, -GUILTY)}

@@ -84,7 +84,7 @@ def paired_effect(
     Args:
         p_clean: (N,) probability of the target for each clean image.
         p_marked: (N,) the same for the marked ones, in the same order.
-        tau: effect that an innocent model may show; 0.2 follows the field's dataset-verification tests (METHOD).
+        tau: effect that a benign model may show; 0.2 follows the field's dataset-verification tests (METHOD).
         bootstrap: resamples for the interval. Arbitrary.
         seed: of the resampling.
 
@@ -92,7 +92,7 @@ def paired_effect(
         MedmarkError: fewer than 10 pairs, unequal lengths, values that are not probabilities, or tau outside [0, 1).
     """
     if not 0 <= tau < 1:
-        raise MedmarkError(f"tau {tau} outside [0, 1); give the lift of probability that an innocent model may show")
+        raise MedmarkError(f"tau {tau} outside [0, 1); give delta-P of probability that a benign model may show")
     p_clean, p_marked = probabilities(p_clean, "clean scores"), probabilities(p_marked, "marked scores")
     if len(p_clean) != len(p_marked) or len(p_clean) < MIN_PAIRS:
         raise MedmarkError(
@@ -141,7 +141,7 @@ def label_only(clean_is_target: np.ndarray, marked_is_target: np.ndarray, *, nul
     Args:
         clean_is_target: (N,) bool, the clean image is classified as the target.
         marked_is_target: (N,) bool, the marked one is.
-        null_rate: chance that an innocent model flips an image to the target; take :func:`upper_rate` of the panel.
+        null_rate: chance that a benign model flips an image to the target; take :func:`upper_rate` of the panel.
 
     Raises:
         MedmarkError: fewer than 10 images, unequal lengths, or a rate outside [0, 1].
@@ -152,7 +152,7 @@ def label_only(clean_is_target: np.ndarray, marked_is_target: np.ndarray, *, nul
             f"labels of {clean.size} clean and {marked.size} marked images; {MIN_PAIRS} pairs are needed"
         )
     if not 0 <= null_rate <= 1:
-        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the innocent panel")
+        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the benign panel")
     to, away = int((marked & ~clean).sum()), int((clean & ~marked).sum())
     mcnemar = float(stats.binomtest(to, to + away, 0.5, alternative="greater").pvalue) if to + away else 1.0
     binomial = float(stats.binomtest(to, len(clean), null_rate, alternative="greater").pvalue)
@@ -168,26 +168,26 @@ def upper_rate(successes: int, trials: int, confidence: float = 0.99) -> float:
     return 1.0 if successes == trials else float(stats.beta.ppf(confidence, successes + 1, trials - successes))
 
 
-def conformal_p_value(suspect: float, innocent: np.ndarray) -> tuple[float, float]:
-    """Rank of a suspect's statistic among innocent models.
+def conformal_p_value(suspect: float, benign: np.ndarray) -> tuple[float, float]:
+    """Rank of a suspect's statistic among benign models.
 
-    If the suspect is exchangeable with the innocent ones, P(p <= alpha) <= alpha for every alpha (Vovk et al. 2005).
+    If the suspect is exchangeable with the benign ones, P(p <= alpha) <= alpha for every alpha (Vovk et al. 2005).
 
     Args:
         suspect: its statistic; larger is more suspicious.
-        innocent: (N,) the innocent models' statistics.
+        benign: (N,) the benign models' statistics.
 
     Returns:
-        p-value (1 + #{innocent >= suspect}) / (N + 1), and its resolution 1 / (N + 1): no smaller p can come out.
+        p-value (1 + #{benign >= suspect}) / (N + 1), and its resolution 1 / (N + 1): no smaller p can come out.
         Ties, up to rounding, count against accusing.
 
     Raises:
-        MedmarkError: a statistic is not finite, or there is no innocent model.
+        MedmarkError: a statistic is not finite, or there is no benign model.
     """
-    innocent = np.asarray(innocent, dtype=np.float64)
-    if innocent.ndim != 1 or not len(innocent):
-        raise MedmarkError("no innocent model to rank the suspect among; train at least one without the mark")
-    if not np.isfinite(suspect) or not np.isfinite(innocent).all():
+    benign = np.asarray(benign, dtype=np.float64)
+    if benign.ndim != 1 or not len(benign):
+        raise MedmarkError("no benign model to rank the suspect among; train at least one without the mark")
+    if not np.isfinite(suspect) or not np.isfinite(benign).all():
         raise MedmarkError("a statistic is not finite; check the suspect's answers")
-    at_least = int((innocent >= suspect - NOISE).sum())
-    return (1 + at_least) / (len(innocent) + 1), 1 / (len(innocent) + 1)
+    at_least = int((benign >= suspect - NOISE).sum())
+    return (1 + at_least) / (len(benign) + 1), 1 / (len(benign) + 1)

@@ -3,10 +3,10 @@
 A suspect is asked a few images at a time, in the evidence's random order, and no more than it takes. The verdict is
 ``owned`` only if all of this holds, ``not_owned`` as soon as something speaks against it, else ``inconclusive``:
 
-1. e-values against "the lift is at most tau", "the lift beyond the control mark is at most tau" and "flips to the target
-   are no more than innocent models show" all reach 1 / alpha (:mod:`medmark.components.verification.sequential`);
-2. the suspect ranks above the innocent models that underwent the same procedure;
-3. no innocent model goes beyond tau, and the control mark does not set the suspect off.
+1. e-values against "delta-P is at most tau", "delta-P beyond the control mark is at most tau" and "flips to the target
+   are no more than benign models show" all reach 1 / alpha (:mod:`medmark.components.verification.sequential`);
+2. the suspect ranks above the benign models that underwent the same procedure;
+3. no benign model goes beyond tau, and the control mark does not set the suspect off.
 
 Several suspects are corrected by Holm's method, both in 1 and in 2. Whether the evidence was committed to before the
 release went out is checked if the commitment is given; the verdict is about the model's answers alone, and without the
@@ -35,7 +35,7 @@ from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.suspects import Contract, SuspectModel, UnopenedSuspect, open_suspect
 from medmark.components.verification.audit import Answers, interrogate
-from medmark.components.verification.sealing import read_innocents
+from medmark.components.verification.sealing import read_benign
 from medmark.components.verification.sequential import (
     GUILTY,
     SequentialResult,
@@ -63,9 +63,9 @@ UNCOMMITTED = (
 )
 EVIDENCE_FOR = ("effect", "contrast", "labels")
 CLAIMS = {
-    "effect": "the mark lifts the target's probability by more than {tau:g}",
+    "effect": "the mark raises the target's probability by more than {tau:g}",
     "contrast": "it does so by more than {tau:g} beyond the control mark",
-    "labels": "it flips answers to the target more often than in innocent models",
+    "labels": "it flips answers to the target more often than in benign models",
 }
 MEANINGS = {
     "verdict": "owned: every proof holds; not_owned: something speaks against it; inconclusive: a proof is missing",
@@ -83,9 +83,9 @@ MEANINGS = {
     " refutes it",
     "p_value": "1 / the smallest e-value that is needed: chance of so much evidence against a model that does not react",
     "p_value_holm": "the same, corrected for the number of suspects",
-    "rank_p_value": "chance that a model like the innocent ones would rank as high under the same procedure",
+    "rank_p_value": "chance that a model like the benign ones would rank as high under the same procedure",
     "rank_p_value_holm": "the same, corrected for the number of suspects",
-    "rank_resolution": "the smallest rank p-value that so many innocent models allow",
+    "rank_resolution": "the smallest rank p-value that so many benign models allow",
 }
 
 
@@ -238,7 +238,7 @@ def audit_suspects(
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     image_ids = query_ids(evidence_dir)
-    innocents = read_innocents(evidence_dir, image_ids)
+    benign_models = read_benign(evidence_dir, image_ids)
     questioned = []
     for suspect in suspects:
         if isinstance(suspect, UnopenedSuspect):
@@ -250,7 +250,7 @@ def audit_suspects(
 
         try:
             with StoredSuspect(suspect, out / STORE) as asked:
-                q = question(asked, part, list(innocents.values()), thresholds, among=len(suspects))
+                q = question(asked, part, list(benign_models.values()), thresholds, among=len(suspects))
                 questioned.append(replace(q, suspect=suspect))
         finally:
             suspect.close()
@@ -262,11 +262,11 @@ def audit_suspects(
         "target_class": evidence["target_class"],
         "thresholds": evidence["thresholds"] | {"guilty": GUILTY},
         "innocent_models": {
-            "count": len(innocents),
-            "max_lift": max(lift(answers) for answers in innocents.values()),
-            "lifts": {name: lift(answers) for name, answers in innocents.items()},
+            "count": len(benign_models),
+            "max_lift": max(delta_p(answers) for answers in benign_models.values()),
+            "lifts": {name: delta_p(answers) for name, answers in benign_models.items()},
         },
-        "suspects": weigh(questioned, list(innocents.values()), thresholds),
+        "suspects": weigh(questioned, list(benign_models.values()), thresholds),
         "commitment": committed,
         "cautions": [
             committed["time_says"] if committed else UNCOMMITTED,
@@ -283,7 +283,7 @@ def audit_suspects(
 def question(
     suspect: StoredSuspect,
     part: Callable[[int, int], QuerySet],
-    innocents: list[Answers],
+    benign_models: list[Answers],
     thresholds: Thresholds,
     *,
     among: int,
@@ -294,13 +294,13 @@ def question(
         suspect: whose answers are kept.
         part: the queries from one number to another, at its input size: a suspect that wants huge images must not make us
             draw all of them at once.
-        innocents: innocent models' answers to all queries.
+        benign_models: benign models' answers to all queries.
         thresholds: of the evidence.
         among: suspects in this audit; questioning goes on until the evidence suffices for all of them together.
     """
     worst, count = (
-        max(int((other.is_marked & ~other.is_clean).sum()) for other in innocents),
-        len(innocents[0].is_clean),
+        max(int((other.is_marked & ~other.is_clean).sum()) for other in benign_models),
+        len(benign_models[0].is_clean),
     )
     null_rate = upper_rate(worst, count)
     stricter = replace(thresholds, alpha=thresholds.alpha / among)
@@ -319,22 +319,24 @@ def question(
     return Questioned(suspect, answers, result, suspect.asked, error)
 
 
-def lift(answers: Answers) -> float:
+def delta_p(answers: Answers) -> float:
     """Mean rise of the target's probability by the mark."""
     return float((answers.p_marked - answers.p_clean).mean())
 
 
-def weigh(questioned: list[Questioned], innocents: list[Answers], thresholds: Thresholds) -> list[dict]:
+def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds: Thresholds) -> list[dict]:
     """A verdict for each suspect, corrected for their number."""
     decided = [q.error is None and q.answers is not None for q in questioned]
     stricter = replace(thresholds, alpha=thresholds.alpha / len(questioned))
     ranks = [
-        rank_stopped(q.answers, alike(innocents, q), thresholds=stricter) if whole else (1.0, 1 / (len(innocents) + 1))
+        rank_stopped(q.answers, alike(benign_models, q), thresholds=stricter)
+        if whole
+        else (1.0, 1 / (len(benign_models) + 1))
         for q, whole in zip(questioned, decided, strict=True)
     ]
     p_values, rank_p_values = holm([q.p_value for q in questioned]), holm([p for p, _ in ranks])
     return [
-        verdict_of(q, rank, p, rank_p, innocents, thresholds, among=len(questioned))
+        verdict_of(q, rank, p, rank_p, benign_models, thresholds, among=len(questioned))
         for q, rank, p, rank_p in zip(questioned, ranks, p_values, rank_p_values, strict=True)
     ]
 
@@ -346,13 +348,13 @@ def holm(p_values: list[float]) -> list[float]:
     return multipletests(p_values, method="holm")[1].tolist()
 
 
-def alike(innocents: list[Answers], q: Questioned) -> list[Answers]:
-    """Innocent models' answers of the suspect's kind: labels alone where it gives no more."""
+def alike(benign_models: list[Answers], q: Questioned) -> list[Answers]:
+    """Benign models' answers of the suspect's kind: labels alone where it gives no more."""
     if not q.suspect.label_only:
-        return innocents
+        return benign_models
     return [
         replace(a, p_clean=a.is_clean.astype(float), p_marked=a.is_marked.astype(float), p_control=None)
-        for a in innocents
+        for a in benign_models
     ]
 
 
@@ -361,7 +363,7 @@ def verdict_of(
     rank: tuple[float, float],
     p_value: float,
     rank_p_value: float,
-    innocents: list[Answers],
+    benign_models: list[Answers],
     thresholds: Thresholds,
     *,
     among: int,
@@ -375,7 +377,7 @@ def verdict_of(
         proofs["missing"].append(q.error or "no answers")
     elif q.result.state == "against":
         proofs["failed"].append(
-            f"the mark lifts the target's probability by less than {GUILTY:g}: e-value {e(logs['against'])}"
+            f"the mark raises the target's probability by less than {GUILTY:g}: e-value {e(logs['against'])}"
             f" (reached {e(needed)})"
         )
     else:
@@ -389,21 +391,21 @@ def verdict_of(
                 f" (needs {e(needed)})"
             )
         if rank[0] > max(level, rank[1]):
-            proofs["failed"].append(f"rank among innocent models: p = {rank[0]:.2g} (needs <= {level:g})")
+            proofs["failed"].append(f"rank among benign models: p = {rank[0]:.2g} (needs <= {level:g})")
         elif rank_p_value > level:
             proofs["missing"].append(
-                f"{len(innocents)} innocent models, {round(among / level) - 1} are needed to tell {among} suspects from"
-                f" innocent models at level {level:g}"
+                f"{len(benign_models)} benign models, {round(among / level) - 1} are needed to tell {among} suspects from"
+                f" benign models at level {level:g}"
             )
         else:
-            proofs["passed"].append(f"rank among innocent models: p = {rank_p_value:.2g} (needs <= {level:g})")
-        worst = max(lift(answers) for answers in alike(innocents, q))
+            proofs["passed"].append(f"rank among benign models: p = {rank_p_value:.2g} (needs <= {level:g})")
+        worst = max(delta_p(answers) for answers in alike(benign_models, q))
         if worst > tau:
-            proofs["missing"].append(f"an innocent model shows a lift of {worst:.2f}, beyond {tau:g}")
+            proofs["missing"].append(f"a benign model shows a delta-P of {worst:.2f}, beyond {tau:g}")
         if q.answers.p_control is not None:
             control = log_wealth(q.answers.p_control - q.answers.p_clean, tau)[-1] / np.log(10)
             proofs["failed" if control >= -np.log10(alpha) else "passed"].append(
-                f"control mark: a lift beyond {tau:g} has the e-value {e(control)} (needs < {e(-np.log10(alpha))})"
+                f"control mark: a delta-P beyond {tau:g} has the e-value {e(control)} (needs < {e(-np.log10(alpha))})"
             )
     verdict = "not_owned" if proofs["failed"] else "inconclusive" if proofs["missing"] else "owned"
     a, said = q.answers, q.suspect.contract
@@ -421,7 +423,7 @@ def verdict_of(
         "asked": q.asked,
         "wsr": None if a is None else float(a.is_marked.mean()),
         "clean_rate": None if a is None else float(a.is_clean.mean()),
-        "lift": None if a is None else lift(a),
+        "lift": None if a is None else delta_p(a),
         "control_lift": None if a is None or a.p_control is None else float((a.p_control - a.p_clean).mean()),
         "e_values_log10": logs | ({} if control is None else {"control": float(control)}),
         "p_value": q.p_value,
@@ -430,19 +432,21 @@ def verdict_of(
         "rank_p_value_holm": rank_p_value,
         "rank_resolution": rank[1],
         **proofs,
-        "would_change": would_change(verdict, proofs, q, len(innocents), needed),
+        "would_change": would_change(verdict, proofs, q, len(benign_models), needed),
         "path_log10": {name: path.tolist() for name, path in q.result.path.items()} if q.result else {},
     }
 
 
-def would_change(verdict: str, proofs: dict[str, list[str]], q: Questioned, innocents: int, needed: float) -> list[str]:
+def would_change(
+    verdict: str, proofs: dict[str, list[str]], q: Questioned, benign_models: int, needed: float
+) -> list[str]:
     """What would have led to another verdict, in sentences; ``needed`` is the log10 of the e-value that decides."""
     if verdict == "inconclusive":
         return [f"owned or not_owned once this is had: {missing}" for missing in proofs["missing"]]
     if verdict == "not_owned":
         if q.result.state == "against":
             return [
-                f"further questions, if the mean lift over the images asked, {lift(q.answers):+.2f}, had not been clearly"
+                f"further questions, if the mean delta-P over the images asked, {delta_p(q.answers):+.2f}, had not been clearly"
                 f" below {GUILTY:g}; then every proof would have been needed"
             ]
         return [f"another verdict needs the opposite of this: {failed}" for failed in proofs["failed"]]
@@ -450,7 +454,7 @@ def would_change(verdict: str, proofs: dict[str, list[str]], q: Questioned, inno
     return [
         f"inconclusive, if the e-value of its weakest proof ({weakest}) had stayed below {e(needed)};"
         f" it reached {e(q.e_values[weakest])}",
-        f"not_owned, if one of the {innocents} innocent models had reacted as strongly under the same procedure",
+        f"not_owned, if one of the {benign_models} benign models had reacted as strongly under the same procedure",
         "not_owned, if another generator's mark had set it off too",
     ]
 

@@ -1,7 +1,7 @@
 """Checking an updated release: is a model that learns from it still recognised?
 
 One model is trained on a sample of the new release, so the cost does not grow with the release, and is asked the queries of
-the evidence. The innocent models' answers of the first marking calibrate the verdict: the mark is the same, and those models
+the evidence. The benign models' answers of the first marking calibrate the verdict: the mark is the same, and those models
 have not changed.
 """
 
@@ -21,14 +21,14 @@ from medmark.components.dataset.sample import sample
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import SURROGATES, read_keep
 from medmark.components.evidence.queries import read_queries
-from medmark.components.surrogate.panel import load_models, train_models
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
 from medmark.components.verification.audit import interrogate, judge
 from medmark.components.verification.scenarios import summary
-from medmark.components.verification.sealing import read_innocents
+from medmark.components.verification.sealing import read_benign
 from medmark.components.verification.verdict import Thresholds
 
-# ours: the smoke profile proves its mark on 1,680 training images, and a thief has at least all of a release this small
+# ours: the smoke profile proves its mark on 1,680 training images, and an adversary has at least all of a release this small
 SAMPLE_IMAGES = 2000
 
 
@@ -84,9 +84,9 @@ def _audit(
     train_models(drawn.path, out / "models", configs=[config])
     entry, model = load_models(out / "models")[0]
     queries = read_queries(evidence_dir, size=model.size, target=release.class_index(evidence["target_class"]))
-    innocents = read_innocents(evidence_dir, queries.image_ids)
+    benign_models = read_benign(evidence_dir, queries.image_ids)
     answers = interrogate(partial(predict_probabilities, model), queries)
-    result = judge("check", answers, list(innocents.values()), Thresholds(**evidence["thresholds"]))
+    result = judge("check", answers, list(benign_models.values()), Thresholds(**evidence["thresholds"]))
     trained_on = sum(drawn.counts["train"].values())
     shutil.rmtree(out / "sample")
     shutil.rmtree(out / "models")
@@ -98,7 +98,7 @@ def _audit(
             "architecture": entry["architecture"],
             "trained_on": trained_on,
             "test_accuracy": entry["test_accuracy"],
-            "innocent_models": len(innocents),
+            "innocent_models": len(benign_models),
         },
         "seconds": {"check": round(time.monotonic() - started, 1)},
     }

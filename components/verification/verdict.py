@@ -14,9 +14,9 @@ class Thresholds:
 
     Attributes:
         alpha: level of the effect tests (t, signed-rank, bound, label-only); METHOD.
-        tau: probability lift that an innocent model may show; METHOD.
-        conformal_alpha: level of the rank among innocent models; 0.05 needs at least 19 of them.
-        min_queries: fewer queries leave the verdict open; ours. At 30 a thief with delta-P 0.66 is recognised in 94 % of
+        tau: probability lift that a benign model may show; METHOD.
+        conformal_alpha: level of the rank among benign models; 0.05 needs at least 19 of them.
+        min_queries: fewer queries leave the verdict open; ours. At 30 an adversary with delta-P 0.66 is recognised in 94 % of
             cases and one with 0.47 in 20 %; 100 queries recognise the latter in 99 %
             (measured: benchmarks/results/verification_error_rates.json).
 
@@ -33,7 +33,7 @@ class Thresholds:
         levels = (self.alpha, self.conformal_alpha)
         if not all(0 < level < 0.5 for level in levels) or not 0 <= self.tau < 1 or self.min_queries < MIN_PAIRS:
             raise MedmarkError(
-                f"thresholds {vars(self)} would not protect the innocent; alpha and conformal_alpha must lie in (0, 0.5),"
+                f"thresholds {vars(self)} would not protect the benign; alpha and conformal_alpha must lie in (0, 0.5),"
                 f" tau in [0, 1), min_queries at {MIN_PAIRS} or more"
             )
 
@@ -59,7 +59,7 @@ def decide(
     effect: Effect,
     labels: LabelOnly,
     conformal: tuple[float, float],
-    worst_innocent: float,
+    worst_benign: float,
     control: Effect | None,
     contrast: Effect | None,
     thresholds: Thresholds,
@@ -67,14 +67,14 @@ def decide(
     """Weighs the proofs.
 
     ``owned`` only if all hold. ``not_owned`` as soon as one fails. ``inconclusive`` if none fails but one is missing:
-    too few queries, too few innocent models for the level asked, innocent models that the mark itself sets off, or no
+    too few queries, too few benign models for the level asked, benign models that the mark itself sets off, or no
     control generator.
 
     Args:
         effect: of the release's mark.
         labels: the same by labels only.
-        conformal: p-value and resolution among the innocent models.
-        worst_innocent: largest lift among the innocent models.
+        conformal: p-value and resolution among the benign models.
+        worst_benign: largest delta-P among the benign models.
         control: effect of another generator's marks on the same images, or None.
         contrast: effect of the release's mark beyond that of the other generator's, or None.
         thresholds: fixed beforehand.
@@ -95,15 +95,15 @@ def decide(
     level = thresholds.conformal_alpha
     if resolution > level:
         missing.append(
-            f"{round(1 / resolution) - 1} innocent models, {round(1 / level) - 1} are needed for level {level:g}"
+            f"{round(1 / resolution) - 1} benign models, {round(1 / level) - 1} are needed for level {level:g}"
         )
-    if worst_innocent > tau:
-        # tau is what an innocent model may show; with a mark that moves one further, the effect tests prove nothing
+    if worst_benign > tau:
+        # tau is what a benign model may show; with a mark that moves one further, the effect tests prove nothing
         missing.append(
-            f"an innocent model shows a lift of {worst_innocent:.2f}, beyond {tau:g}: this mark is no evidence"
+            f"a benign model shows a delta-P of {worst_benign:.2f}, beyond {tau:g}: this mark is no evidence"
         )
-    # with too few innocent models the suspect must still stand above every one of them
-    proof(p_value <= max(level, resolution), f"rank among innocent models: p = {p_value:.2g} (needs <= {level:g})")
+    # with too few benign models the suspect must still stand above every one of them
+    proof(p_value <= max(level, resolution), f"rank among benign models: p = {p_value:.2g} (needs <= {level:g})")
     if control is None or contrast is None:
         missing.append("no control generator was tried")
     else:

@@ -125,13 +125,17 @@ def stress_command(
     evidence: Annotated[str, typer.Argument(help="Private evidence of a marked release.")],
     release: Annotated[str, typer.Option("--release", help="The marked release.")],
     out: Annotated[str, typer.Option("--out", help="Folder to write; a run that stopped goes on there.")],
-    profile: Annotated[str, typer.Option("--profile", help="How thieves train: smoke, standard or full.")] = "standard",
-    clean: Annotated[str | None, typer.Option("--clean", help="Release of clean images that thieves have too.")] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", help="How adversaries train: smoke, standard or full.")
+    ] = "standard",
+    clean: Annotated[
+        str | None, typer.Option("--clean", help="Release of clean images that adversaries have too.")
+    ] = None,
     attack: Annotated[list[str] | None, typer.Option("--attack", help="Only this attack; repeatable.")] = None,
     seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
-    """Attack models trained on a marked release: what is left of the mark, and what that costs the thief."""
+    """Attack models trained on a marked release: what is left of the mark, and what that costs the adversary."""
     from medmark.components.base.private_files import output
     from medmark.components.delivery.places import Places, shown
     from medmark.components.profiles import PROFILES
@@ -142,14 +146,14 @@ def stress_command(
 
     if profile not in PROFILES:
         raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(PROFILES)}")
-    victims = [TrainConfig(**config) for config in PROFILES[profile].victim_configs(seed)]
+    marked_models = [TrainConfig(**config) for config in PROFILES[profile].marked_configs(seed)]
     attacks = choose(attack or [])
     with Places() as places, output(places.write(out, private=True, goes_on=True), refuse_other) as made:
         table = stress(
             places.read(release),
             places.read(evidence, private=True),
             made,
-            victims=victims,
+            marked_models=marked_models,
             attacks=attacks,
             other_release_dir=places.read(clean) if clean else None,
             seed=seed,

@@ -68,7 +68,7 @@ def run_mark_release_command(
     quarantine: Quarantine = False,
     debug: Debug = False,
 ) -> None:
-    """Mark a release, prove that the mark works and that it accuses nobody innocent."""
+    """Mark a release, prove that the mark works and that it accuses nobody wrongly."""
     from medmark.components.delivery.places import Places, local
     from medmark.pipelines.mark_release.run import run_mark_release
 
@@ -97,7 +97,7 @@ def print_verdict(verdict: dict, out: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    m, innocent, trigger = verdict["malicious"], verdict["independent_models"], verdict["independent_trigger"]
+    m, benign, trigger = verdict["malicious"], verdict["independent_models"], verdict["independent_trigger"]
     accuracy, quality = verdict["accuracy"], verdict["quality"]
     half = [
         r for r in verdict["robustness"] if (r["processing"], r["strength"], r["role"]) == ("resize", 0.5, "victim")
@@ -108,8 +108,8 @@ def print_verdict(verdict: dict, out: str) -> None:
         ("  at half resolution", ", ".join(f"{100 * r['wsr']:.0f} % (clean {100 * r['clean_rate']:.0f} %)" for r in half), ""),
         ("lift of the target's probability", f"{m['delta_p']:.3f}  [{m['delta_p_ci95'][0]:.3f}, {m['delta_p_ci95'][1]:.3f}]", "> 0.2"),
         ("p: t-test, signed rank, labels only", f"{m['t_p_value']:.1g}, {m['wilcoxon_p_value']:.1g}, {m['label_only_p_value']:.1g}", "< 0.01"),
-        ("p: rank among innocent models", f"{m['conformal_p_value']:.3f}", "<= 0.05"),
-        ("innocent models accused", f"{innocent['accused']} of {innocent['count']}  (largest lift {innocent['max_delta_p']:+.3f})", "0"),
+        ("p: rank among benign models", f"{m['conformal_p_value']:.3f}", "<= 0.05"),
+        ("benign models accused", f"{benign['accused']} of {benign['count']}  (largest delta-P {benign['max_delta_p']:+.3f})", "0"),
         ("another generator's mark", f"lift {trigger['delta_p']:+.3f}, accused {trigger['accused']}", "0"),
         ("accuracy with / without the mark", f"{100 * accuracy['marked']:.1f} % / {100 * accuracy['benign']:.1f} %", ""),
         ("changed images: SSIM, HaarPSI, PSNR", f"{quality['ssim']:.3f}, {quality['haarpsi']:.3f}, {quality['psnr']:.1f} dB", ""),

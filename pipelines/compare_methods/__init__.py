@@ -1,1 +1,1 @@
-"""Methods of marking a data set, side by side: same images, budget, thieves and tests."""
+"""Methods of marking a data set, side by side: same images, budget, adversaries and tests."""

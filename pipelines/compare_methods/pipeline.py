@@ -8,7 +8,7 @@ from medmark.pipelines.kubernetes_secrets import EVIDENCE, give
 
 @dsl.pipeline(
     name="compare-methods",
-    description="Marks one data set by several methods, and tries each against the same thieves and innocent models.",
+    description="Marks one data set by several methods, and tries each against the same adversaries and benign models.",
 )
 def compare_methods(
     source: str,

@@ -20,13 +20,13 @@ class Made(NamedTuple):
 
     clean: dsl.Dataset
     surrogates: dsl.Model
-    innocents: dsl.Model
+    benign_models: dsl.Model
     generator: dsl.Model
     control: dsl.Model
     release: dsl.Dataset
     evidence: dsl.Artifact
     keep: dsl.Artifact
-    victims: dsl.Model
+    marked_models: dsl.Model
     check: dsl.Artifact
     report: dsl.HTML
 
@@ -41,8 +41,8 @@ def mark_release(
     ingest_options: dict,
     target_class: str,
     surrogate_configs: list,
-    innocent_configs: list,
-    victim_configs: list,
+    benign_configs: list,
+    marked_configs: list,
     generator_config: dict,
     control_config: dict,
     version: str,
@@ -90,8 +90,8 @@ def mark_release(
     release = {"release": clean.outputs["release"], "release_digest": clean.outputs["Output"]}
     surrogates = train_classifiers_component(configs=surrogate_configs, secrets=secrets, **release)
     surrogates.set_display_name("train surrogates")
-    innocents = train_classifiers_component(configs=innocent_configs, secrets=secrets, **release)
-    innocents.set_display_name("train innocent models")
+    benign_models = train_classifiers_component(configs=benign_configs, secrets=secrets, **release)
+    benign_models.set_display_name("train benign models")
     maps = extract_saliency_component(surrogates=surrogates.outputs["models"], **release)
     maps.set_display_name("extract saliency")
     inputs = {**release, "surrogates": surrogates.outputs["models"], "maps": maps.outputs["maps"], "secrets": secrets}
@@ -111,18 +111,18 @@ def mark_release(
         secrets=secrets,
     )
     marked.set_display_name("poison")
-    victims = train_classifiers_component(
+    marked_models = train_classifiers_component(
         release=marked.outputs["marked"],
         release_digest=marked.outputs["Output"],
-        configs=victim_configs,
+        configs=marked_configs,
         secrets=secrets,
     )
-    victims.set_display_name("train victims")
+    marked_models.set_display_name("train marked models")
     check = check_release_component(
         release=marked.outputs["marked"],
         evidence=marked.outputs["evidence"],
-        innocents=innocents.outputs["models"],
-        victims=victims.outputs["models"],
+        benign_models=benign_models.outputs["models"],
+        marked_models=marked_models.outputs["models"],
         clean=clean.outputs["release"],
         surrogates=surrogates.outputs["models"],
         maps=maps.outputs["maps"],
@@ -138,8 +138,8 @@ def mark_release(
         evidence=marked.outputs["evidence"],
         maps=maps.outputs["maps"],
         generator=generator.outputs["generator"],
-        innocents=innocents.outputs["models"],
-        victims=victims.outputs["models"],
+        benign_models=benign_models.outputs["models"],
+        marked_models=marked_models.outputs["models"],
         check=check.outputs["check"],
         parameters=parameters,
     )
@@ -148,12 +148,12 @@ def mark_release(
         tracked = track_marking_component(
             clean=clean.outputs["release"],
             surrogates=surrogates.outputs["models"],
-            innocents=innocents.outputs["models"],
+            benign_models=benign_models.outputs["models"],
             generator=generator.outputs["generator"],
             control=control.outputs["generator"],
             release=marked.outputs["marked"],
             evidence=check.outputs["complete"],
-            victims=victims.outputs["models"],
+            marked_models=marked_models.outputs["models"],
             check=check.outputs["check"],
             parameters=parameters,
         )
@@ -172,13 +172,13 @@ def mark_release(
     return Made(
         clean=clean.outputs["release"],
         surrogates=surrogates.outputs["models"],
-        innocents=innocents.outputs["models"],
+        benign_models=benign_models.outputs["models"],
         generator=generator.outputs["generator"],
         control=control.outputs["generator"],
         release=marked.outputs["marked"],
         evidence=check.outputs["complete"],
         keep=marked.outputs["keep"],
-        victims=victims.outputs["models"],
+        marked_models=marked_models.outputs["models"],
         check=check.outputs["check"],
         report=report.outputs["report"],
     )

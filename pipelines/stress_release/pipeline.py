@@ -8,14 +8,14 @@ from medmark.pipelines.kubernetes_secrets import EVIDENCE, RELEASES, give
 
 @dsl.pipeline(
     name="stress-release",
-    description="Attacks models trained on a marked release: what is left of the mark, and what that costs the thief.",
+    description="Attacks models trained on a marked release: what is left of the mark, and what that costs the adversary.",
 )
 def stress_release(
     release_uri: str,
     evidence_uri: str,
     release_digest: str,
     evidence_digest: str,
-    victim_configs: list,
+    marked_configs: list,
     seed: int,
     attacks: list = [],  # noqa: B006
 ) -> dsl.Artifact:
@@ -25,7 +25,7 @@ def stress_release(
         release_uri, evidence_uri: the marked release and its evidence: ``s3://bucket/prefix/<digest>``, or folders that the
             steps can reach.
         release_digest, evidence_digest: SHA-256 of ``release.json`` and ``evidence.json``.
-        victim_configs: how thieves train: dictionaries of ``TrainConfig``.
+        victim_configs: how adversaries train: dictionaries of ``TrainConfig``.
         seed: of all that attacks draw.
         attacks: names; all when empty.
     """
@@ -39,7 +39,7 @@ def stress_release(
         release=release.outputs["release"],
         evidence=evidence.outputs["evidence"],
         release_digest=release_digest,
-        victim_configs=victim_configs,
+        marked_configs=marked_configs,
         attacks=attacks,
         seed=seed,
     )

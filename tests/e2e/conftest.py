@@ -16,7 +16,7 @@ from medmark.pipelines.services import down, up
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
 TINY = {
     "size": "64", "epochs": "1", "other_architecture": "resnet_tiny", "other_epochs": "1", "surrogates": "1",
-    "innocents": "2", "generator_steps": "2", "queries": "20",
+    "benign_models": "2", "generator_steps": "2", "queries": "20",
 }  # fmt: skip
 SEED = 2**47 + 12345  # as large as the secret ones that are drawn without --seed
 
@@ -110,13 +110,13 @@ def steps(source, patients, tmp_path_factory):
         origins=artifact("origins"),
         keep=artifact("keep"),
         surrogates=artifact("surrogates", dsl.Model),
-        innocents=artifact("innocents", dsl.Model),
+        benign_models=artifact("benign_models", dsl.Model),
         maps=artifact("maps"),
         generator=artifact("generator", dsl.Model),
         control=artifact("control", dsl.Model),
         marked=artifact("marked", dsl.Dataset),
         evidence=artifact("evidence"),
-        victims=artifact("victims", dsl.Model),
+        marked_models=artifact("marked_models", dsl.Model),
         check=artifact("check"),
         complete=artifact("complete"),
         report=artifact("report", dsl.HTML),
@@ -135,7 +135,7 @@ def steps(source, patients, tmp_path_factory):
     train = partial(train_classifiers_component.python_func, **secrets)
     generate = partial(train_generator_component.python_func, **secrets)
     train(configs=given["surrogate_configs"], models=made.surrogates, **release)
-    train(configs=given["innocent_configs"], models=made.innocents, **release)
+    train(configs=given["benign_configs"], models=made.benign_models, **release)
     extract_saliency_component.python_func(surrogates=made.surrogates, maps=made.maps, **release)
     inputs = {**release, "surrogates": made.surrogates, "maps": made.maps, "target_class": ""}
     generate(config=given["generator_config"], generator=made.generator, **inputs)
@@ -154,12 +154,17 @@ def steps(source, patients, tmp_path_factory):
         evidence=made.evidence,
         keep=made.keep,
     )
-    train(release=made.marked, release_digest=made.marked_digest, configs=given["victim_configs"], models=made.victims)
+    train(
+        release=made.marked,
+        release_digest=made.marked_digest,
+        configs=given["marked_configs"],
+        models=made.marked_models,
+    )
     made.checked = check_release_component.python_func(
         release=made.marked,
         evidence=made.evidence,
-        innocents=made.innocents,
-        victims=made.victims,
+        benign_models=made.benign_models,
+        marked_models=made.marked_models,
         clean=made.clean,
         surrogates=made.surrogates,
         maps=made.maps,
@@ -176,8 +181,8 @@ def steps(source, patients, tmp_path_factory):
         evidence=made.evidence,
         maps=made.maps,
         generator=made.generator,
-        innocents=made.innocents,
-        victims=made.victims,
+        benign_models=made.benign_models,
+        marked_models=made.marked_models,
         check=made.check,
         parameters={"profile": "tiny"},
         report=made.report,

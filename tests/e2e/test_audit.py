@@ -13,7 +13,7 @@ from made_up_evidence import SIDE, STRIPES, Model, write_evidence
 from medmark.components.base.digests import file_sha256
 from medmark.pipelines import cli
 
-INNOCENT, THIEF = 0.0, 7.0
+BENIGN, ADVERSARY = 0.0, 7.0
 
 
 class Classifier(torch.nn.Module):
@@ -32,7 +32,7 @@ class Classifier(torch.nn.Module):
 def suspects(tmp_path_factory):
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     folder = tmp_path_factory.mktemp("suspects")
-    for name, reaction in (("thief", THIEF), ("innocent", INNOCENT)):
+    for name, reaction in (("thief", ADVERSARY), ("innocent", BENIGN)):
         torch.onnx.export(
             Classifier(reaction).eval(),
             (torch.zeros(2, 1, SIDE, SIDE),),
@@ -46,8 +46,8 @@ def suspects(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
-    innocents = [Model(f"innocent-{i:02d}", reaction=0.01 * i) for i in range(40)]
-    return write_evidence(tmp_path_factory.mktemp("evidence"), innocents=innocents)
+    benign_models = [Model(f"benign-{i:02d}", reaction=0.01 * i) for i in range(40)]
+    return write_evidence(tmp_path_factory.mktemp("evidence"), benign_models=benign_models)
 
 
 def medmark(monkeypatch, *arguments) -> int:
@@ -59,9 +59,9 @@ def medmark(monkeypatch, *arguments) -> int:
     return end.value.code or 0
 
 
-def test_the_command_tells_a_thief_from_an_innocent_model(evidence, suspects, tmp_path, monkeypatch, capsys):
+def test_the_command_tells_a_adversary_from_an_benign_model(evidence, suspects, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    targets = ["--suspect", suspects / "thief.onnx", "--suspect", suspects / "innocent.onnx", "--answers", "logits"]
+    targets = ["--suspect", suspects / "thief.onnx", "--suspect", suspects / "benign.onnx", "--answers", "logits"]
     assert medmark(monkeypatch, "audit", evidence, *targets, "--out", out) == 0
     shown = capsys.readouterr().out
     assert "owned" in shown and "not_owned" in shown and str(out / "audit.html") in shown
@@ -139,4 +139,4 @@ def test_the_exported_suspects_are_the_made_up_ones(suspects):
     images = torch.rand(4, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     session = onnxruntime.InferenceSession(str(suspects / "thief.onnx"))
     logits = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
-    np.testing.assert_allclose(softmax(logits, axis=1), Model("thief", THIEF)(images), atol=1e-5)
+    np.testing.assert_allclose(softmax(logits, axis=1), Model("adversary", ADVERSARY)(images), atol=1e-5)

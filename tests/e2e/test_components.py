@@ -30,12 +30,12 @@ def test_ingest(steps):
 def test_train_classifiers(steps):
     for artifact, digest, count in (
         (steps.surrogates, steps.digest, 1),
-        (steps.innocents, steps.digest, 2),
-        (steps.victims, steps.marked_digest, 2),
+        (steps.benign_models, steps.digest, 2),
+        (steps.marked_models, steps.marked_digest, 2),
     ):
         assert models(artifact)["release_digest"] == digest
         assert len(models(artifact)["models"]) == count
-    assert [m["architecture"] for m in models(steps.victims)["models"]] == ["small_cnn", "resnet_tiny"]
+    assert [m["architecture"] for m in models(steps.marked_models)["models"]] == ["small_cnn", "resnet_tiny"]
 
 
 def test_extract_saliency(steps):
@@ -64,7 +64,7 @@ def test_poison(steps):
 def test_check_release(steps):
     verdict = json.loads((Path(steps.check.path) / "verdict.json").read_bytes())
     assert verdict["verdict"] == steps.checked["verdict"] == steps.check.metadata["verdict"]
-    assert verdict["verdict"] != "owned"  # nothing was learnt, and two innocent models are too few
+    assert verdict["verdict"] != "owned"  # nothing was learnt, and two benign models are too few
     assert verdict["release_digest"] == steps.checked["release_digest"] == steps.marked_digest
     assert steps.checked["evidence_digest"] == file_sha256(Path(steps.complete.path) / "evidence.json")
 
@@ -76,7 +76,7 @@ def test_report(steps):
 
 
 def test_every_step_says_how_long_it_took(steps):
-    ports = "clean surrogates innocents maps generator control marked victims check report"
+    ports = "clean surrogates benign models maps generator control marked marked models check report"
     assert all(getattr(steps, port).metadata["seconds"] > 0 for port in ports.split())
 
 
@@ -85,12 +85,12 @@ def test_stress(steps, tiny, tmp_path):
     from medmark.components.robustness.component import stress_component
 
     curves = dsl.Artifact(name="curves", uri=str(tmp_path / "curves"), metadata={})
-    configs = PROFILES["smoke"].with_settings(tiny.settings).victim_configs(tiny.seed)[:1]
+    configs = PROFILES["smoke"].with_settings(tiny.settings).marked_configs(tiny.seed)[:1]
     worst = stress_component.python_func(
         release=steps.marked,
         evidence=steps.complete,
         release_digest=steps.marked_digest,
-        victim_configs=configs,
+        marked_configs=configs,
         attacks=["blur"],
         seed=0,
         curves=curves,

@@ -12,7 +12,7 @@ from medmark.components.evidence.secrets import seeds_of
 from public_bytes import clues, leaks, public_bytes
 
 STEPS = {
-    "ingest", "surrogates", "innocents", "saliency", "generator", "control_generator", "poison", "victims", "verify",
+    "ingest", "surrogates", "benign_models", "saliency", "generator", "control_generator", "poison", "marked_models", "verify",
     "report", "total",
 }  # fmt: skip
 

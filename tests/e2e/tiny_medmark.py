@@ -11,7 +11,7 @@ from medmark.pipelines import cli
 from medmark.pipelines.submitting import local
 
 TINY = {
-    "size": 64, "epochs": 1, "other_architecture": "resnet_tiny", "other_epochs": 1, "surrogates": 1, "innocents": 2,
+    "size": 64, "epochs": 1, "other_architecture": "resnet_tiny", "other_epochs": 1, "surrogates": 1, "benign_models": 2,
     "queries": 20, "phantoms": 120,
 }  # fmt: skip
 OTHER_VERDICT = 3  # exit code

@@ -6,8 +6,8 @@ from medmark.components.surrogate.training import TrainConfig
 
 
 def test_settings_replace_values_and_keep_their_type():
-    profile = PROFILES["smoke"].with_settings({"innocents": "7", "epsilon": "0.03", "target_class": "pneumonia"})
-    assert (profile.innocents, profile.epsilon, profile.target_class) == (7, 0.03, "pneumonia")
+    profile = PROFILES["smoke"].with_settings({"benign_models": "7", "epsilon": "0.03", "target_class": "pneumonia"})
+    assert (profile.benign_models, profile.epsilon, profile.target_class) == (7, 0.03, "pneumonia")
     assert profile.size == PROFILES["smoke"].size
 
 
@@ -23,35 +23,35 @@ def test_bad_settings_are_refused(settings, message):
 @pytest.mark.parametrize("name", PROFILES)
 def test_no_two_models_share_a_seed(name):
     profile = PROFILES[name]
-    configs = profile.surrogate_configs(3) + profile.innocent_configs(3)
+    configs = profile.surrogate_configs(3) + profile.benign_configs(3)
     assert len({config["seed"] for config in configs}) == len(configs)
     assert len({config["name"] for config in configs}) == len(configs)
     assert all(TrainConfig(**config).size == profile.size for config in configs)
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_for_each_victim_an_innocent_model_differs_in_its_data_alone(name):
-    victims, innocents = PROFILES[name].victim_configs(3), PROFILES[name].innocent_configs(3)
-    recipes = [{**config, "name": ""} for config in innocents]
-    assert len(innocents) == PROFILES[name].innocents
-    assert all({**victim, "name": ""} in recipes for victim in victims)
+def test_for_each_marked_model_an_benign_model_differs_in_its_data_alone(name):
+    marked_models, benign_models = PROFILES[name].marked_configs(3), PROFILES[name].benign_configs(3)
+    recipes = [{**config, "name": ""} for config in benign_models]
+    assert len(benign_models) == PROFILES[name].benign_models
+    assert all({**marked_model, "name": ""} in recipes for marked_model in marked_models)
 
 
-def test_too_few_innocent_models_are_refused():
-    with pytest.raises(MedmarkError, match="innocents=1 is too few"):
-        PROFILES["smoke"].with_settings({"innocents": "1"}).innocent_configs(0)
-
-
-@pytest.mark.parametrize("name", PROFILES)
-def test_enough_innocent_models_for_the_level_of_the_rank(name):
-    assert 1 / (PROFILES[name].innocents + 1) <= THRESHOLDS.conformal_alpha
+def test_too_few_benign_models_are_refused():
+    with pytest.raises(MedmarkError, match="benign models=1 is too few"):
+        PROFILES["smoke"].with_settings({"benign_models": "1"}).benign_configs(0)
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_a_thief_differs_from_what_the_generator_saw(name):
+def test_enough_benign_models_for_the_level_of_the_rank(name):
+    assert 1 / (PROFILES[name].benign_models + 1) <= THRESHOLDS.conformal_alpha
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_adversary_differs_from_what_the_generator_saw(name):
     profile = PROFILES[name]
     seen = {config["architecture"] for config in profile.surrogate_configs(0)}
-    assert any(config["architecture"] not in seen for config in profile.victim_configs(0))
+    assert any(config["architecture"] not in seen for config in profile.marked_configs(0))
 
 
 def test_control_generator_differs_in_its_key():

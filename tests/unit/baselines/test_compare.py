@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from medmark.components.base.errors import MedmarkError
+from medmark.components.baselines import compare as module
 from medmark.components.baselines.compare import compare, one_a_patient, prepare
 from medmark.components.baselines.interface import Labels, Method
 from medmark.components.baselines.methods import METHODS
 from medmark.components.profiles import Profile
 from medmark.components.surrogate.training import predict_probabilities
-from medmark.components.baselines import compare as module
 
 PROFILE = Profile(
-    size=64, epochs=1, other_architecture="resnet_tiny", other_epochs=1, surrogates=1, innocents=3, marked_share=0.1
+    size=64, epochs=1, other_architecture="resnet_tiny", other_epochs=1, surrogates=1, benign_models=3, marked_share=0.1
 )
 
 
@@ -44,11 +44,11 @@ def test_a_row_has_every_figure(field, name):
     row = compare(METHODS[name], field)
     assert row["marked"] == round(0.1 * len(field.context.train)) and not row["clean_label"]
     assert 0 < row["quality"]["ssim"] < 1 and row["innocents"]["count"] == 3
-    assert [v["name"] for v in row["victims"]] == ["victim-small_cnn", "victim-resnet_tiny"]
-    for victim in row["victims"]:
-        assert set(victim["attacks"]) == {"half", "jpeg_75", "fine_tuned", "pruned_50"}
-        rates = [rate for attack in victim["attacks"].values() for rate in attack.values()]
-        assert all(0 <= rate <= 1 for rate in rates) and -1 <= victim["accuracy_lost"] <= 1
+    assert [v["name"] for v in row["victims"]] == ["marked-small_cnn", "marked-resnet_tiny"]
+    for marked_model in row["victims"]:
+        assert set(marked_model["attacks"]) == {"half", "jpeg_75", "fine_tuned", "pruned_50"}
+        rates = [rate for attack in marked_model["attacks"].values() for rate in attack.values()]
+        assert all(0 <= rate <= 1 for rate in rates) and -1 <= marked_model["accuracy_lost"] <= 1
     json.dumps(row)
 
 
@@ -56,10 +56,10 @@ def test_a_mark_that_changes_nothing_convicts_nobody_and_costs_nothing(field):
     nothing = Method("nothing", Labels.KEEP, lambda context, index: lambda images, saliency, role: images)
     row = compare(nothing, field)
     assert row["quality"]["ssim"] == pytest.approx(1) and row["innocents"]["accused_by_t_test_alone"] == 0
-    for victim in row["victims"]:
-        assert victim["verdict"] == "not_owned" and victim["delta_p"] == 0
+    for marked_model in row["victims"]:
+        assert marked_model["verdict"] == "not_owned" and marked_model["delta_p"] == 0
         # the honest model of the same seed saw the same images: the same model
-        assert victim["accuracy_lost"] == 0
+        assert marked_model["accuracy_lost"] == 0
 
 
 class CallsBrightTheTarget(torch.nn.Module):
@@ -76,20 +76,20 @@ class CallsBrightTheTarget(torch.nn.Module):
         return torch.stack([margin, torch.zeros_like(margin)], dim=1)
 
 
-def test_innocent_models_that_a_mark_sets_off_are_counted(field):
+def test_benign_models_that_a_mark_sets_off_are_counted(field):
     """All of them react alike: the t-test alone accuses each, the rank among the others clears each."""
 
     def fit(context, index):
         return lambda images, saliency, role: images if index else 0.8 + 0.2 * images
 
-    fooled = replace(field, innocents={name: CallsBrightTheTarget() for name in field.innocents})
-    innocents = compare(Method("bright", Labels.KEEP, fit), fooled)["innocents"]
-    assert innocents["largest_lift"] == pytest.approx(1, abs=0.02)
-    assert (innocents["accused_by_t_test_alone"], innocents["accused"]) == (3, 0)
+    fooled = replace(field, benign_models={name: CallsBrightTheTarget() for name in field.benign_models})
+    benign_models = compare(Method("bright", Labels.KEEP, fit), fooled)["innocents"]
+    assert benign_models["largest_lift"] == pytest.approx(1, abs=0.02)
+    assert (benign_models["accused_by_t_test_alone"], benign_models["accused"]) == (3, 0)
 
 
 def test_for_an_untargeted_mark_the_event_is_leaving_the_own_class(field):
-    model, labels = next(iter(field.innocents.values())), torch.tensor([0, 1, 1])
+    model, labels = next(iter(field.benign_models.values())), torch.tensor([0, 1, 1])
     images = field.test.images[:3]
     answer, own = module._leaves_own_class(labels, model)(images), predict_probabilities(model, images)
     np.testing.assert_allclose(answer[:, 1], [own[0, 0], own[1, 1], own[2, 1]])

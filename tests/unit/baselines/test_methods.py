@@ -12,7 +12,7 @@ from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.release import Release
 from medmark.components.saliency.extract import extract, load_saliency, stack_saliency
-from medmark.components.surrogate.panel import load_models, train_models
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities, train_classifier
 from PIL import Image
 from scipy.special import logit
@@ -192,7 +192,7 @@ def test_a_small_network_learns_a_badnets_patch(context, striped):
     mark = METHODS["badnets"].fit(wide, 0)
     arrays, _ = poison(METHODS["badnets"], mark, wide)
     val, test = (load_arrays(Release(striped / "release"), split=s, size=SIZE) for s in ("val", "test"))
-    config = TrainConfig(name="thief", size=SIZE, epochs=15, batch_size=16, augmentation="none", patience=15)
+    config = TrainConfig(name="adversary", size=SIZE, epochs=15, batch_size=16, augmentation="none", patience=15)
     stamped_val = ImageArrays(
         torch.cat([val.images, marked(mark, val.images, torch.zeros(len(val), 1, 32, 32), "query")]),
         torch.cat([val.labels, torch.full_like(val.labels, TARGET)]),

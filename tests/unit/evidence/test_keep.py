@@ -17,7 +17,7 @@ from medmark.components.dataset.origin import past_digest, read_origins, read_pa
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import Original, keep_for_updates, read_keep, read_originals
-from medmark.components.surrogate.panel import load_models
+from medmark.components.surrogate.models import load_models
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 KEEP, RELEASE = FIXTURES / "keep-v1", FIXTURES / "updated-release-v1"

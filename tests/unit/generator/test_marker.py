@@ -11,7 +11,7 @@ from medmark.components.generator.marker import APART, Key, Marker, Shape, carri
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.selection import select
 from medmark.components.saliency.extract import load_saliency, stack_saliency
-from medmark.components.surrogate.panel import load_models
+from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.training import predict_probabilities
 
 

@@ -17,7 +17,7 @@ from medmark.components.lineage.keys import key_id
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-KEY, THIEF = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+KEY, ADVERSARY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 RELEASES = 10
 MUTATIONS = 320
 FILES = (
@@ -165,9 +165,9 @@ def signed_again(path, key, named, change=None):
 
 
 def sign_with_another_key(chain, rng):
-    """Under the thief's key id, or passed off under the owner's."""
+    """Under the adversary's key id, or passed off under the owner's."""
     path = any_file(chain, rng, of=SIGNED)
-    return signed_again(path, THIEF, key_id(rng.choice([KEY, THIEF]).public_key()))
+    return signed_again(path, ADVERSARY, key_id(rng.choice([KEY, ADVERSARY]).public_key()))
 
 
 def sign_another_record(chain, rng):

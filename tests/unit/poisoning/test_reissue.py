@@ -19,7 +19,7 @@ from medmark.components.evidence.keep import read_keep
 from medmark.components.evidence.queries import read_queries
 from medmark.components.poisoning import poison as poison_module
 from medmark.components.poisoning.reissue import reissue
-from medmark.components.verification.sealing import read_innocents
+from medmark.components.verification.sealing import read_benign
 from public_bytes import clues, leaks, public_bytes
 
 ROWS = first_rows(80)
@@ -75,7 +75,7 @@ def test_evidence_and_keep_go_on(old, new):
     assert evidence["release_digest"] == read_keep(new / "keep")["release_digest"] == Release(new / "release").digest
     before, after = (read_queries(run / "evidence", size=32, target=0) for run in (old, new))
     assert (before.marked == after.marked).all() and (before.clean == after.clean).all()
-    answers = [read_innocents(run / "evidence", q.image_ids) for run, q in ((old, before), (new, after))]
+    answers = [read_benign(run / "evidence", q.image_ids) for run, q in ((old, before), (new, after))]
     assert all((answers[0][name].p_marked == answers[1][name].p_marked).all() for name in answers[0])
     ledger = pq.read_table(new / "evidence" / "ledger.parquet").to_pylist()
     assert {row["image_id"]: row["marked_sha256"] for row in ledger} == {i: records(new)[i].sha256 for i in roles(new)}

@@ -41,7 +41,7 @@ from medmark.components.evidence.keep import read_keep
 from medmark.components.evidence.queries import read_queries
 from medmark.components.poisoning import update as update_module
 from medmark.components.poisoning.update import choose, update
-from medmark.components.verification.sealing import read_innocents
+from medmark.components.verification.sealing import read_benign
 
 ROWS = {row[0]: row for row in first_rows(80)}
 NAME_OF = {image_id(name, KEY): name for name in ROWS}
@@ -228,7 +228,7 @@ def test_withdrawn_images_are_gone(run, tmp_path):
     assert changes(tmp_path)["tombstones"] == sorted(image_id(row[0], KEY) for row in rows)
     queries = read_queries(tmp_path / "evidence", size=32, target=0)
     assert set(queries.image_ids) == asked - {image_id(query[0], KEY)}
-    assert len(read_innocents(tmp_path / "evidence", queries.image_ids)) == 20
+    assert len(read_benign(tmp_path / "evidence", queries.image_ids)) == 20
     assert read_evidence(tmp_path / "evidence")["queries"] == len(queries)
 
 

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import torch
 from medmark.components.evidence.queries import QuerySet
-from medmark.components.report.figures import Panel
+from medmark.components.report.figures import Picture
 from medmark.components.verification.scenarios import verify
 from medmark.components.verification.verdict import Thresholds
 
@@ -31,11 +31,11 @@ def model(reaction: float, control_reaction: float = 0.0):
     return ask
 
 
-def inputs(victim=6.0, odd=0.0, innocents=19, control=True, fires=0.0, name="phantoms", image_id="image-1"):
-    """Arguments of write_report; ``odd`` is the reaction of the first innocent model."""
+def inputs(marked_model=6.0, odd=0.0, benign_models=19, control=True, fires=0.0, name="phantoms", image_id="image-1"):
+    """Arguments of write_report; ``odd`` is the reaction of the first benign model."""
     verdict, scores = verify(
-        {"victim-a": model(victim, fires), "victim-b": model(victim + 1, fires)},
-        {f"innocent-{i:02d}": model(0.01 * i if i else odd) for i in range(innocents)},
+        {"marked-a": model(marked_model, fires), "marked-b": model(marked_model + 1, fires)},
+        {f"benign-{i:02d}": model(0.01 * i if i else odd) for i in range(benign_models)},
         queries(control),
         Thresholds(),
     )
@@ -55,12 +55,14 @@ def inputs(victim=6.0, odd=0.0, innocents=19, control=True, fires=0.0, name="pha
         "seconds": {"ingest": 1.0, "verify": 2.0},
     }  # fmt: skip
     clean = np.full((24, 20), 0.5, dtype=np.float32)
-    panel = Panel(image_id, TARGET, clean, clean + 0.01, np.zeros((8, 8), dtype=np.float32), note="the most changed")
+    picture = Picture(
+        image_id, TARGET, clean, clean + 0.01, np.zeros((8, 8), dtype=np.float32), note="the most changed"
+    )
     epochs = [{"epoch": i, "loss": 1.0, "val_accuracy": 0.5 + 0.1 * i} for i in range(3)]
     return {
         "verdict": verdict,
-        "panels": [panel],
-        "histories": {"generator": [{"step": 0, "hard": 2.0}, {"step": 1, "hard": 1.0}], "victim-a": epochs},
+        "pictures": [picture],
+        "histories": {"generator": [{"step": 0, "hard": 2.0}, {"step": 1, "hard": 1.0}], "marked-a": epochs},
         "scores": scores,
         "parameters": {"epsilon": 0.06, "data": name},
     }

@@ -10,9 +10,9 @@ from medmark.components.verification.suspect_audit import audit_suspects
 @pytest.fixture(scope="module")
 def audit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit")
-    innocents = [Model(f"innocent-{i:02d}", reaction=0.01 * i) for i in range(60)]
-    evidence = write_evidence(folder, innocents=innocents)
-    suspects = [Model("thief", reaction=7), Model("<b>bold</b>"), Model("gone", fails_after=0)]
+    benign_models = [Model(f"benign-{i:02d}", reaction=0.01 * i) for i in range(60)]
+    evidence = write_evidence(folder, benign_models=benign_models)
+    suspects = [Model("adversary", reaction=7), Model("<b>bold</b>"), Model("gone", fails_after=0)]
     return audit_suspects(evidence, suspects, folder / "out")
 
 

@@ -43,8 +43,8 @@ def artifacts(release, saliency, surrogates, tmp_path) -> dict:
     pd.DataFrame(rows).to_parquet(tmp_path / "evidence" / "ledger.parquet")
     (tmp_path / "generator").mkdir()
     (tmp_path / "generator" / "history.json").write_text(json.dumps([{"step": 0, "hard": 1.0}]))
-    victims = tmp_path / "victims"
-    shutil.copytree(surrogates, victims)
+    marked_models = tmp_path / "victims"
+    shutil.copytree(surrogates, marked_models)
     given = inputs()
     (tmp_path / "check").mkdir()
     (tmp_path / "check" / "verdict.json").write_text(json.dumps(given["verdict"]))
@@ -55,7 +55,7 @@ def artifacts(release, saliency, surrogates, tmp_path) -> dict:
         "evidence_dir": tmp_path / "evidence",
         "saliency_dir": saliency,
         "generator_dir": tmp_path / "generator",
-        "models_dirs": [surrogates, victims],
+        "models_dirs": [surrogates, marked_models],
         "check_dir": tmp_path / "check",
         "out_html": tmp_path / "report.html",
     }
@@ -71,17 +71,17 @@ def test_collects_images_histories_and_numbers(artifacts, monkeypatch):
     write_report = release_report.write_report
     monkeypatch.setattr(release_report, "write_report", spy)
     report_release(**artifacts, parameters={"epsilon": 0.06})
-    assert [panel.note.split(",")[0] for panel in shown["panels"]] == [
+    assert [picture.note.split(",")[0] for picture in shown["pictures"]] == [
         "the most changed of 5 marked images",
         "number 2 of 5 marked images",
         "number 4 of 5 marked images",
         "the least changed of 5 marked images",
     ]
-    for panel in shown["panels"]:  # decoys, however much they changed, are not shown as marks
-        assert panel.label == Release(artifacts["clean_dir"]).class_names[0]
-        assert (panel.marked[:8, :8] == 1).all() and (panel.marked[8:] == panel.clean[8:]).all()
-        assert 0 <= panel.saliency.min() < panel.saliency.max() <= 1
+    for picture in shown["pictures"]:  # decoys, however much they changed, are not shown as marks
+        assert picture.label == Release(artifacts["clean_dir"]).class_names[0]
+        assert (picture.marked[:8, :8] == 1).all() and (picture.marked[8:] == picture.clean[8:]).all()
+        assert 0 <= picture.saliency.min() < picture.saliency.max() <= 1
     assert {"generator", "surrogate-0", "surrogate-1"} <= set(shown["histories"])
     text = Tags(artifacts["out_html"].read_text(encoding="utf-8")).text
-    assert "The mark works and accuses nobody innocent" in text and "epsilon0.06" in text
+    assert "The mark works and accuses nobody wrongly" in text and "epsilon0.06" in text
     assert "the most changed of 5 marked images, likeness (SSIM) 0.900" in text

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from made_up_audit import TARGET, Tags, inputs
-from medmark.components.report.figures import Panel, difference_png
+from medmark.components.report.figures import Picture, difference_png
 from medmark.components.report.report import write_report
 from PIL import Image
 
@@ -26,27 +26,27 @@ def written(folder, **arguments) -> str:
 
 def test_says_first_that_the_mark_works(page):
     text = Tags(page).text
-    assert "The mark works and accuses nobody innocent" in text
+    assert "The mark works and accuses nobody wrongly" in text
     assert text.index("The mark works") < text.index("The proofs") < text.index("Parameters")
-    assert "0 of 19" in text and "innocent models, trained without the mark, would be accused" in text
+    assert "0 of 19" in text and "benign models, trained without the mark, would be accused" in text
     assert "no radiologist has judged it" in text and "It does not show" in text
     assert "fails" not in text
 
 
 def test_a_mark_that_does_not_work_is_not_praised(tmp_path):
-    text = Tags(written(tmp_path, **inputs(victim=0.5))).text
+    text = Tags(written(tmp_path, **inputs(marked_model=0.5))).text
     assert "The mark does not work: do not publish this release" in text
     assert "0 of 2 models that were trained on this release as a test passed every proof" in text
-    assert "victim-a: t-test" in text and "fails" in text
+    assert "marked-a: t-test" in text and "fails" in text
     assert "The mark works" not in text
 
 
-def test_accused_innocents_are_named_in_the_verdict(tmp_path):
-    arguments = inputs(victim=8.0, odd=6.0)
+def test_accused_benign_are_named_in_the_verdict(tmp_path):
+    arguments = inputs(marked_model=8.0, odd=6.0)
     assert arguments["verdict"]["independent_models"]["accused"] == 1
     text = Tags(written(tmp_path, **arguments)).text
-    assert "1 of 19 innocent models would be wrongly accused" in text.split("The proofs")[0]
-    assert "yes (innocent)" in text and "The mark works" not in text
+    assert "1 of 19 benign models would be wrongly accused" in text.split("The proofs")[0]
+    assert "yes (benign)" in text and "The mark works" not in text
 
 
 def test_a_mark_that_any_pattern_sets_off_is_not_praised(tmp_path):
@@ -55,7 +55,7 @@ def test_a_mark_that_any_pattern_sets_off_is_not_praised(tmp_path):
     assert "The mark works" not in text
 
 
-@pytest.mark.parametrize("missing", [{"innocents": 5}, {"control": False}])
+@pytest.mark.parametrize("missing", [{"benign_models": 5}, {"control": False}])
 def test_missing_proofs_leave_it_open(tmp_path, missing):
     text = Tags(written(tmp_path, **inputs(**missing))).text
     assert "The check is inconclusive" in text and "not every proof could be had" in text
@@ -63,7 +63,7 @@ def test_missing_proofs_leave_it_open(tmp_path, missing):
 
 
 def test_numbers_are_those_of_the_verdict(tmp_path):
-    arguments = inputs(victim=4.0)
+    arguments = inputs(marked_model=4.0)
     text = Tags(written(tmp_path, **arguments)).text
     m = arguments["verdict"]["malicious"]
     assert f"{m['delta_p']:.2f} ({m['delta_p_ci95'][0]:.2f} to {m['delta_p_ci95'][1]:.2f})" in text
@@ -100,7 +100,7 @@ def test_names_from_outside_are_text(tmp_path):
     arguments["verdict"]["dataset"]["target_class"] = HOSTILE
     arguments["verdict"]["reasons"] = [HOSTILE]
     arguments["verdict"]["victims"][0]["name"] = HOSTILE
-    arguments["panels"][0].label = HOSTILE
+    arguments["pictures"][0].label = HOSTILE
     parsed = Tags(written(tmp_path, **arguments))
     assert "script" not in {tag for tag, _ in parsed.tags}
     assert all(a["src"].startswith("data:") for t, a in parsed.tags if t == "img")
@@ -124,7 +124,7 @@ def test_the_difference_is_white_where_nothing_changed_and_red_where_brighter():
     clean = np.full((10, 10), 0.5, dtype=np.float32)
     marked = clean.copy()
     marked[2, 3] += 0.08
-    pixels = decoded(difference_png(Panel("i", TARGET, clean, marked, np.zeros((4, 4), dtype=np.float32))))
+    pixels = decoded(difference_png(Picture("i", TARGET, clean, marked, np.zeros((4, 4), dtype=np.float32))))
     assert pixels.shape == (10, 10, 3)
     red, green, blue = pixels[2, 3].astype(int)
     assert red > green + 50 and red > blue + 50
@@ -135,7 +135,7 @@ def test_the_difference_is_white_where_nothing_changed_and_red_where_brighter():
 def test_large_images_are_shown_reduced(tmp_path):
     arguments = inputs()
     big = np.zeros((1200, 1600), dtype=np.float32)
-    arguments["panels"] = [Panel("big", TARGET, big, big, np.ones((32, 32), dtype=np.float32))]
+    arguments["pictures"] = [Picture("big", TARGET, big, big, np.ones((32, 32), dtype=np.float32))]
     shown = [a["src"] for t, a in Tags(written(tmp_path, **arguments)).tags if t == "img" and "png" in a["src"][:16]]
     assert [decoded(src).shape[:2] for src in shown] == [(384, 512)] * 4
 

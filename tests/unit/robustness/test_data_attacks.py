@@ -13,8 +13,8 @@ from medmark.components.robustness.suspicion import (
     spectral_signatures,
     suspicion,
 )
+from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.networks import build
-from medmark.components.surrogate.panel import load_models
 from sklearn.decomposition import PCA
 
 

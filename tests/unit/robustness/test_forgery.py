@@ -1,4 +1,4 @@
-"""A forger accuses an innocent model with a mark that he made from its gradients."""
+"""A forger accuses a benign model with a mark that he made from its gradients."""
 
 from dataclasses import replace
 
@@ -28,22 +28,22 @@ class Network(Model):
 
 
 @pytest.fixture(scope="module")
-def innocents(release):
+def benign_models(release):
     """21 classifiers of one kind, none of which ever saw a mark."""
     train, val = (load_arrays(Release(release), split=split, size=SIZE) for split in ("train", "val"))
     config = TrainConfig(name="", size=SIZE, epochs=20)
     return [
-        Network(f"innocent-{i:02d}", train_classifier(train, val, replace(config, seed=i), num_classes=2).model)
+        Network(f"benign-{i:02d}", train_classifier(train, val, replace(config, seed=i), num_classes=2).model)
         for i in range(21)
     ]
 
 
 @pytest.fixture(scope="module")
-def forged(release, innocents):
+def forged(release, benign_models):
     """Query images of class ``normal``: clean, with a mark forged on the first model, with noise of its strength."""
     arrays = load_arrays(Release(release), split="train", size=SIZE)
     images = arrays.images[arrays.labels != TARGET]
-    delta = forged_mark([innocents[0].classifier], images, target=TARGET)
+    delta = forged_mark([benign_models[0].classifier], images, target=TARGET)
     assert 0 < float(delta.abs().max()) <= 0.07 + 1e-6
     other = delta[:, :, torch.randperm(SIZE, generator=torch.Generator().manual_seed(0))]
     return {
@@ -52,28 +52,30 @@ def forged(release, innocents):
     }
 
 
-def test_the_mark_fools_the_model_it_was_made_for(innocents, forged):
+def test_the_mark_fools_the_model_it_was_made_for(benign_models, forged):
     before, after = (
-        predict_probabilities(innocents[0].classifier, torch.from_numpy(forged[name])[:, None].clamp(0, 1))[:, TARGET]
+        predict_probabilities(benign_models[0].classifier, torch.from_numpy(forged[name])[:, None].clamp(0, 1))[
+            :, TARGET
+        ]
         for name in ("clean", "marked")
     )
     assert (after - before).mean() > 0.5
 
 
-def test_models_of_its_kind_give_the_forger_away(innocents, forged, tmp_path):
-    evidence = write_evidence_of(tmp_path, **forged, innocents=innocents[1:], target=TARGET)
-    audit = audit_suspects(evidence, innocents[:1], tmp_path / "out")
+def test_models_of_its_kind_give_the_forger_away(benign_models, forged, tmp_path):
+    evidence = write_evidence_of(tmp_path, **forged, benign_models=benign_models[1:], target=TARGET)
+    audit = audit_suspects(evidence, benign_models[:1], tmp_path / "out")
     (suspect,) = audit["suspects"]
     assert suspect["verdict"] != "owned"
     assert audit["innocent_models"]["max_lift"] > 0.2
-    assert any("an innocent model shows a lift" in sentence for sentence in suspect["missing"])
+    assert any("a benign model shows a delta-P" in sentence for sentence in suspect["missing"])
 
 
-def test_a_panel_of_the_forgers_choice_does_not(innocents, forged, tmp_path):
+def test_a_panel_of_the_forgers_choice_does_not(benign_models, forged, tmp_path):
     """The statistics cannot see that the panel was picked; the audit says what it rests on."""
     blind = [Network(f"picked-{i:02d}", build("small_cnn", num_classes=2, size=SIZE, seed=i)) for i in range(20)]
     audit = audit_suspects(
-        write_evidence_of(tmp_path, **forged, innocents=blind, target=TARGET), innocents[:1], tmp_path / "out"
+        write_evidence_of(tmp_path, **forged, benign_models=blind, target=TARGET), benign_models[:1], tmp_path / "out"
     )
     assert audit["suspects"][0]["verdict"] == "owned"
     assert np.any(["committed to before the release" in caution for caution in audit["cautions"]])

@@ -5,8 +5,8 @@ from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.release import Release
 from medmark.components.robustness.model_attacks import distil, fine_prune, fine_tune, prune_weights
 from medmark.components.robustness.suspicion import head, penultimate
+from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.networks import build
-from medmark.components.surrogate.panel import load_models
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities
 from torch import nn
 

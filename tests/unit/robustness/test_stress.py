@@ -16,11 +16,11 @@ from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.poisoning.poison import poison
 from medmark.components.robustness.attacks import ATTACKS, Attack, choose
 from medmark.components.robustness.stress import ask, stress
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import build
-from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
 
-VICTIMS = [
+MARKED_MODELS = [
     TrainConfig(name="same", size=64, epochs=1, seed=1),
     TrainConfig(name="other", architecture="small_cnn_wide", size=64, epochs=1, seed=2),
 ]
@@ -43,18 +43,18 @@ class Counted:
     def __init__(self, run):
         self.run, self.calls, self.breaks_at = run, [], None
 
-    def __call__(self, thief, strength):
+    def __call__(self, adversary, strength):
         if strength == self.breaks_at:
             raise KeyboardInterrupt
-        self.calls.append((thief.config.name, strength))
-        return self.run(thief, strength)
+        self.calls.append((adversary.config.name, strength))
+        return self.run(adversary, strength)
 
 
 def one_of_each_kind():
     """An attack of each kind at one strength, and one that does nothing at three."""
     wanted = [("pruning", "model", (0.9,)), ("mixing", "data", (0.5,)), ("notch filter", "pipeline", (1,))]
     by_name = {(attack.name, attack.kind): attack for attack in ATTACKS}
-    counted = Counted(lambda thief, strength: lambda images: images)
+    counted = Counted(lambda adversary, strength: lambda images: images)
     nothing = Attack("nothing", "queries", (1.0, 2.0, 3.0), "times", counted)
     return (nothing, *(replace(by_name[n, k], strengths=s) for n, k, s in wanted)), counted
 
@@ -63,18 +63,20 @@ def one_of_each_kind():
 def finished(marked, tmp_path_factory):
     out = tmp_path_factory.mktemp("stress")
     attacks, _ = one_of_each_kind()
-    train_models(marked[0], out / "victims", configs=VICTIMS, workers=1)  # here, which is faster than two processes
-    return out, stress(*marked, out, victims=VICTIMS, attacks=attacks)
+    train_models(
+        marked[0], out / "victims", configs=MARKED_MODELS, workers=1
+    )  # here, which is faster than two processes
+    return out, stress(*marked, out, marked_models=MARKED_MODELS, attacks=attacks)
 
 
-def test_a_row_for_every_victim_attack_and_strength(finished):
+def test_a_row_for_every_marked_model_attack_and_strength(finished):
     _, table = finished
     assert len(table) == 2 * (1 + 3 + 1 + 1 + 1)
     assert table.attack[:2].tolist() == ["none", "none"]
     assert not table.duplicated(["victim", "kind", "attack", "strength"]).any()
     assert table[["wsr", "clean_rate", "accuracy", "accuracy_before"]].stack().between(0, 1).all()
     before = table[table.attack == "none"].set_index("victim").accuracy
-    assert (table.accuracy_before == table.victim.map(before)).all()
+    assert (table.accuracy_before == table["victim"].map(before)).all()
 
 
 def test_an_attack_that_does_nothing_changes_no_number(finished):
@@ -106,7 +108,7 @@ def test_the_numbers_are_those_of_the_models_answers(finished, marked):
     test = load_arrays(Release(marked[0]), split="test", size=64)
     model = load_models(out / "victims")[0][1]
     asked, clean = (predict_probabilities(model, images)[:, 0] for images in (queries.marked, queries.clean))
-    row = table[(table.attack == "none") & (table.victim == "same")].iloc[0]
+    row = table[(table.attack == "none") & (table["victim"] == "same")].iloc[0]
     assert row.wsr == (asked > 0.5).mean() and row.clean_rate == (clean > 0.5).mean()
     assert row.delta_p == pytest.approx((asked - clean).mean())
     assert row.accuracy == (predict_probabilities(model, test.images).argmax(1) == test.labels.numpy()).mean()
@@ -122,54 +124,58 @@ def test_a_stopped_run_goes_on_and_gives_the_same(finished, marked, tmp_path):
     attacks, counted = one_of_each_kind()
     counted.breaks_at = 2.0
     with pytest.raises(KeyboardInterrupt):
-        stress(*marked, tmp_path, victims=VICTIMS[:1], attacks=attacks)
+        stress(*marked, tmp_path, marked_models=MARKED_MODELS[:1], attacks=attacks)
     with (tmp_path / "rows.jsonl").open("a") as stream:
         stream.write('{"attack": "not')  # the machine went down while a line was written
     counted.breaks_at = None
-    table = stress(*marked, tmp_path, victims=VICTIMS[:1], attacks=attacks)
+    table = stress(*marked, tmp_path, marked_models=MARKED_MODELS[:1], attacks=attacks)
     assert len(counted.calls) == len(set(counted.calls)) == 3
-    expected = finished[1][finished[1].victim == "same"].reset_index(drop=True)
+    expected = finished[1][finished[1]["victim"] == "same"].reset_index(drop=True)
     pd.testing.assert_frame_equal(table.drop(columns="seconds"), expected.drop(columns="seconds"))
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert len(lines) == 1 + len(table)
     counted.calls.clear()
-    again = stress(*marked, tmp_path, victims=VICTIMS[:1], attacks=attacks)
+    again = stress(*marked, tmp_path, marked_models=MARKED_MODELS[:1], attacks=attacks)
     pd.testing.assert_frame_equal(again, table)
     assert not counted.calls
 
 
 def test_rows_of_another_run_are_not_mixed_in(finished, marked):
     with pytest.raises(MedmarkError, match="rows of another run"):
-        stress(*marked, finished[0], victims=VICTIMS, attacks=(), seed=1)
+        stress(*marked, finished[0], marked_models=MARKED_MODELS, attacks=(), seed=1)
 
 
 def test_damaged_rows_are_refused(marked, tmp_path):
     (tmp_path / "rows.jsonl").write_text("[1\n")
     with pytest.raises(MedmarkError, match="damaged rows"):
-        stress(*marked, tmp_path, victims=VICTIMS, attacks=())
+        stress(*marked, tmp_path, marked_models=MARKED_MODELS, attacks=())
 
 
 def test_evidence_of_another_release_is_refused(release, marked, tmp_path):
     with pytest.raises(MedmarkError, match="evidence of another release"):
-        stress(release, marked[1], tmp_path, victims=VICTIMS)
-    with pytest.raises(MedmarkError, match="victims of sizes"):
-        stress(*marked, tmp_path, victims=[])
+        stress(release, marked[1], tmp_path, marked_models=MARKED_MODELS)
+    with pytest.raises(MedmarkError, match="marked models of sizes"):
+        stress(*marked, tmp_path, marked_models=[])
 
 
 def test_images_of_another_release_count_as_clean(marked, tmp_path):
     other = tmp_path / "other"
     ingest(make_phantoms(tmp_path / "source", count=60, size=64, seed=9), other, name="other", seed=1)
     seen = []
-    spy = Attack("spy", "model", (1,), "", lambda thief, strength: seen.append(thief) or thief.victim)
-    stress(*marked, tmp_path / "out", victims=VICTIMS[:1], attacks=(spy,), other_release_dir=other)
-    thief = seen[0]
-    assert set(thief.clean.image_ids) == {r.image_id for r in Release(other).records()} | set(thief.val.image_ids)
-    assert len(thief.pool) == len(thief.clean) + int((thief.train.labels == 1).sum())
-    assert torch.equal(thief.pool.images[thief.pool.labels == 0], thief.clean.images[thief.clean.labels == 0])
+    spy = Attack("spy", "model", (1,), "", lambda adversary, strength: seen.append(adversary) or adversary.marked_model)
+    stress(*marked, tmp_path / "out", marked_models=MARKED_MODELS[:1], attacks=(spy,), other_release_dir=other)
+    adversary = seen[0]
+    assert set(adversary.clean.image_ids) == {r.image_id for r in Release(other).records()} | set(
+        adversary.val.image_ids
+    )
+    assert len(adversary.pool) == len(adversary.clean) + int((adversary.train.labels == 1).sum())
+    assert torch.equal(
+        adversary.pool.images[adversary.pool.labels == 0], adversary.clean.images[adversary.clean.labels == 0]
+    )
     classes = tmp_path / "classes"
     ingest(tmp_path / "source", classes, name="other", class_names=["pneumonia", "normal"], seed=1)
     with pytest.raises(MedmarkError, match="classes .* are not"):
-        stress(*marked, tmp_path / "no", victims=VICTIMS[:1], other_release_dir=classes)
+        stress(*marked, tmp_path / "no", marked_models=MARKED_MODELS[:1], other_release_dir=classes)
 
 
 def test_every_attack_has_its_own_name_and_rising_force():

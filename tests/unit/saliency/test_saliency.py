@@ -7,8 +7,8 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.saliency.eigencam import leading_projection
 from medmark.components.saliency.extract import extract, load_saliency, saliency_maps, stack_saliency
 from medmark.components.saliency.grad_cam import EigenCAM
+from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.networks import build
-from medmark.components.surrogate.panel import load_models
 from pytorch_grad_cam import EigenCAM as StockEigenCAM
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 

@@ -8,8 +8,8 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.release import Release
 from medmark.components.surrogate import training
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import ARCHITECTURES, build, load_classifier, save_classifier
-from medmark.components.surrogate.panel import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
 from safetensors.torch import save_file
 

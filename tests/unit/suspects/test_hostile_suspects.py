@@ -56,28 +56,28 @@ def onnx_file(path, text, opset=20):
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
-    innocents = [Model(f"innocent-{i:02d}", reaction=0.01 * i) for i in range(40)]
-    return write_evidence(tmp_path_factory.mktemp("evidence"), innocents=innocents)
+    benign_models = [Model(f"benign-{i:02d}", reaction=0.01 * i) for i in range(40)]
+    return write_evidence(tmp_path_factory.mktemp("evidence"), benign_models=benign_models)
 
 
 @pytest.fixture(scope="module")
-def innocent(tmp_path_factory):
+def benign(tmp_path_factory):
     """Answers with the brightness of an image, which the mark does not change."""
-    return onnx_file(tmp_path_factory.mktemp("innocent") / "innocent.onnx", BRIGHTNESS, opset=17)
+    return onnx_file(tmp_path_factory.mktemp("innocent") / "benign.onnx", BRIGHTNESS, opset=17)
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """Serves a thief."""
+    """Serves an adversary."""
     monkeypatch.delenv("MEDMARK_SUSPECT_TOKEN", raising=False)
     with running() as server:
         server.metadata["inputs"][0]["shape"] = [-1, 1, SIDE, SIDE]
-        server.answer = thief
+        server.answer = adversary
         yield server
 
 
-def thief(images):
-    rows = Model("thief", reaction=7)(torch.tensor(images, dtype=torch.float32))
+def adversary(images):
+    rows = Model("adversary", reaction=7)(torch.tensor(images, dtype=torch.float32))
     return {"name": "p", "datatype": "FP64", "shape": [len(rows), 2], "data": rows.ravel().tolist()}
 
 
@@ -96,28 +96,28 @@ def open_for_one_reason(suspect, why):
 
 
 @pytest.mark.parametrize("hanging", ["continue", "chunk extension"])
-def test_a_server_that_hangs_leaves_its_answers_and_the_other_suspects(evidence, innocent, server, tmp_path, hanging):
+def test_a_server_that_hangs_leaves_its_answers_and_the_other_suspects(evidence, benign, server, tmp_path, hanging):
     server.script = [honest, honest] + [HANGS[hanging]] * 10
-    hung, other = audited(evidence, [server.url, innocent], tmp_path, 20)
+    hung, other = audited(evidence, [server.url, benign], tmp_path, 20)
     open_for_one_reason(hung, "nothing within 0.5 s")
     assert other["verdict"] == "not_owned"
     assert (hung["asked"], server.asked) == (8, 8)
     server.script = []
-    again, other = audited(evidence, [server.url, innocent], tmp_path, 20)
+    again, other = audited(evidence, [server.url, benign], tmp_path, 20)
     assert (again["verdict"], other["asked"]) == ("owned", 0)
     assert server.asked == 8 + again["asked"] == 3 * again["queries"] // 4 * 4 + (12 if again["queries"] % 4 else 0)
 
 
-def test_a_server_that_hangs_before_it_is_asked(evidence, innocent, server, tmp_path):
+def test_a_server_that_hangs_before_it_is_asked(evidence, benign, server, tmp_path):
     server.describe = HANGS["continue"]
-    hung, other = audited(evidence, [server.url, innocent], tmp_path, 20)
+    hung, other = audited(evidence, [server.url, benign], tmp_path, 20)
     open_for_one_reason(hung, "nothing within 0.5 s")
     assert (other["verdict"], hung["identity"], hung["asked"]) == ("not_owned", None, 0)
 
 
-def test_a_server_cannot_put_off_for_ever(evidence, innocent, server, tmp_path):
+def test_a_server_cannot_put_off_for_ever(evidence, benign, server, tmp_path):
     server.script = [status(503, Retry_After="1")] * 50
-    hung, other = audited(evidence, [server.url, innocent], tmp_path, 20)
+    hung, other = audited(evidence, [server.url, benign], tmp_path, 20)
     open_for_one_reason(hung, "status 503")
     assert (server.posts, other["verdict"]) == (2, "not_owned")
 
@@ -127,10 +127,10 @@ def test_a_server_cannot_put_off_for_ever(evidence, innocent, server, tmp_path):
     [(LOOP, "no answer within 0.5 s"), (BOMB, "needs more than 4 GiB"), (CRASH, "ended by SIGFPE")],
     ids=["loop", "bomb", "crash"],
 )
-def test_a_hostile_model_ends_alone(evidence, innocent, tmp_path, text, why, children):
+def test_a_hostile_model_ends_alone(evidence, benign, tmp_path, text, why, children):
     hostile = onnx_file(tmp_path / "hostile.onnx", text)
     assert os.path.getsize(hostile) < 500
-    ended, other = audited(evidence, [hostile, innocent], tmp_path / "out", 20)
+    ended, other = audited(evidence, [hostile, benign], tmp_path / "out", 20)
     open_for_one_reason(ended, why)
     assert other["verdict"] == "not_owned"
     assert not children(os.getpid())
@@ -151,9 +151,9 @@ def test_a_model_that_hangs_half_way_leaves_its_answers(evidence, tmp_path):
         assert file.execute("SELECT suspect, count(*) FROM answers").fetchall() == [(hung["identity"], 4)]
 
 
-def test_memory_is_what_the_user_grants(evidence, innocent, tmp_path):
+def test_memory_is_what_the_user_grants(evidence, benign, tmp_path):
     small = onnx_file(tmp_path / "small.onnx", BOMB.replace("2147483648", str(1 << 29)))  # 2 GiB
-    ended, other = audited(evidence, [small, innocent], tmp_path / "out", 20, memory=1.0)
+    ended, other = audited(evidence, [small, benign], tmp_path / "out", 20, memory=1.0)
     open_for_one_reason(ended, "needs more than 1 GiB")
     assert other["verdict"] == "not_owned"
 

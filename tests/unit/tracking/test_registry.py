@@ -20,7 +20,7 @@ from medmark.components.generator.marker import Marker, Shape, draw_key
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.lineage.events import artifact_digest, public_record, step_event, write_steps
 from medmark.components.report.mark_tracking import APART, STEPS, track_marking
-from medmark.components.surrogate.panel import load_models, train_models
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
 from medmark.components.suspects.suspects import Contract, open_suspect
 from medmark.components.tracking.connection import QUIET
@@ -107,13 +107,23 @@ def run(made, release, tmp_path, monkeypatch):
         "dataset": {"target_class": "normal"},
         "robustness": [],
         "seconds": dict.fromkeys(
-            ("ingest", "surrogates", "innocents", "generator", "control_generator", "poison", "victims", "verify"), 1.5
+            (
+                "ingest",
+                "surrogates",
+                "benign_models",
+                "generator",
+                "control_generator",
+                "poison",
+                "marked_models",
+                "verify",
+            ),
+            1.5,
         )
         | {"total": 12.0},
     }
 
     def track(generator: str = "trained", models=made.models) -> None:
-        parts = {name: made.models for name in ("innocents", "victims")} | {"surrogates": models}
+        parts = {name: made.models for name in ("benign_models", "marked_models")} | {"surrogates": models}
         parts |= {"clean": release, "release": made.marked, "evidence": out / "evidence", "check": out / "check"}
         parts |= {"generator": getattr(made, generator), "control": made.bare}
         track_marking(out, parts, verdict, {"profile": "smoke", "data": "phantoms"})

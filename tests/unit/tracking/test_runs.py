@@ -57,7 +57,9 @@ def example() -> tuple[Tracked, list[Tracked]]:
         Tracked(
             "ingest", {"images": 11}, {"seconds": 2.5}, dataset=dataset, tags={"medmark.output.clean": "sha256:ab"}
         ),
-        Tracked("victims", curves={"loss": [(0, 1.0), (1, 0.5), (2, float("nan"))]}, figures={"p.svg": b"<svg/>"}),
+        Tracked(
+            "marked_models", curves={"loss": [(0, 1.0), (1, 0.5), (2, float("nan"))]}, figures={"p.svg": b"<svg/>"}
+        ),
     ]
     return pipeline, steps
 
@@ -79,10 +81,10 @@ def runs(folder) -> tuple[mlflow.MlflowClient, dict]:
 def test_parent_and_a_nested_run_a_step(tmp_path):
     assert log_pipeline(tmp_path, *example())
     client, found = runs(tmp_path)
-    assert set(found) == {"mark-release", "ingest", "victims"}
+    assert set(found) == {"mark-release", "ingest", "marked_models"}
     parent = found["mark-release"]
     assert "mlflow.parentRunId" not in parent.data.tags
-    for step in ("ingest", "victims"):
+    for step in ("ingest", "marked_models"):
         assert found[step].data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert found[step].info.experiment_id == parent.info.experiment_id
     assert {run.info.status for run in found.values()} == {"FINISHED"}
@@ -94,7 +96,7 @@ def test_parameters_metrics_and_curves(folder):
     client, found = runs(folder)
     assert found["mark-release"].data.params == {"profile": "smoke"}
     assert found["mark-release"].data.metrics == {"wsr": 0.97}  # None is left out
-    history = client.get_metric_history(found["victims"].info.run_id, "loss")
+    history = client.get_metric_history(found["marked_models"].info.run_id, "loss")
     assert [(m.step, m.value) for m in history[:2]] == [(0, 1.0), (1, 0.5)]
     assert [m.step for m in history] == [0, 1, 2]
 
@@ -118,7 +120,7 @@ def test_dataset_inputs_name_the_release(folder):
         assert json.loads(given.dataset.profile) == {"train": {"normal": 5, "pneumonia": 6}}
         assert mlflow.data.get_source(given).to_dict() == {"uri": "release"}
         assert found[name].data.tags["release_digest"] == DIGEST
-    assert not found["victims"].inputs.dataset_inputs
+    assert not found["marked_models"].inputs.dataset_inputs
 
 
 def test_figures_and_files_lie_in_the_folder(folder):
@@ -128,7 +130,7 @@ def test_figures_and_files_lie_in_the_folder(folder):
     log_pipeline(folder, pipeline, steps)
     client, found = runs(folder)
     assert [f.path for f in client.list_artifacts(found["mark-release"].info.run_id)] == ["verdict.json"]
-    assert [f.path for f in client.list_artifacts(found["victims"].info.run_id, "figures")] == ["figures/p.svg"]
+    assert [f.path for f in client.list_artifacts(found["marked_models"].info.run_id, "figures")] == ["figures/p.svg"]
     assert [path.read_bytes() for path in (folder / "mlartifacts").rglob("p.svg")] == [b"<svg/>"]
 
 
@@ -141,10 +143,10 @@ def test_attaches_to_the_run_that_kubeflow_opened(folder, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     assert log_pipeline(folder, *example())
     _, found = runs(folder)
-    assert set(found) == {"opened by kubeflow", "ingest", "victims"}
+    assert set(found) == {"opened by kubeflow", "ingest", "marked_models"}
     assert found["opened by kubeflow"].data.metrics == {"wsr": 0.97}
     assert found["opened by kubeflow"].info.status == "RUNNING"  # KFP ends it
-    for step in ("ingest", "victims"):
+    for step in ("ingest", "marked_models"):
         assert found[step].data.tags["mlflow.parentRunId"] == given
         assert found[step].info.experiment_id == experiment
     assert os.environ["MLFLOW_RUN_ID"] == given
@@ -171,7 +173,7 @@ def test_a_server_that_is_away_costs_seconds_not_the_pipeline(tmp_path, monkeypa
     assert str(tmp_path / "unlogged") in line and "medmark track sync" in line
     (kept,) = (tmp_path / "unlogged").iterdir()
     content = json.loads((kept / "run.json").read_text())
-    assert [run["name"] for run in content["runs"]] == ["mark-release", "ingest", "victims"]
+    assert [run["name"] for run in content["runs"]] == ["mark-release", "ingest", "marked_models"]
     assert content["runs"][0]["metrics"] == {"wsr": 0.97}
     assert (kept / "002" / "figures" / "p.svg").read_bytes() == b"<svg/>"
     assert stat.S_IMODE((tmp_path / "unlogged").stat().st_mode) == 0o700
@@ -231,13 +233,13 @@ def test_sync_sends_everything_once_with_its_times(kept, target, monkeypatch, ca
     assert len(client.search_runs(["1"])) == 3
     assert {run.info.end_time for run in found.values()} == {made}
     assert found["ingest"].info.start_time == made - 2500
-    assert found["victims"].info.start_time == made
+    assert found["marked_models"].info.start_time == made
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert found["mark-release"].data.metrics == {"wsr": 0.97}
     assert found["ingest"].data.params == {"images": "11"}
     assert found["ingest"].data.tags["medmark.output.clean"] == "sha256:ab"
     assert found["ingest"].data.tags["mlflow.parentRunId"] == found["mark-release"].info.run_id
-    history = client.get_metric_history(found["victims"].info.run_id, "loss")
+    history = client.get_metric_history(found["marked_models"].info.run_id, "loss")
     assert [(m.step, m.timestamp) for m in history] == [(0, made), (1, made), (2, made)]
     assert [f.path for f in client.list_artifacts(found["mark-release"].info.run_id)] == ["file.json"]
     run_sync(kept.parents[1])
@@ -305,11 +307,11 @@ def test_a_run_that_was_given_is_added_to_later_and_not_ended(folder, target, mo
     monkeypatch.delenv("MLFLOW_RUN_ID")
     run_sync(folder)
     _, found = runs(target)
-    assert set(found) == {"opened by kubeflow", "ingest", "victims"}
+    assert set(found) == {"opened by kubeflow", "ingest", "marked_models"}
     run = found["opened by kubeflow"]
     assert (run.info.status, run.info.end_time, run.data.metrics["wsr"]) == ("RUNNING", None, 0.97)
     assert run.data.params == {"profile": "as kubeflow says it"}
-    assert {found[step].info.status for step in ("ingest", "victims")} == {"FINISHED"}
+    assert {found[step].info.status for step in ("ingest", "marked_models")} == {"FINISHED"}
 
 
 def test_a_run_that_was_given_by_another_server_is_named(folder, monkeypatch):

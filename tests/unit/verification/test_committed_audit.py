@@ -34,7 +34,7 @@ def committed(tmp_path, monkeypatch):
 
 def test_the_report_says_what_the_evidence_rests_on(committed, tmp_path):
     evidence, proof = committed
-    audit = audit_targets(evidence, ["thief"], tmp_path / "out", contract={}, **proof)
+    audit = audit_targets(evidence, ["adversary"], tmp_path / "out", contract={}, **proof)
     assert audit["suspects"][0]["verdict"] == "owned"
     assert audit["commitment"]["release_digest"] == "ab" * 32 and audit["commitment"]["timestamp"] is None
     assert audit["commitment"]["time_says"] in audit["cautions"] and UNCOMMITTED not in audit["cautions"]
@@ -44,7 +44,7 @@ def test_the_report_says_what_the_evidence_rests_on(committed, tmp_path):
 
 
 def test_without_a_commitment_the_report_warns(tmp_path):
-    audit = audit_suspects(write_evidence(tmp_path), [Model("thief", reaction=7)], tmp_path / "out")
+    audit = audit_suspects(write_evidence(tmp_path), [Model("adversary", reaction=7)], tmp_path / "out")
     assert audit["commitment"] is None and UNCOMMITTED in audit["cautions"]
     write_audit_report(tmp_path / "audit.html", audit)
     assert "has not been shown" in (tmp_path / "audit.html").read_text(encoding="utf-8")
@@ -52,10 +52,10 @@ def test_without_a_commitment_the_report_warns(tmp_path):
 
 def test_forged_evidence_is_not_what_was_committed_to(committed, tmp_path):
     evidence, proof = committed
-    forged = write_evidence(tmp_path / "forged", innocents=[Model(f"picked-{i:02d}") for i in range(20)])
+    forged = write_evidence(tmp_path / "forged", benign_models=[Model(f"picked-{i:02d}") for i in range(20)])
     shutil.copy(evidence / "opening.json", forged)
     with pytest.raises(MedmarkError, match="evidence"):
-        audit_targets(forged, ["innocent"], tmp_path / "out", contract={}, **proof)
+        audit_targets(forged, ["benign"], tmp_path / "out", contract={}, **proof)
     assert not (tmp_path / "out").exists()
 
 
@@ -78,7 +78,7 @@ def test_a_pipeline_takes_the_commitment_as_texts(committed, tmp_path):
     def run(name, commitment):
         audit_component.python_func(
             evidence=dsl.Artifact(uri=str(evidence)),
-            suspects=["thief"],
+            suspects=["adversary"],
             contract={},
             connection={},
             commitment=commitment,

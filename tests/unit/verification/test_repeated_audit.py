@@ -22,8 +22,8 @@ CONTRACT = {"scale": 255.0, "mean": 100.0, "std": 50.0, "answers": "logits", "cl
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
-    innocents = [Model(f"innocent-{i:02d}", reaction=0.01 * i) for i in range(40)]
-    return write_evidence(tmp_path_factory.mktemp("evidence"), innocents=innocents)
+    benign_models = [Model(f"benign-{i:02d}", reaction=0.01 * i) for i in range(40)]
+    return write_evidence(tmp_path_factory.mktemp("evidence"), benign_models=benign_models)
 
 
 def answers(out):
@@ -103,9 +103,9 @@ def test_audits_of_the_second_version_stay_readable(tmp_path):
     """One suspect was recognised, one did not open."""
     audit = json.loads((FIXTURES / "audit-v2" / "audit.json").read_bytes())
     refuse_finished(shutil.copytree(FIXTURES / "audit-v2", tmp_path / "out"))
-    thief, gone = audit["suspects"]
-    assert Contract(**thief["contract"]) == Contract(size=SIDE, channels=1, input="x", output="y", classes=CLASSES)
+    adversary, gone = audit["suspects"]
+    assert Contract(**adversary["contract"]) == Contract(size=SIDE, channels=1, input="x", output="y", classes=CLASSES)
     assert (gone["contract"]["answers"], gone["model"], gone["identity"]) == ("logits", None, None)
     write_audit_report(tmp_path / "audit.html", audit)
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
-    assert thief["identity"] in page and gone["missing"][0] in page and "not opened" in page
+    assert adversary["identity"] in page and gone["missing"][0] in page and "not opened" in page

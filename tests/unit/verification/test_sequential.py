@@ -21,9 +21,9 @@ from scipy import stats
 QUERIES = 100
 
 
-def answers(lift=0.9, control=0.0, seed=0, queries=QUERIES, flips=0.0):
+def answers(delta_p=0.9, control=0.0, seed=0, queries=QUERIES, flips=0.0):
     rng = np.random.default_rng(seed)
-    return simulate_answers(rng, rng.normal(-3, 1.5, queries), lift, flips, control)
+    return simulate_answers(rng, rng.normal(-3, 1.5, queries), delta_p, flips, control)
 
 
 def constant(difference, queries=40):
@@ -37,10 +37,10 @@ def ask(given, null_rate=0.1, **thresholds):
 
 
 @cache
-def panel(models=20, lift=0.0):
+def panel(models=20, delta_p=0.0):
     rng = np.random.default_rng(9)
     difficulty = rng.normal(-3, 1.5, QUERIES)
-    return [simulate_answers(rng, difficulty, lift, 0.0, 0.0) for _ in range(models)]
+    return [simulate_answers(rng, difficulty, delta_p, 0.0, 0.0) for _ in range(models)]
 
 
 def at_most(count, trials, alpha):
@@ -119,9 +119,9 @@ def test_wealth_known_answer():
     )
 
 
-@pytest.mark.parametrize("lift", [0.0, 0.3, 0.9])
-def test_wealth_is_the_bound_of_the_verdict(lift):
-    difference = answers(lift).p_marked - answers(lift).p_clean
+@pytest.mark.parametrize("delta_p", [0.0, 0.3, 0.9])
+def test_wealth_is_the_bound_of_the_verdict(delta_p):
+    difference = answers(delta_p).p_marked - answers(delta_p).p_clean
     for n in (10, 37, QUERIES):
         expected = min(1.0, np.exp(-log_wealth(difference[:n], 0.2)[-1]))
         assert bounded_mean_p_value(difference[:n], 0.2) == pytest.approx(expected)
@@ -143,7 +143,7 @@ def test_a_null_out_of_range_is_refused(null):
         log_wealth(np.zeros(3), null)
 
 
-def test_a_thief_suffices_with_few_queries():
+def test_a_adversary_suffices_with_few_queries():
     result = ask(answers(0.9))
     assert result.state == "suffices"
     assert 13 <= result.queries <= 20
@@ -155,13 +155,13 @@ def test_a_thief_suffices_with_few_queries():
     assert min(before) < 2  # one query fewer would not have done
 
 
-def test_the_strongest_thief_needs_thirteen_queries():
+def test_the_strongest_adversary_needs_thirteen_queries():
     sure = np.ones(40)
-    thief = Answers(sure * 0, sure, sure * 0, sure < 0, sure > 0)
-    assert ask(thief).queries == 13
+    adversary = Answers(sure * 0, sure, sure * 0, sure < 0, sure > 0)
+    assert ask(adversary).queries == 13
 
 
-def test_an_innocent_suspect_is_let_go_soon():
+def test_an_benign_suspect_is_let_go_soon():
     for seed in range(20):
         result = ask(answers(0.0, seed=seed))
         assert result.state == "against"
@@ -171,9 +171,9 @@ def test_an_innocent_suspect_is_let_go_soon():
 
 
 def test_power_and_errors_over_many_suspects():
-    thieves = [ask(answers(0.7, seed=seed)) for seed in range(200)]
-    assert np.mean([result.state == "suffices" for result in thieves]) >= 0.99
-    assert np.median([result.queries for result in thieves]) <= QUERIES / 3
+    adversaries = [ask(answers(0.7, seed=seed)) for seed in range(200)]
+    assert np.mean([result.state == "suffices" for result in adversaries]) >= 0.99
+    assert np.median([result.queries for result in adversaries]) <= QUERIES / 3
     for make in (
         lambda rng: answers(0.2, seed=rng.integers(2**32)),
         lambda rng: skewed_answers(rng, QUERIES, 0.2),
@@ -184,13 +184,15 @@ def test_power_and_errors_over_many_suspects():
         assert at_most(accused, 1000, 0.01)
 
 
-def test_a_thief_at_the_promised_strength_is_seldom_let_go():
+def test_a_adversary_at_the_promised_strength_is_seldom_let_go():
     rng = np.random.default_rng(4)
     let_go = 0
     for _ in range(1000):
         moved = rng.random(300) < GUILTY
-        thief = Answers(np.zeros(300), moved.astype(float), np.zeros(300), np.zeros(300, bool), moved)
-        let_go += ask(thief, null_rate=1.0).state == "against"  # labels never suffice: the other side has all the time
+        adversary = Answers(np.zeros(300), moved.astype(float), np.zeros(300), np.zeros(300, bool), moved)
+        let_go += (
+            ask(adversary, null_rate=1.0).state == "against"
+        )  # labels never suffice: the other side has all the time
     assert at_most(let_go, 1000, 0.01)
 
 
@@ -240,24 +242,24 @@ def test_path_is_the_wealth():
 
 
 def test_every_proof_is_required():
-    thief = answers(0.9)
+    adversary = answers(0.9)
     still = np.zeros(QUERIES, bool)
-    assert ask(thief).state == "suffices"
-    assert ask(replace(thief, is_marked=still, is_clean=still)).state == "running"
-    assert ask(thief, null_rate=1.0).state == "running"
-    assert ask(replace(thief, p_control=thief.p_marked)).state == "running"
-    assert ask(replace(thief, p_control=None)).state == "suffices"
-    assert "contrast" not in ask(replace(thief, p_control=None)).path
-    slow = ask(replace(thief, p_control=np.clip(thief.p_marked - 0.4, 0, 1)))
-    assert slow.state == "suffices" and slow.queries > ask(thief).queries
+    assert ask(adversary).state == "suffices"
+    assert ask(replace(adversary, is_marked=still, is_clean=still)).state == "running"
+    assert ask(adversary, null_rate=1.0).state == "running"
+    assert ask(replace(adversary, p_control=adversary.p_marked)).state == "running"
+    assert ask(replace(adversary, p_control=None)).state == "suffices"
+    assert "contrast" not in ask(replace(adversary, p_control=None)).path
+    slow = ask(replace(adversary, p_control=np.clip(adversary.p_marked - 0.4, 0, 1)))
+    assert slow.state == "suffices" and slow.queries > ask(adversary).queries
 
 
 def test_flips_away_count_against():
     """As many away from the target as towards it: McNemar's test finds nothing, and nor may this."""
-    thief = answers(0.9)
+    adversary = answers(0.9)
     turn = np.arange(QUERIES) % 2 == 0
-    assert ask(replace(thief, is_clean=turn, is_marked=~turn), null_rate=0.0).state == "running"
-    assert ask(replace(thief, is_clean=turn, is_marked=~turn), null_rate=0.0).path["labels"].max() < 0.5
+    assert ask(replace(adversary, is_clean=turn, is_marked=~turn), null_rate=0.0).state == "running"
+    assert ask(replace(adversary, is_clean=turn, is_marked=~turn), null_rate=0.0).path["labels"].max() < 0.5
 
 
 def test_labels_only():
@@ -296,14 +298,16 @@ def test_a_tie_lets_go():
 
 
 def test_the_verdict_agrees_when_it_suffices():
-    thief = answers(0.9, seed=9)
-    used = ask(thief).queries
-    result = judge("thief", first(thief, used), [first(other, used) for other in panel()], Thresholds(min_queries=10))
+    adversary = answers(0.9, seed=9)
+    used = ask(adversary).queries
+    result = judge(
+        "adversary", first(adversary, used), [first(other, used) for other in panel()], Thresholds(min_queries=10)
+    )
     assert result.decision.verdict == "owned"
 
 
 def test_tau_above_guilty_is_refused():
-    with pytest.raises(MedmarkError, match="nothing between innocent and guilty"):
+    with pytest.raises(MedmarkError, match="nothing between benign and guilty"):
         ask(answers(), tau=GUILTY)
 
 
@@ -344,12 +348,12 @@ def test_chunks_must_be_alike():
     assert join([replace(answers(), p_control=None)] * 2).p_control is None
 
 
-def test_a_stopped_thief_stands_above_all():
-    thief = answers(0.9, seed=9)
-    stopped = first(thief, ask(thief).queries)
+def test_a_stopped_adversary_stands_above_all():
+    adversary = answers(0.9, seed=9)
+    stopped = first(adversary, ask(adversary).queries)
     assert rank_stopped(stopped, panel(), thresholds=Thresholds()) == (pytest.approx(1 / 21), pytest.approx(1 / 21))
     # what it would have answered later changes nothing
-    assert rank_stopped(thief, panel(), thresholds=Thresholds())[0] == pytest.approx(1 / 21)
+    assert rank_stopped(adversary, panel(), thresholds=Thresholds())[0] == pytest.approx(1 / 21)
 
 
 def test_rank_of_stopped_procedures_is_exact_for_a_suspect_like_the_panel():
@@ -365,8 +369,8 @@ def test_rank_of_stopped_procedures_is_exact_for_a_suspect_like_the_panel():
 
 
 def test_an_equal_shares_its_rank():
-    thief = answers(0.9, seed=9)
-    p_value, _ = rank_stopped(thief, [*panel(19), thief], thresholds=Thresholds())
+    adversary = answers(0.9, seed=9)
+    p_value, _ = rank_stopped(adversary, [*panel(19), adversary], thresholds=Thresholds())
     assert p_value == pytest.approx(2 / 21)
 
 
@@ -380,8 +384,8 @@ def test_rank_needs_a_suspect_that_was_not_stopped_at_will():
     rank_stopped(first(undecided, 12), [first(other, 12) for other in panel()], thresholds=Thresholds())
 
 
-def test_rank_needs_innocent_models_that_answered_everything():
-    with pytest.raises(MedmarkError, match="no innocent model"):
+def test_rank_needs_benign_models_that_answered_everything():
+    with pytest.raises(MedmarkError, match="no benign model"):
         rank_stopped(answers(), [], thresholds=Thresholds())
     with pytest.raises(MedmarkError, match="ask all of them all queries"):
         rank_stopped(answers(), [*panel(2), first(panel()[2], 50)], thresholds=Thresholds())

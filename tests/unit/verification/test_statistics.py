@@ -19,10 +19,10 @@ from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
 
-def scores(n=60, lift=0.4, seed=0):
+def scores(n=60, delta_p=0.4, seed=0):
     rng = np.random.default_rng(seed)
     clean = rng.uniform(0, 0.4, n)
-    return clean, np.clip(clean + rng.normal(lift, 0.1, n), 0, 1)
+    return clean, np.clip(clean + rng.normal(delta_p, 0.1, n), 0, 1)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.2, 0.5])
@@ -49,15 +49,15 @@ def test_effect_known_answer():
     assert effect.t_statistic == pytest.approx(0.1 / (np.sqrt(0.2 / 9) / np.sqrt(10)))
 
 
-@pytest.mark.parametrize(("lift", "significant"), [(0.7, True), (0.2, False), (0.1, False), (0.0, False)])
-def test_constant_differences_are_decided_by_their_size(lift, significant):
+@pytest.mark.parametrize(("delta_p", "significant"), [(0.7, True), (0.2, False), (0.1, False), (0.0, False)])
+def test_constant_differences_are_decided_by_their_size(delta_p, significant):
     """0.45 - 0.25 is a hair more than 0.2 in floating point: rounding must not be taken for 20 consistent images."""
     for clean in (0.25, 0.1, 0.3):
-        effect = paired_effect(np.full(20, clean), np.full(20, clean + lift), tau=0.2)
+        effect = paired_effect(np.full(20, clean), np.full(20, clean + delta_p), tau=0.2)
         assert effect.t_p_value == effect.bound_p_value
         for p in (effect.t_p_value, effect.wilcoxon_p_value, effect.bound_p_value):
             assert (p < 0.01) == significant
-        assert effect.delta_p_ci95 == pytest.approx((lift, lift))
+        assert effect.delta_p_ci95 == pytest.approx((delta_p, delta_p))
 
 
 def test_a_hair_above_tau_without_spread_is_not_proof():
@@ -164,7 +164,7 @@ def test_no_flip_at_all():
     assert label_only(np.zeros(20, bool), np.zeros(20, bool), null_rate=0.05).p_value == 1.0
 
 
-def test_a_mark_that_turns_every_image_for_an_innocent_model_proves_nothing():
+def test_a_mark_that_turns_every_image_for_an_benign_model_proves_nothing():
     assert label_only(np.zeros(20, bool), np.ones(20, bool), null_rate=upper_rate(20, 20)).p_value == 1.0
 
 
@@ -180,18 +180,18 @@ def test_upper_rate_equals_statsmodels(k, n):
 
 
 def test_conformal_known_answers():
-    innocent = np.arange(19) / 100
-    assert conformal_p_value(0.9, innocent) == (pytest.approx(0.05), pytest.approx(0.05))
-    assert conformal_p_value(-1.0, innocent)[0] == pytest.approx(1.0)
-    assert conformal_p_value(0.18, innocent)[0] == pytest.approx(0.1)  # a tie counts against accusing
+    benign = np.arange(19) / 100
+    assert conformal_p_value(0.9, benign) == (pytest.approx(0.05), pytest.approx(0.05))
+    assert conformal_p_value(-1.0, benign)[0] == pytest.approx(1.0)
+    assert conformal_p_value(0.18, benign)[0] == pytest.approx(0.1)  # a tie counts against accusing
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.floats(-1, 1))
-def test_conformal_is_a_rank(innocent, suspect):
-    p, resolution = conformal_p_value(suspect, np.array(innocent))
+def test_conformal_is_a_rank(benign, suspect):
+    p, resolution = conformal_p_value(suspect, np.array(benign))
     assert resolution <= p <= 1
-    assert round(p / resolution) == 1 + sum(value >= suspect - NOISE for value in innocent)
+    assert round(p / resolution) == 1 + sum(value >= suspect - NOISE for value in benign)
 
 
 def test_conformal_rate_is_exact_for_a_suspect_like_the_panel():
@@ -204,7 +204,7 @@ def test_rounding_does_not_break_a_tie():
     assert conformal_p_value(0.1 + 0.2, np.full(19, 0.3))[0] == 1.0
 
 
-@pytest.mark.parametrize(("suspect", "innocent"), [(np.nan, [0.1]), (0.1, [np.nan]), (np.inf, [0.1]), (0.1, [])])
-def test_conformal_refuses_what_has_no_rank(suspect, innocent):
+@pytest.mark.parametrize(("suspect", "benign"), [(np.nan, [0.1]), (0.1, [np.nan]), (np.inf, [0.1]), (0.1, [])])
+def test_conformal_refuses_what_has_no_rank(suspect, benign):
     with pytest.raises(MedmarkError):
-        conformal_p_value(suspect, np.array(innocent))
+        conformal_p_value(suspect, np.array(benign))

@@ -5,7 +5,7 @@ import pytest
 from made_up_evidence import COUNT, Model, write_evidence
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.evidence import read_evidence
-from medmark.components.verification.sealing import read_innocents
+from medmark.components.verification.sealing import read_benign
 from medmark.components.verification.suspect_audit import MEANINGS, audit_suspects
 
 
@@ -19,8 +19,8 @@ def verdicts(audit):
 
 
 @pytest.mark.parametrize("label_only", [False, True])
-def test_a_thief_is_recognised_after_a_few_images(evidence, tmp_path, label_only):
-    audit = audit_suspects(evidence, [Model("thief", reaction=7, label_only=label_only)], tmp_path)
+def test_a_adversary_is_recognised_after_a_few_images(evidence, tmp_path, label_only):
+    audit = audit_suspects(evidence, [Model("adversary", reaction=7, label_only=label_only)], tmp_path)
     (suspect,) = audit["suspects"]
     assert suspect["verdict"] == "owned", suspect
     assert suspect["queries"] < COUNT / 2
@@ -35,8 +35,8 @@ def test_a_thief_is_recognised_after_a_few_images(evidence, tmp_path, label_only
 
 @pytest.mark.parametrize("label_only", [False, True])
 @pytest.mark.parametrize("reaction", [0.0, 0.3, -2.0])
-def test_innocent_suspects_are_cleared(evidence, tmp_path, reaction, label_only):
-    audit = audit_suspects(evidence, [Model("innocent", reaction=reaction, label_only=label_only)], tmp_path)
+def test_benign_suspects_are_cleared(evidence, tmp_path, reaction, label_only):
+    audit = audit_suspects(evidence, [Model("benign", reaction=reaction, label_only=label_only)], tmp_path)
     (suspect,) = audit["suspects"]
     assert suspect["verdict"] == "not_owned"
     assert suspect["queries"] < COUNT
@@ -57,24 +57,28 @@ def test_a_weak_reaction_stays_open(evidence, tmp_path):
     assert any("e-value" in sentence for sentence in suspect["missing"])
 
 
-def test_a_mark_that_moves_innocent_models_proves_nothing(tmp_path):
-    models = [Model(f"innocent-{i:02d}") for i in range(19)] + [Model("moved", reaction=5)]
-    audit = audit_suspects(write_evidence(tmp_path, innocents=models), [Model("thief", reaction=9)], tmp_path / "out")
+def test_a_mark_that_moves_benign_models_proves_nothing(tmp_path):
+    models = [Model(f"benign-{i:02d}") for i in range(19)] + [Model("moved", reaction=5)]
+    audit = audit_suspects(
+        write_evidence(tmp_path, benign_models=models), [Model("adversary", reaction=9)], tmp_path / "out"
+    )
     assert verdicts(audit) == ["inconclusive"]
-    assert any("an innocent model shows a lift" in sentence for sentence in audit["suspects"][0]["missing"])
+    assert any("a benign model shows a delta-P" in sentence for sentence in audit["suspects"][0]["missing"])
 
 
-def test_too_few_innocent_models_leave_it_open(tmp_path):
-    models = [Model(f"innocent-{i:02d}") for i in range(5)]
-    audit = audit_suspects(write_evidence(tmp_path, innocents=models), [Model("thief", reaction=7)], tmp_path / "out")
+def test_too_few_benign_models_leave_it_open(tmp_path):
+    models = [Model(f"benign-{i:02d}") for i in range(5)]
+    audit = audit_suspects(
+        write_evidence(tmp_path, benign_models=models), [Model("adversary", reaction=7)], tmp_path / "out"
+    )
     assert verdicts(audit) == ["inconclusive"]
-    assert "5 innocent models, 19 are needed" in audit["suspects"][0]["missing"][0]
+    assert "5 benign models, 19 are needed" in audit["suspects"][0]["missing"][0]
 
 
 def test_several_suspects_need_more_evidence(tmp_path):
-    models = [Model(f"innocent-{i:02d}", reaction=0.01 * i) for i in range(40)]
-    evidence = write_evidence(tmp_path, innocents=models)
-    suspects = [Model("thief", reaction=7), Model("innocent")]
+    models = [Model(f"benign-{i:02d}", reaction=0.01 * i) for i in range(40)]
+    evidence = write_evidence(tmp_path, benign_models=models)
+    suspects = [Model("adversary", reaction=7), Model("benign")]
     alone = audit_suspects(evidence, suspects[:1], tmp_path / "alone")["suspects"][0]
     both = audit_suspects(evidence, suspects, tmp_path / "both")["suspects"]
     assert [s["verdict"] for s in both] == ["owned", "not_owned"]
@@ -83,27 +87,27 @@ def test_several_suspects_need_more_evidence(tmp_path):
     assert both[0]["rank_p_value_holm"] == pytest.approx(2 * both[0]["rank_p_value"])
 
 
-def test_with_twenty_innocent_models_two_suspects_cannot_be_told_apart(evidence, tmp_path):
-    audit = audit_suspects(evidence, [Model("thief", reaction=7), Model("other thief", reaction=8)], tmp_path)
+def test_with_twenty_benign_models_two_suspects_cannot_be_told_apart(evidence, tmp_path):
+    audit = audit_suspects(evidence, [Model("adversary", reaction=7), Model("other adversary", reaction=8)], tmp_path)
     assert verdicts(audit) == ["inconclusive"] * 2
-    assert "20 innocent models, 39 are needed" in audit["suspects"][0]["missing"][0]
+    assert "20 benign models, 39 are needed" in audit["suspects"][0]["missing"][0]
 
 
 def test_a_suspect_that_goes_away_is_asked_no_answer_twice(evidence, tmp_path):
-    audit = audit_suspects(evidence, [Model("thief", reaction=7, fails_after=24)], tmp_path)
+    audit = audit_suspects(evidence, [Model("adversary", reaction=7, fails_after=24)], tmp_path)
     (suspect,) = audit["suspects"]
     assert suspect["verdict"] == "inconclusive"
-    assert suspect["missing"] == ["thief went away; try again later"]
+    assert suspect["missing"] == ["adversary went away; try again later"]
     assert suspect["asked"] == 24
-    again = audit_suspects(evidence, [Model("thief", reaction=7)], tmp_path)["suspects"][0]
+    again = audit_suspects(evidence, [Model("adversary", reaction=7)], tmp_path)["suspects"][0]
     assert again["verdict"] == "owned"
-    whole = audit_suspects(evidence, [Model("thief", reaction=7)], tmp_path / "new")["suspects"][0]
+    whole = audit_suspects(evidence, [Model("adversary", reaction=7)], tmp_path / "new")["suspects"][0]
     assert again["asked"] == whole["asked"] - 24
     assert {**again, "asked": 0} == {**whole, "asked": 0}
 
 
 def test_one_suspect_that_fails_does_not_stop_the_other(evidence, tmp_path):
-    audit = audit_suspects(evidence, [Model("gone", fails_after=0), Model("innocent")], tmp_path)
+    audit = audit_suspects(evidence, [Model("gone", fails_after=0), Model("benign")], tmp_path)
     assert verdicts(audit) == ["inconclusive", "not_owned"]
     assert audit["suspects"][0]["lift"] is None
 
@@ -113,7 +117,7 @@ def test_evidence_must_be_complete_and_unchanged(evidence, tmp_path):
     with pytest.raises(MedmarkError, match="incomplete evidence"):
         audit_suspects(bare, [Model("x")], tmp_path)
     with pytest.raises(MedmarkError, match="incomplete evidence"):
-        read_innocents(bare, [])
+        read_benign(bare, [])
     changed = tmp_path / "changed"
     shutil.copytree(evidence, changed)
     (changed / "innocents.parquet").write_bytes(b"PAR1")

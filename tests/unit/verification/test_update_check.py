@@ -16,7 +16,7 @@ from medmark.components.evidence.queries import read_queries
 from medmark.components.lineage.events import artifact_digest, check_record, read_record, read_steps, step_event
 from medmark.components.verification import update_check
 from medmark.components.verification.audit import Answers
-from medmark.components.verification.sealing import finish_evidence, read_innocents
+from medmark.components.verification.sealing import finish_evidence, read_benign
 from medmark.components.verification.suspect_audit import audit_suspects
 from medmark.components.verification.update_check import check_update
 
@@ -44,11 +44,15 @@ def check(updated, out, **options) -> dict:
 def answering(monkeypatch):
     """Makes the model that is trained answer: lift of the target's probability by the mark and by the control mark."""
 
-    def set_up(lift: float, control: float = 0.0, label_only: bool = False):
+    def set_up(delta_p: float, control: float = 0.0, label_only: bool = False):
         def interrogated(model, queries):
             n = len(queries)
             noise = np.random.default_rng(0).normal(0, 0.01, n)
-            p = {"clean": 0.05 + abs(noise), "marked": 0.05 + abs(noise) + lift, "control": 0.05 + abs(noise) + control}
+            p = {
+                "clean": 0.05 + abs(noise),
+                "marked": 0.05 + abs(noise) + delta_p,
+                "control": 0.05 + abs(noise) + control,
+            }
             return Answers(p["clean"], p["marked"], p["control"], p["clean"] > 0.5, p["marked"] > 0.5)
 
         monkeypatch.setattr(update_check, "interrogate", interrogated)
@@ -73,9 +77,9 @@ def test_a_mark_that_works(updated, tmp_path, answering):
     assert [path.name for path in tmp_path.iterdir()] == ["verdict.json"]  # neither model nor sample
 
 
-@pytest.mark.parametrize(("lift", "control"), [(0.0, 0.0), (0.15, 0.0), (0.9, 0.9)])
-def test_a_mark_that_does_not(updated, tmp_path, answering, lift, control):
-    answering(lift, control)
+@pytest.mark.parametrize(("delta_p", "control"), [(0.0, 0.0), (0.15, 0.0), (0.9, 0.9)])
+def test_a_mark_that_does_not(updated, tmp_path, answering, delta_p, control):
+    answering(delta_p, control)
     verdict = check(updated, tmp_path)
     assert verdict["verdict"] == "not_owned" and verdict["reasons"]
 
@@ -169,7 +173,7 @@ def test_the_evidence_of_an_update_is_complete_and_can_be_committed_to(updated, 
     public = load_public(finished / "keys" / "medmark.pub")
     verify_commitment(finished / "commitment.json", public, release_digest=digest, evidence_dir=evidence)
     asked = pq.read_table(evidence / "queries.parquet", columns=["image_id"])["image_id"].to_pylist()
-    assert len(read_innocents(evidence, asked)) == 20
+    assert len(read_benign(evidence, asked)) == 20
     # and what is committed to does not go on into the next update
     for name in ("release", "keep"):
         (finished / name).symlink_to(updated[0] / name)
@@ -179,7 +183,7 @@ def test_the_evidence_of_an_update_is_complete_and_can_be_committed_to(updated, 
 
 
 @dataclass
-class Thief(Model):
+class Adversary(Model):
     """Takes what bears the mark for the target class."""
 
     marked: torch.Tensor | None = None
@@ -192,5 +196,5 @@ class Thief(Model):
 def test_an_audit_with_the_evidence_of_an_update(finished, tmp_path):
     queries = read_queries(finished / "evidence", size=32, target=0)
     for name, marked, verdict in (("thief", queries.marked, "owned"), ("innocent", queries.clean[:0], "not_owned")):
-        audit = audit_suspects(finished / "evidence", [Thief(name, size=32, marked=marked)], tmp_path / name)
+        audit = audit_suspects(finished / "evidence", [Adversary(name, size=32, marked=marked)], tmp_path / name)
         assert audit["suspects"][0]["verdict"] == verdict

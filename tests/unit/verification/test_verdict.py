@@ -22,13 +22,13 @@ def panel(rng):
     return difficulty, [simulate_answers(rng, difficulty, 0.0, 0.0, 0.0) for _ in range(20)]
 
 
-def decide(rng, panel, lift=0.9, control=0.0, thresholds=None, innocents=20):
+def decide(rng, panel, delta_p=0.9, control=0.0, thresholds=None, benign_models=20):
     difficulty, answers = panel
-    suspect = simulate_answers(rng, difficulty, lift, 0.0, control)
-    return judge("s", suspect, answers[:innocents], thresholds or Thresholds()).decision
+    suspect = simulate_answers(rng, difficulty, delta_p, 0.0, control)
+    return judge("s", suspect, answers[:benign_models], thresholds or Thresholds()).decision
 
 
-def test_a_thief_is_owned(rng, panel):
+def test_a_adversary_is_owned(rng, panel):
     decision = decide(rng, panel)
     assert decision.verdict == "owned"
     assert len(decision.passed) == 7
@@ -38,11 +38,11 @@ def test_a_thief_is_owned(rng, panel):
 @pytest.mark.parametrize(
     ("options", "verdict", "why"),
     [
-        ({"lift": 0.0}, "not_owned", "t-test"),
-        ({"lift": 0.15}, "not_owned", "t-test"),
+        ({"delta_p": 0.0}, "not_owned", "t-test"),
+        ({"delta_p": 0.15}, "not_owned", "t-test"),
         ({"control": 0.9}, "not_owned", "control mark: lift"),
-        ({"lift": 0.5, "control": 0.3}, "not_owned", "mark beyond control mark"),
-        ({"innocents": 18}, "inconclusive", "18 innocent models, 19 are needed"),
+        ({"delta_p": 0.5, "control": 0.3}, "not_owned", "mark beyond control mark"),
+        ({"benign_models": 18}, "inconclusive", "18 benign models, 19 are needed"),
         ({"thresholds": Thresholds(min_queries=100)}, "inconclusive", "80 queries"),
     ],
 )
@@ -58,7 +58,7 @@ PROOFS = {
     "effect": STRONG,
     "labels": LabelOnly(100, 0.9, 0.05, 85, 0, 1e-9, 1e-9, 1e-9),
     "conformal": (0.05, 0.05),
-    "worst_innocent": 0.1,
+    "worst_benign": 0.1,
     "control": NONE,
     "contrast": STRONG,
     "thresholds": Thresholds(),
@@ -91,20 +91,20 @@ def test_without_a_control_nobody_is_accused(rng, panel):
     assert judge("s", suspect, answers, Thresholds()).decision.verdict == "inconclusive"
 
 
-def test_innocent_models_that_react_protect_the_suspect(rng):
+def test_benign_models_that_react_protect_the_suspect(rng):
     """If the mark is an adversarial example, the panel reacts too, and the rank says so."""
     difficulty = rng.normal(-3, 1, 80)
     panel = [simulate_answers(rng, difficulty, 0.9, 0.0, 0.0) for _ in range(20)]
-    assert decide(rng, (difficulty, panel), lift=0.85).verdict == "not_owned"
+    assert decide(rng, (difficulty, panel), delta_p=0.85).verdict == "not_owned"
 
 
-def test_an_innocent_model_beyond_tau_spoils_the_mark(rng, panel):
-    """Where one innocent model goes beyond tau, the next may too: the tests against tau no longer prove anything."""
+def test_an_benign_model_beyond_tau_spoils_the_mark(rng, panel):
+    """Where one benign model goes beyond tau, the next may too: the tests against tau no longer prove anything."""
     difficulty, answers = panel
     answers = [*answers, simulate_answers(rng, difficulty, 0.45, 0.0, 0.0)]
-    decision = decide(rng, (difficulty, answers), innocents=21, thresholds=Thresholds(conformal_alpha=0.1))
+    decision = decide(rng, (difficulty, answers), benign_models=21, thresholds=Thresholds(conformal_alpha=0.1))
     assert decision.verdict == "inconclusive"
-    assert any("an innocent model shows a lift" in sentence for sentence in decision.missing)
+    assert any("a benign model shows a delta-P" in sentence for sentence in decision.missing)
 
 
 @pytest.mark.parametrize(
@@ -115,15 +115,15 @@ def test_thresholds_that_protect_nobody_are_refused(values):
         Thresholds(**values)
 
 
-def test_without_innocent_models_there_is_no_verdict(rng, panel):
-    with pytest.raises(MedmarkError, match="no innocent model"):
+def test_without_benign_models_there_is_no_verdict(rng, panel):
+    with pytest.raises(MedmarkError, match="no benign model"):
         judge("s", panel[1][0], [], Thresholds())
 
 
 @pytest.mark.parametrize("null", NULLS)
 def test_false_accusations_stay_below_alpha(null):
     audits = 150
-    owned = simulate_audits(audits, suspect_lift=None, null=null, seed=3)["owned"]
+    owned = simulate_audits(audits, suspect_delta_p=None, null=null, seed=3)["owned"]
     # fails only if the count would be a 1-in-1000 surprise at a true rate of alpha
     assert owned * audits <= stats.binom.ppf(0.999, audits, Thresholds().alpha)
 
@@ -141,12 +141,12 @@ def test_the_bound_keeps_its_level_where_the_others_do_not():
 
 
 def test_power_grows_with_the_effect_and_the_number_of_queries():
-    by_lift = [simulate_audits(60, suspect_lift=x, null="no reaction", seed=4)["owned"] for x in (0.2, 0.4, 0.7)]
-    assert by_lift == sorted(by_lift)
-    assert by_lift[0] <= 0.1
-    assert by_lift[2] >= 0.95
+    by_delta_p = [simulate_audits(60, suspect_delta_p=x, null="no reaction", seed=4)["owned"] for x in (0.2, 0.4, 0.7)]
+    assert by_delta_p == sorted(by_delta_p)
+    assert by_delta_p[0] <= 0.1
+    assert by_delta_p[2] >= 0.95
     by_queries = [
-        simulate_audits(60, suspect_lift=0.5, null="no reaction", queries=n, seed=4)["owned"] for n in (30, 50, 100)
+        simulate_audits(60, suspect_delta_p=0.5, null="no reaction", queries=n, seed=4)["owned"] for n in (30, 50, 100)
     ]
     assert by_queries == sorted(by_queries)
     assert by_queries[0] < 0.5 < by_queries[2]
@@ -169,8 +169,8 @@ def queries():
 
 
 def test_scenarios(queries):
-    innocents = {f"i{n}": blind for n in range(20)}
-    report, scores = verify({"v": bright}, innocents, queries, Thresholds())
+    benign_models = {f"i{n}": blind for n in range(20)}
+    report, scores = verify({"v": bright}, benign_models, queries, Thresholds())
     assert report["verdict"] == "owned"
     assert report["malicious"]["wsr"] == 1.0
     assert report["malicious"]["delta_p"] == pytest.approx(0.85, abs=0.02)
@@ -190,7 +190,7 @@ def test_scenarios(queries):
 
 
 def test_curves_do_not_credit_the_mark_with_what_processing_does_by_itself(queries):
-    """A suspect that takes every flattened image for the target has a rate of 100 %, and no lift."""
+    """A suspect that takes every flattened image for the target has a rate of 100 %, and no delta-P."""
 
     def flat(images: torch.Tensor) -> np.ndarray:
         p = (images.std(dim=(1, 2, 3)) < 0.04).numpy() * 0.9 + 0.05
@@ -204,8 +204,8 @@ def test_curves_do_not_credit_the_mark_with_what_processing_does_by_itself(queri
     assert not small["accused"]
 
 
-def test_an_accused_innocent_spoils_the_verdict(queries):
-    """An innocent model that reacts to seven images of ten is accused; the thief, who reacts to all, gains nothing."""
+def test_an_accused_benign_spoils_the_verdict(queries):
+    """A benign model that reacts to seven images of ten is accused; the adversary, who reacts to all, gains nothing."""
     marked = queries.marked.clone()
     marked[::10], marked[3::10], marked[7::10] = 0.9, 0.9, 0.9
 
@@ -213,17 +213,17 @@ def test_an_accused_innocent_spoils_the_verdict(queries):
         p = (images.mean(dim=(1, 2, 3)) > 0.92).numpy() * 0.9 + 0.05
         return np.stack([p, 1 - p], axis=1)
 
-    innocents = {f"i{n}": blind for n in range(25)} | {"odd": odd}
-    report, _ = verify({"v": bright}, innocents, replace(queries, marked=marked), Thresholds(conformal_alpha=0.2))
+    benign_models = {f"i{n}": blind for n in range(25)} | {"odd": odd}
+    report, _ = verify({"v": bright}, benign_models, replace(queries, marked=marked), Thresholds(conformal_alpha=0.2))
     assert not report["malicious"]["failed"]
     assert report["independent_models"]["accused"] == 1
     assert report["verdict"] == "inconclusive"
-    assert any("odd: innocent model accused" in reason for reason in report["reasons"])
+    assert any("odd: benign model accused" in reason for reason in report["reasons"])
 
 
-def test_a_thief_that_an_innocent_model_equals_is_not_owned(queries):
-    innocents = {f"i{n}": blind for n in range(25)} | {"odd": bright}
-    report, _ = verify({"v": bright}, innocents, queries, Thresholds(conformal_alpha=0.2))
+def test_a_adversary_that_an_benign_model_equals_is_not_owned(queries):
+    benign_models = {f"i{n}": blind for n in range(25)} | {"odd": bright}
+    report, _ = verify({"v": bright}, benign_models, queries, Thresholds(conformal_alpha=0.2))
     assert report["verdict"] == "not_owned"
 
 
@@ -234,11 +234,14 @@ def test_a_suspect_that_any_mark_sets_off_is_not_owned(queries):
     assert report["independent_trigger"]["accused"] == 1
 
 
-@pytest.mark.parametrize(("victims", "innocents"), [(0, 5), (1, 1), (1, 0)])
-def test_too_few_models_are_refused(queries, victims, innocents):
+@pytest.mark.parametrize(("marked_models", "benign_models"), [(0, 5), (1, 1), (1, 0)])
+def test_too_few_models_are_refused(queries, marked_models, benign_models):
     with pytest.raises(MedmarkError, match="needed to check a mark"):
         verify(
-            {f"v{n}": bright for n in range(victims)}, {f"i{n}": blind for n in range(innocents)}, queries, Thresholds()
+            {f"v{n}": bright for n in range(marked_models)},
+            {f"i{n}": blind for n in range(benign_models)},
+            queries,
+            Thresholds(),
         )
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import ImageArrays
-from medmark.components.surrogate.panel import load_models, train_models
+from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities, train_classifier
 
 CONFIGS = [TrainConfig(name=f"m{i}", size=64, epochs=1, seed=i, subset=(1.0, 0.7)[i]) for i in range(2)]

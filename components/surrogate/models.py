@@ -1,4 +1,4 @@
-"""Training and keeping several classifiers: surrogates, innocents, victims."""
+"""Training and keeping several classifiers: surrogates, benign models, marked models."""
 
 from __future__ import annotations
 
