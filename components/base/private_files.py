@@ -12,7 +12,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.atomic import write_atomic
+from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.base.locks import locked
 
 LOCK = ".medmark.lock"
@@ -90,7 +91,7 @@ def private_folder(path: str | Path) -> Path:
     except FileExistsError as error:
         raise MedmarkError(f"a file: {path}; choose a folder") from error
     except OSError as error:
-        raise MedmarkError(f"cannot write: {path} ({error.strerror}); choose another folder") from error
+        raise cannot_write(path, error) from error
     return path
 
 
@@ -149,11 +150,7 @@ def open_to_others(path: str | Path) -> None:
 
 def write_private(path: str | Path, content: bytes) -> None:
     """Writes a file that only its owner may read, whole or not at all; one that is there is replaced."""
-    partial = Path(path).with_name(f"{Path(path).name}.partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(content)
-    os.replace(partial, path)
+    write_atomic(path, content, private=True)
 
 
 def busy(path: Path) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.codecs import decode_png, encode_png
+from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import to_unit
 from medmark.components.dataset.release import Record, Release
 from torch.nn import functional as F
@@ -56,12 +55,6 @@ def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
 def display_tensor(record: Record) -> torch.Tensor:
     """One record as shown: (1, 1, H, W) float32 in [0, 1]."""
     return torch.from_numpy(to_unit(decode_png(record.image), record.bits, record.display))[None, None]
-
-
-def with_pixels(record: Record, pixels: np.ndarray) -> Record:
-    """The record with other stored values (H, W), encoded as every image of a release is."""
-    data = encode_png(pixels)
-    return replace(record, image=data, sha256=hashlib.sha256(data).hexdigest())
 
 
 def load_arrays(release: Release, *, split: str | None = None, size: int) -> ImageArrays:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of
 from medmark.components.dataset.display import DISPLAY_ATTRIBUTES, GRAY, TERMS, check_window
 from PIL import Image, UnidentifiedImageError
 
@@ -92,7 +93,7 @@ def _decode_common(path: Path) -> DecodedImage:
         raise
     except Exception as error:  # Pillow's readers raise many unrelated kinds
         raise MedmarkError(
-            f"damaged or truncated image: {path} ({_line(error)}); copy it again or remove it"
+            f"damaged or truncated image: {path} ({reason_of(error)}); copy it again or remove it"
         ) from error
 
 
@@ -102,11 +103,6 @@ def _has_second_page(image: Image.Image) -> bool:
     except EOFError:
         return False
     return True
-
-
-def _line(error: Exception) -> str:
-    """A decoder's message, which may quote the file, as one short printable line."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(str(error).split()))[:160] or type(error).__name__
 
 
 def _to_gray(image: Image.Image, path: Path) -> DecodedImage:
@@ -168,7 +164,7 @@ def read_dicom(path: Path, **options: object) -> pydicom.Dataset:
 
 
 def _undecodable(path: Path, error: Exception) -> MedmarkError:
-    return MedmarkError(f"DICOM that cannot be decoded: {path} ({_line(error)}); convert it with another tool")
+    return MedmarkError(f"DICOM that cannot be decoded: {path} ({reason_of(error)}); convert it with another tool")
 
 
 def _decode_dicom(path: Path) -> DecodedImage:

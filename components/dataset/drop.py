@@ -20,7 +20,7 @@ import numpy as np
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
-from medmark.components.dataset.codecs import decode_file, decode_png, encode_png
+from medmark.components.dataset.codecs import decode_file, decode_png
 from medmark.components.dataset.ingest import (
     check_display,
     in_order_of_ids,
@@ -41,7 +41,7 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import SPLITS, Record, Release, ReleaseWriter, refuse_names
+from medmark.components.dataset.release import SPLITS, Record, Release, ReleaseWriter, refuse_names, with_pixels
 from medmark.components.dataset.sources import WITHDRAWN, image_id, pseudonym
 
 SHARES = (0.7, 0.1, 0.2)  # of train, val and test among new patients; as ingest
@@ -274,13 +274,13 @@ def _from_release(source: Path, before: _Before, options: tuple, quarantine: boo
             continue
         try:
             # a marked image is encoded anew: with another encoder its size would tell it from the others
-            data = encode_png(decode_png(record.image))
+            encoded = with_pixels(record, decode_png(record.image))
             check_display(record, given)
         except MedmarkError as error:
             yield None, None, record.image_id, f"{error}: {record.image_id} in {source}"
             continue
         split = before.split_of.setdefault(record.patient_id, record.split)
-        made = replace(record, image=data, sha256=hashlib.sha256(data).hexdigest(), split=split)
+        made = replace(encoded, split=split)
         yield made, Origin(record.image_id, record.image_id, record.sha256, made.sha256), record.image_id, None
 
 

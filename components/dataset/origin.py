@@ -21,7 +21,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from medmark.components.base.digests import canonical_json, file_sha256
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError, cannot_write
+from medmark.components.base.text import reason_of
 
 SOURCES = pa.schema(
     [("image_id", pa.string()), ("source", pa.string()), ("sha256", pa.string()), ("image_sha256", pa.string())]
@@ -145,7 +146,7 @@ def read_origins(folder: str | Path) -> list[Origin]:
     try:
         return [Origin(**row) for row in pq.read_table(path, schema=SOURCES).to_pylist()]
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise MedmarkError(f"unreadable: {path} ({reason}); restore the folder from a backup") from error
 
 
@@ -217,7 +218,7 @@ def kept_patient_key(file: str | Path) -> str:
     except FileExistsError:
         pass  # the key of an earlier ingest
     except OSError as error:
-        raise MedmarkError(f"cannot write: {file} ({error.strerror}); name another file") from error
+        raise cannot_write(file, error, "name another file") from error
     key = _read_key(file)
     if not key:
         raise MedmarkError(f"no key of pseudonyms: {file}; name another file")

@@ -24,15 +24,19 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json, file_sha256
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError, cannot_write
+from medmark.components.dataset.codecs import encode_png
 
 SCHEMA_VERSION = 2
+CHANGES_SCHEMA_VERSION = 1  # of changes.json
 READ_VERSIONS = (1, 2)
 SPLITS = ("train", "val", "test")
 SHARD_BYTES = 64 * 1024**2  # images per shard, before compression; DESIGN
@@ -91,6 +95,12 @@ class Record:
     def display(self) -> dict | None:
         """The DICOM display attributes as a dictionary."""
         return json.loads(self.dicom) if self.dicom else None
+
+
+def with_pixels(record: Record, pixels: np.ndarray) -> Record:
+    """The record with other stored values (H, W), encoded as every image of a release is."""
+    data = encode_png(pixels)
+    return replace(record, image=data, sha256=hashlib.sha256(data).hexdigest())
 
 
 class ReleaseWriter:
@@ -266,9 +276,7 @@ class ReleaseWriter:
         if self._changes is not None:
             (self.path / "changes.json").write_bytes(canonical_json(self._changes))
             manifest["changes"] = {"file": "changes.json", "sha256": file_sha256(self.path / "changes.json")}
-        partial = self.path / "release.json.partial"
-        partial.write_bytes(canonical_json(manifest))
-        os.replace(partial, self.path / "release.json")
+        write_atomic(self.path / "release.json", canonical_json(manifest))
 
 
 class Release:
@@ -444,4 +452,4 @@ def _write_private(file: Path, table: pa.Table) -> None:
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             pq.write_table(table, stream, compression="zstd")
     except OSError as error:
-        raise MedmarkError(f"cannot write: {file} ({error.strerror}); name another file") from error
+        raise cannot_write(file, error, "name another file") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of, shown
 from medmark.components.dataset.codecs import IMAGE_SUFFIXES
 from medmark.components.dataset.release import SPLITS
 
@@ -22,7 +23,6 @@ PATH_COLUMNS = ("Path", "path", "file", "filename", "image")
 PATIENT_COLUMNS = ("patient_id", "PatientID", "patient", "group_id")
 CHEXPERT_PATIENT = re.compile(r"patient(\d+)")
 UNCERTAIN = ("ones", "zeros", "ignore")
-MAX_NAME = 512  # characters of a path in a source or of a label or patient; ours
 WITHDRAWN = "withdrawn.csv"  # of a drop that takes images out, see drop.py
 
 
@@ -45,12 +45,6 @@ class Item:
     patient: str | None = None
     split: str | None = None
     problem: str | None = None
-
-
-def shown(text: str) -> str:
-    """A file's name or a cell as messages can carry it: printable, and of at most 512 characters."""
-    short = text[:MAX_NAME] + "..." if len(text) > MAX_NAME else text
-    return short if short.isprintable() else ascii(short)[1:-1]
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -112,7 +106,7 @@ def read_csv(
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more cells than the header
             table = pd.read_csv(table_path, dtype=str, keep_default_na=False, index_col=False)
     except (OSError, ValueError, MemoryError, pd.errors.ParserWarning) as error:
-        reason = shown(" ".join(str(error).split()))
+        reason = reason_of(error)
         raise MedmarkError(f"unreadable CSV: {table_path} ({reason}); save it as UTF-8 comma-separated text") from error
 
     def column(wanted: str | None, known: tuple[str, ...], what: str, flag: str) -> str | None:

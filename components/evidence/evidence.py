@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from medmark.components.base.digests import file_sha256
+from medmark.components.base.digests import first_changed
 from medmark.components.base.errors import MedmarkError
 
 EVIDENCE_SCHEMA_VERSION = 1
@@ -30,9 +30,6 @@ def read_evidence(directory: str | Path) -> dict:
         raise MedmarkError(
             f"unknown evidence version {version!r}: {path}; this medmark reads {EVIDENCE_SCHEMA_VERSION}"
         )
-    for name, sha256 in files.items():
-        file = Path(directory) / name
-        inside = file.resolve().is_relative_to(Path(directory).resolve())
-        if not inside or not file.is_file() or file_sha256(file) != sha256:
-            raise MedmarkError(f"evidence changed or missing: {file}; restore the evidence folder from a backup")
+    if (file := first_changed(directory, files)) is not None:
+        raise MedmarkError(f"evidence changed or missing: {file}; restore the evidence folder from a backup")
     return evidence

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.digests import canonical_json, first_changed, folder_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.origin import FORMER, PAST, REJECTED
 from medmark.components.dataset.release import Release
@@ -122,11 +122,7 @@ def write_keep(
         "schema_version": KEEP_SCHEMA_VERSION,
         "release_digest": release_digest,
         "shares": shares,
-        "files": {
-            path.relative_to(out).as_posix(): file_sha256(path)
-            for path in sorted(out.rglob("*"))
-            if path.is_file() and path.name != "keep.json"
-        },
+        "files": folder_sha256(out, without="keep.json"),
     }
     (out / "keep.json").write_bytes(canonical_json(keep))
     return keep
@@ -171,9 +167,6 @@ def read_keep(directory: str | Path) -> dict:
         raise MedmarkError(f"no readable keep.json: {path} ({error}); restore the folder from a backup") from error
     if version != KEEP_SCHEMA_VERSION:
         raise MedmarkError(f"unknown version {version!r}: {path}; this medmark reads {KEEP_SCHEMA_VERSION}")
-    for name, sha256 in files.items():
-        file = directory / name
-        inside = file.resolve().is_relative_to(directory.resolve())
-        if not inside or not file.is_file() or file_sha256(file) != sha256:
-            raise MedmarkError(f"changed or missing: {file}; restore the folder from a backup")
+    if (file := first_changed(directory, files)) is not None:
+        raise MedmarkError(f"changed or missing: {file}; restore the folder from a backup")
     return keep

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.arrays import display_tensor, resize, with_pixels
+from medmark.components.base.text import reason_of
+from medmark.components.dataset.arrays import display_tensor, resize
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import stored_delta
-from medmark.components.dataset.release import Record
+from medmark.components.dataset.release import Record, with_pixels
 from medmark.components.generator.hiding import cosine_interpolation, enlarge, hide
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.saliency.extract import stack_saliency
@@ -247,7 +248,7 @@ class Marker:
                 seed=int(header["seed"]),
             )
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
+            reason = reason_of(error)
             raise MedmarkError(f"damaged generator: {directory} ({reason}); restore it or train it again") from error
 
 

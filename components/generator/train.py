@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from medmark.components.base.checkpoint import load_checkpoint, save_checkpoint
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
@@ -200,8 +201,7 @@ class _Training:
             return model(images.contiguous(memory_format=torch.channels_last)).float()
 
     def run(self, checkpoint: Path) -> None:
-        if checkpoint.exists():
-            self._resume(checkpoint)
+        self._resume(checkpoint)
         for _ in track(range(self.step, self.config.steps), "training the generator"):
             self._renew_twin()
             twin, twin_optimizer = self.twins[self.step % len(self.twins)]
@@ -277,9 +277,7 @@ class _Training:
         return json.dumps([asdict(self.config), self.marker.release_digest, self.seed], sort_keys=True)
 
     def _keep(self, path: Path) -> None:
-        partial = path.with_suffix(".partial")
         state = {
-            "signature": self._signature(),
             "step": self.step,
             "history": self.history,
             "network": self.marker.network.state_dict(),
@@ -288,15 +286,12 @@ class _Training:
             "generator": self.generator.get_state(),
             "twins": [(twin.state_dict(), optimizer.state_dict()) for twin, optimizer in self.twins],
         }
-        torch.save(state, partial)
-        partial.replace(path)
+        save_checkpoint(path, self._signature(), state)
 
     def _resume(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self.where)
-        if state["signature"] != self._signature():
-            raise MedmarkError(
-                f"checkpoint of another run: {path}; remove it, or use the parameters that it was made with"
-            )
+        state = load_checkpoint(path, self._signature(), self.where)
+        if state is None:
+            return
         self.step, self.history = state["step"], state["history"]
         self.marker.network.load_state_dict(state["network"])
         self.schedule.load_state_dict(state["schedule"])

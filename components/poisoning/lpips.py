@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of
 from medmark.components.surrogate.networks import read_tensors
 from piq.perceptual import VGG16_LAYERS, ContentLoss
 from torchvision.models import vgg16
@@ -47,7 +48,7 @@ def _network(path: str) -> ContentLoss:
         )
         linear = [tensors.pop(f"lpips.{i}") for i in range(len(LAYERS))]
     except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise MedmarkError(f"not LPIPS's weights: {path} ({reason}); correct {VARIABLE}, or unset it") from error
     if tensors or any(w.shape != (1, c, 1, 1) for w, c in zip(linear, (64, 128, 256, 512, 512), strict=True)):
         raise MedmarkError(f"not LPIPS's weights: {path} has other tensors; correct {VARIABLE}, or unset it")

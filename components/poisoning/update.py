@@ -27,7 +27,7 @@ from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.base.threads import use_threads
-from medmark.components.dataset.arrays import display_tensor, resize, with_pixels
+from medmark.components.dataset.arrays import display_tensor, resize
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.origin import (
     REJECTED,
@@ -38,18 +38,24 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, refuse_names
+from medmark.components.dataset.release import (
+    CHANGES_SCHEMA_VERSION,
+    Record,
+    Release,
+    ReleaseWriter,
+    refuse_names,
+    with_pixels,
+)
 from medmark.components.evidence.evidence import STEPS, read_evidence
 from medmark.components.evidence.keep import SURROGATES, Original, read_keep, read_originals, write_keep
 from medmark.components.generator.marker import Marker
 from medmark.components.poisoning.correction import corrected
 from medmark.components.poisoning.poison import LEDGER, mark_within_bounds
 from medmark.components.poisoning.quality import compare, sum_up
-from medmark.components.saliency.extract import saliency_maps
+from medmark.components.saliency.extract import quantised, saliency_maps
 from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.training import predict_probabilities
 
-CHANGES_SCHEMA_VERSION = 1
 MAX_SHARE_OF_NEW = 0.9  # of a drop's target images, as MAX_SHARE_OF_CLASS in generator/selection.py
 CATCH_UP = 10  # ours: new images of a kind over which marks that are missing, or too many, are made up for
 IMAGES = ["image_id", "image"]
@@ -128,7 +134,7 @@ def update(
             if record.image_id not in chosen:
                 return record
             seen = resize(display_tensor(record), surrogates[0].size)
-            maps = {record.image_id: (saliency_maps(surrogates[0], seen) * 255).round().byte()[0]}
+            maps = {record.image_id: quantised(saliency_maps(surrogates[0], seen))[0]}
             made = mark_within_bounds(marker, record, maps, chosen[record.image_id])
             if made is None:
                 return record

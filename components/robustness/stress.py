@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
@@ -193,9 +194,7 @@ def detections(
         found[adversary.config.name] = detect(
             adversary.marked_model, benign, adversary.train, marked, queries, genuine, adversary.seed
         )
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_bytes(canonical_json(found))
-    partial_path.replace(path)
+    write_atomic(path, canonical_json(found))
     return found
 
 

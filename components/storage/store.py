@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
 import urllib3
-from medmark.components.base.digests import file_sha256
+from medmark.components.base.digests import HEX, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from minio import Minio
@@ -51,7 +51,6 @@ BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 KEY_REFUSED = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
 STORE_FULL = {"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "EntityTooLarge"}
 PASSES = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Busy"}
-SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Interrupted(MedmarkError):
@@ -378,7 +377,7 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():
-                if SHA256.fullmatch(path.name) and file_sha256(path) == path.name:
+                if HEX.fullmatch(path.name) and file_sha256(path) == path.name:
                     return path
         except OSError as error:
             raise _local(error, folder) from error
@@ -643,7 +642,7 @@ def _read_credentials(path: Path, variable: str) -> dict:
 
 def _stated(found: Object) -> str:
     stated = str((found.metadata or {}).get("x-amz-meta-sha256", ""))
-    return stated if SHA256.fullmatch(stated) else ""
+    return stated if HEX.fullmatch(stated) else ""
 
 
 def _time(stated: datetime | None) -> float:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
+from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
@@ -111,9 +112,7 @@ def _load_splits(release_dir: Path, digest: str, size: int) -> list[ImageArrays]
 
 def _write_index(out: Path, digest: str, entries: list[dict]) -> dict:
     index = {"release_digest": digest, "models": entries}
-    partial = out / "models.json.partial"
-    partial.write_bytes(canonical_json(index))
-    partial.replace(out / "models.json")
+    write_atomic(out / "models.json", canonical_json(index))
     return index
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -225,6 +226,6 @@ def load_classifier(path: str | Path) -> Classifier:
         model = build(architecture, num_classes=classes, size=size, seed=0)
         model.network.load_state_dict(read_tensors(path))
     except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise MedmarkError(f"weights do not fit their network: {path} ({reason}); get the file again") from error
     return model.eval().requires_grad_(False)

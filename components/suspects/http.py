@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import requests
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line
 from medmark.components.suspects.messages import MAX_ANSWER, Unavailable
 from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
 from urllib3.util.retry import Retry
@@ -259,7 +260,7 @@ class Endpoint:
     def _fail(
         self, wrong: str, remedy: str, cause: Exception | None = None, kind: type[MedmarkError] = MedmarkError
     ) -> NoReturn:
-        wrong = " ".join("".join(c if c.isprintable() else " " for c in self._hide(wrong)).split())[:300]
+        wrong = one_line(wrong, 300, hidden=[self._token])
         raise kind(f"suspect {self.where} {wrong}; {remedy}") from cause
 
 

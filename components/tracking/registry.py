@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
-from medmark.components.tracking.connection import quiet, reason_of, tracking_uri
+from medmark.components.base.text import reason_of
+from medmark.components.tracking.connection import quiet, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import private_files
+from medmark.components.base.text import reason_of
 from medmark.components.tracking import unlogged
-from medmark.components.tracking.connection import quiet, reason_of, tracking_uri
+from medmark.components.tracking.connection import quiet, tracking_uri
 from medmark.components.tracking.unlogged import Kept
 
 if TYPE_CHECKING:

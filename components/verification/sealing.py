@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of
 from medmark.components.evidence.evidence import STEPS, read_evidence
 from medmark.components.evidence.secrets import Secrets
 from medmark.components.lineage.events import public_record, read_steps, with_secrets, write_steps
@@ -128,7 +129,7 @@ def read_benign(evidence_dir: str | Path, image_ids: list[str]) -> dict[str, Ans
         rows = pq.read_table(path, schema=BENIGN).to_pandas()
         models = {name: part.set_index("image_id").loc[image_ids] for name, part in rows.groupby("model")}
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise MedmarkError(f"damaged evidence: {path} ({reason}); restore it from a backup") from error
     columns = [field.name for field in fields(Answers)]
     return {name: Answers(**{column: part[column].to_numpy() for column in columns}) for name, part in models.items()}
