@@ -55,17 +55,20 @@ class TrainConfig:
     weights: str | None = None
 
 
-def trained_alike(config: TrainConfig, others: Iterable[TrainConfig]) -> str | None:
-    """Name of the model that was trained as another was, but for its data: by its configuration, not by its name.
+def trained_alike(config: TrainConfig, benign: Iterable[TrainConfig]) -> str:
+    """Name of the benign model that differs from a marked model in its data alone: all but the name of its configuration is equal.
 
     Args:
-        config: of the other model.
-        others: configurations to choose from.
+        config: of the marked model.
+        benign: configurations of the benign models.
 
-    Returns:
-        None if no configuration is the same.
+    Raises:
+        MedmarkError: there is none.
     """
-    return next((other.name for other in others if replace(other, name=config.name) == config), None)
+    for other in benign:
+        if replace(other, name=config.name) == config:
+            return other.name
+    raise MedmarkError(f"no benign model is trained as {config.name} is; add its configuration to the benign models")
 
 
 @dataclass

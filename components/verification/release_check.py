@@ -14,7 +14,7 @@ from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import read_queries
 from medmark.components.surrogate.models import load_models
-from medmark.components.surrogate.training import predict_probabilities
+from medmark.components.surrogate.training import TrainConfig, predict_probabilities, trained_alike
 from medmark.components.verification.scenarios import verify
 from medmark.components.verification.verdict import Thresholds
 
@@ -64,7 +64,9 @@ def check_release(
         queries,
         thresholds,
     )
-    pairs = [(entry, _trained_alike(entry, benign_models)) for entry, _ in marked_models]
+    benign = {entry["name"]: entry for entry, _ in benign_models}
+    configs = [TrainConfig(**entry["config"]) for entry in benign.values()]
+    pairs = [(entry, benign[trained_alike(TrainConfig(**entry["config"]), configs)]) for entry, _ in marked_models]
     verdict.update(
         {
             "accuracy": {
@@ -95,14 +97,3 @@ def check_release(
     scores.to_parquet(out / "scores.parquet")
     (out / "verdict.json").write_bytes(canonical_json(verdict))
     return verdict
-
-
-def _trained_alike(marked_model: dict, benign_models: list) -> dict:
-    """The benign model that differs from a marked model in its data alone."""
-    recipe = {**marked_model["config"], "name": None}
-    for entry, _ in benign_models:
-        if {**entry["config"], "name": None} == recipe:
-            return entry
-    raise MedmarkError(
-        f"no benign model is trained as {marked_model['name']} is; add its configuration to the benign models"
-    )

@@ -139,4 +139,5 @@ def test_supplied_weights_are_used_where_they_fit(tmp_path):
 def test_a_model_trained_alike_is_found_by_its_configuration_alone():
     others = [replace(CONFIG, name="other", seed=CONFIG.seed + 1), replace(CONFIG, name="same")]
     assert trained_alike(replace(CONFIG, name="marked"), others) == "same"
-    assert trained_alike(replace(CONFIG, epochs=CONFIG.epochs + 1), others) is None
+    with pytest.raises(MedmarkError, match="no benign model is trained as longer is"):
+        trained_alike(replace(CONFIG, name="longer", epochs=CONFIG.epochs + 1), others)
