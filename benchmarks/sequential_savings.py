@@ -35,7 +35,8 @@ from types import SimpleNamespace
 import numpy as np
 from marking import machine
 from medmark.components.base.progress import track
-from medmark.components.verification.audit import Answers, judge
+from medmark.components.evidence.answers import Answers
+from medmark.components.verification.audit import judge
 from medmark.components.verification.power import NULLS, Null, simulate_answers, skewed_answers
 from medmark.components.verification.sequential import GUILTY, first, log_wealth, rank_stopped, sequential_test
 from medmark.components.verification.statistics import MIN_PAIRS, conformal_p_value, upper_rate

@@ -17,13 +17,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json, first_changed, folder_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.origin import FORMER, PAST, REJECTED
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.ledger import read_ledger
 
 KEEP_SCHEMA_VERSION = 1
+KEEP = "keep.json"
 SURROGATES = "surrogates"
 ORIGINALS = "originals.parquet"  # not there before medmark kept them
 ORIGINALS_SCHEMA = pa.schema(
@@ -73,8 +76,7 @@ def keep_for_updates(
         "mark": evidence["marked_images"] / of_target,
         "decoy": evidence["decoy_images"] / (sum(training.values()) - of_target),
     }
-    ledger = pq.read_table(Path(evidence_dir) / "ledger.parquet", columns=["image_id"])["image_id"].to_pylist()
-    wanted = set(ledger)
+    wanted = {row["image_id"] for row in read_ledger(evidence_dir, ["image_id"])}
     clean = Release(clean_dir).records("train", columns=["image_id", "image"])
     originals = (Original(record.image_id, record.image) for record in clean if record.image_id in wanted)
     return write_keep(
@@ -122,9 +124,9 @@ def write_keep(
         "schema_version": KEEP_SCHEMA_VERSION,
         "release_digest": release_digest,
         "shares": shares,
-        "files": folder_sha256(out, without="keep.json"),
+        "files": folder_sha256(out, without=KEEP),
     }
-    (out / "keep.json").write_bytes(canonical_json(keep))
+    write_atomic(out / KEEP, canonical_json(keep))
     return keep
 
 
@@ -154,7 +156,7 @@ def read_keep(directory: str | Path) -> dict:
         MedmarkError: something is missing or changed.
     """
     directory = Path(directory)
-    path = directory / "keep.json"
+    path = directory / KEEP
     try:
         keep = json.loads(path.read_bytes())
         version, files = keep["schema_version"], dict(keep["files"])

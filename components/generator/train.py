@@ -16,7 +16,8 @@ from medmark.components.base.threads import device, mixed_precision, seed_everyt
 from medmark.components.dataset.arrays import ImageArrays, load_arrays, resize
 from medmark.components.dataset.release import Release
 from medmark.components.generator import objective
-from medmark.components.generator.marker import Marker, Shape, draw_key
+from medmark.components.generator.key import draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.objective import Weights
 from medmark.components.generator.selection import select

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from medmark.components.base.errors import MedmarkError
+from medmark.components.evidence.answers import Answers
 from medmark.components.evidence.queries import QuerySet
 from medmark.components.verification.statistics import (
     Effect,
@@ -21,17 +22,6 @@ from medmark.components.verification.verdict import Decision, Thresholds, decide
 
 # (N, 1, S, S) float32 in [0, 1] -> (N, K) class probabilities
 Suspect = Callable[[torch.Tensor], np.ndarray]
-
-
-@dataclass
-class Answers:
-    """What a suspect said, per image: P(target) and whether the target is its most probable class."""
-
-    p_clean: np.ndarray
-    p_marked: np.ndarray
-    p_control: np.ndarray | None
-    is_clean: np.ndarray
-    is_marked: np.ndarray
 
 
 @dataclass

@@ -11,8 +11,9 @@ from dataclasses import replace
 import pandas as pd
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
+from medmark.components.evidence.answers import Answers
 from medmark.components.evidence.queries import QuerySet
-from medmark.components.verification.audit import Answers, AuditResult, Suspect, interrogate, judge
+from medmark.components.verification.audit import AuditResult, Suspect, interrogate, judge
 from medmark.components.verification.processing import PROCESSINGS
 from medmark.components.verification.verdict import Thresholds
 
@@ -35,7 +36,7 @@ def verify(
         accused and no control mark fires; ``not_owned`` if a marked model gets away; else ``inconclusive``), ``reasons``
         against it, ``malicious`` (the weakest marked model), ``victims``, ``independent_models``, ``independent_trigger``,
         ``robustness``, ``thresholds``; and a table of every answer: role (``victim`` or ``innocent``), model, image_id
-        and the columns of :class:`medmark.components.verification.audit.Answers`.
+        and the columns of :class:`medmark.components.evidence.answers.Answers`.
 
     Raises:
         MedmarkError: no marked model, or fewer than two benign models.

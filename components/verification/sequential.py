@@ -30,7 +30,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
-from medmark.components.verification.audit import Answers
+from medmark.components.evidence.answers import Answers
 from medmark.components.verification.statistics import BETS, MIN_PAIRS, conformal_p_value, probabilities
 from medmark.components.verification.verdict import Thresholds
 

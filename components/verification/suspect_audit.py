@@ -26,6 +26,7 @@ import numpy as np
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
+from medmark.components.evidence.answers import Answers, read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import QuerySet, query_ids, read_queries
 from medmark.components.lineage.commitment import verify_commitment
@@ -34,8 +35,7 @@ from medmark.components.suspects.answer_store import StoredSuspect
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.suspects import Contract, SuspectModel, UnopenedSuspect, open_suspect
-from medmark.components.verification.audit import Answers, interrogate
-from medmark.components.verification.sealing import read_benign
+from medmark.components.verification.audit import interrogate
 from medmark.components.verification.sequential import (
     GUILTY,
     SequentialResult,

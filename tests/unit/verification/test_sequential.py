@@ -4,7 +4,8 @@ from functools import cache
 import numpy as np
 import pytest
 from medmark.components.base.errors import MedmarkError
-from medmark.components.verification.audit import Answers, judge
+from medmark.components.evidence.answers import Answers
+from medmark.components.verification.audit import judge
 from medmark.components.verification.power import simulate_answers, skewed_answers
 from medmark.components.verification.sequential import (
     GUILTY,
