@@ -119,6 +119,7 @@ def check_own(folder: Path, remedy: str, *, links: bool = True) -> None:
     """
     found = [folder]
     for path in found:
+        problem: str | None = None
         status = path.lstat()
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFLNK:

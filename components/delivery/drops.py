@@ -12,7 +12,8 @@ from pathlib import Path
 
 from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.delivery.places import is_place
-from medmark.components.storage.store import Store, parallel, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store, parallel
 
 COMPLETE = "_SUCCESS"  # a drop that holds it is complete; what Hadoop and Spark write last
 MAX_FILE_BYTES = 1 << 30  # of one raw file; arbitrary, far above any single x-ray

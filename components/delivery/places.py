@@ -33,16 +33,9 @@ from medmark.components.base.locks import try_lock
 from medmark.components.base.private_files import private_files, private_folder
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.delivery.publish import KINDS, Kind, fetch, kind_of, send
-from medmark.components.storage.store import (
-    MAX_OBJECT_BYTES,
-    Denied,
-    Interrupted,
-    Place,
-    Store,
-    check_name,
-    parallel,
-    parse,
-)
+from medmark.components.storage.place import Place, check_name, parse
+from medmark.components.storage.retry import Denied, Interrupted
+from medmark.components.storage.store import MAX_OBJECT_BYTES, Store, parallel
 
 
 def is_place(text: str) -> bool:

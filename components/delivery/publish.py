@@ -32,7 +32,8 @@ from medmark.components.base.private_files import (
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES, Release, refuse_names
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep
-from medmark.components.storage.store import Place, Store, check_name, parallel, parse
+from medmark.components.storage.place import Place, check_name, parse
+from medmark.components.storage.store import Store, parallel
 
 MAX_SIDECAR_BYTES = 1 << 20  # as components/lineage reads them
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.storage.store import Store, parallel, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store, parallel
 
 RECORD_SCHEMA_VERSION = 1
 MAX_RECORD_BYTES = 64 << 10  # arbitrary, far above what is written

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,7 +58,7 @@ def keep_for_updates(
     origin_dir: str | Path,
     surrogates_dir: str | Path,
     out: str | Path,
-) -> dict:
+) -> dict[str, Any]:
     """Writes the folder after a first marking.
 
     Args:
@@ -92,7 +93,7 @@ def write_keep(
     originals: Iterable[Original] | None = None,
     release_digest: str,
     shares: dict[str, float],
-) -> dict:
+) -> dict[str, Any]:
     """Writes the folder, readable by its owner only.
 
     Args:
@@ -149,7 +150,7 @@ def _originals(path: Path) -> Iterable[Original]:
         raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
 
 
-def read_keep(directory: str | Path) -> dict:
+def read_keep(directory: str | Path) -> dict[str, Any]:
     """Content of ``keep.json``, after checking every file it names.
 
     Raises:

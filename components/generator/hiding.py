@@ -19,8 +19,8 @@ import math
 from collections.abc import Callable
 
 import cv2
-import libjpeg
 import numpy as np
+from libjpeg.utils import decode as decode_jpeg
 from PIL import Image
 from scipy import fft, ndimage, signal
 
@@ -198,7 +198,7 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-DECODERS: tuple[Callable[[bytes], np.ndarray], ...] = (_decode_with_pillow, libjpeg.decode)
+DECODERS: tuple[Callable[[bytes], np.ndarray], ...] = (_decode_with_pillow, decode_jpeg)
 
 
 def _blocks(pixels: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ class Marker:
         shape, grid = self.shape, self.shape.grid
         wave = carrier(key or self.key, grid).to(images.device)
         if role == "decoy":
-            correction = 0.0
+            correction: torch.Tensor | float = 0.0
         else:
             half = shape.size // 2
             seen = resize(images, half)

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from medmark.components.base.checkpoint import load_checkpoint, save_checkpoint
@@ -63,7 +64,7 @@ class GeneratorConfig:
     key_index: int = 0
 
     @classmethod
-    def from_dict(cls, values: dict) -> GeneratorConfig:
+    def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
         """From ``dataclasses.asdict``, as it travels through a pipeline."""
         return cls(**{**values, "shape": Shape(**values["shape"]), "weights": Weights(**values["weights"])})
 
@@ -77,7 +78,7 @@ def train_generator(
     target_class: str,
     config: GeneratorConfig,
     seed: int,
-) -> dict:
+) -> dict[str, Any]:
     """Trains a generator and chooses the images to mark.
 
     Args:
@@ -179,7 +180,7 @@ class _Training:
         self.generator = torch.Generator().manual_seed(seed + 11)
         self.twins = [self._new_twin(number) for number in range(config.twins)]
         self.step = 0
-        self.history: list[dict] = []
+        self.history: list[dict[str, Any]] = []
 
     def _new_twin(self, number: int) -> tuple[Classifier, torch.optim.Optimizer]:
         twin = build(

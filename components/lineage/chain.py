@@ -28,7 +28,8 @@ from medmark.components.lineage.files import read_small
 from medmark.components.lineage.keys import key_id
 from medmark.components.lineage.record import COMMITMENT, LINEAGE, TIMESTAMP, Lineage, read_lineage
 from medmark.components.lineage.timestamp import verify_timestamp
-from medmark.components.storage.store import Store, check_name, parse
+from medmark.components.storage.place import check_name, parse
+from medmark.components.storage.store import Store
 
 CHAIN_SCHEMA_VERSION = 1
 MAX_RELEASES = 10_000  # arbitrary: a longer chain is not an owner's

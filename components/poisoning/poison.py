@@ -189,7 +189,7 @@ def write_queries(
     for _, image_id, patient in sorted(candidates):
         one_each.setdefault(patient, image_id)
     order = {image_id: place for place, image_id in enumerate(list(one_each.values())[:limit])}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for record in track(source.records("test"), "making queries"):
         if record.image_id in order:
             marked, other = (each.mark(record, saliency, "query") for each in (marker, control))

@@ -127,12 +127,12 @@ def _write_evidence(source: Path, evidence: dict[str, Any], new: dict[str, str],
             pq.write_table(table, out / name, compression="zstd")
     roles = {new[one]: role for one, role in Marker.load(source / "generator").roles.items()}
     (out / "generator" / "selection.json").write_bytes(canonical_json(roles))
-    new = {
+    changed = {
         "release_digest": made.digest,
         "parent_digest": made.parent,
         "files": {name: file_sha256(out / name) for name in files},
     }
-    write_evidence(out, evidence | new)
+    write_evidence(out, evidence | changed)
 
 
 def _write_keep(

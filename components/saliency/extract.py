@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,7 @@ def quantised(maps: torch.Tensor) -> torch.Tensor:
     return (maps * 255).round().byte()
 
 
-def extract(release_dir: str | Path, model_path: str | Path, out_dir: str | Path) -> dict:
+def extract(release_dir: str | Path, model_path: str | Path, out_dir: str | Path) -> dict[str, Any]:
     """Writes the saliency map of every image of a release, streaming.
 
     Args:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class Trained:
     """A trained classifier, its history (one dict an epoch) and how long it took."""
 
     model: Classifier
-    history: list[dict]
+    history: list[dict[str, Any]]
     seconds: float
 
 

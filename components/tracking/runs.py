@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import private_files
@@ -32,7 +32,7 @@ from medmark.components.tracking.unlogged import Kept
 if TYPE_CHECKING:
     from medmark.components.tracking.registry import Model
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 EXPERIMENT = "medmark"
 CONTENT, LOGGED = "medmark.content", "medmark.logged"
@@ -58,11 +58,11 @@ class Tracked:
     """
 
     name: str
-    parameters: dict = field(default_factory=dict)
-    metrics: dict = field(default_factory=dict)
-    curves: dict = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, bytes] = field(default_factory=dict)
-    dataset: dict | None = None
+    dataset: dict[str, Any] | None = None
     files: list = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     models: list[Model] = field(default_factory=list)
@@ -132,7 +132,7 @@ def _keep(folder: Path, runs: list[Tracked]) -> Kept:
         return unlogged.finish(staged, content, int(time.time() * 1000), os.environ.get("MLFLOW_RUN_ID") or None)
 
 
-def _written(run: Tracked, staged: Path, number: int) -> dict:
+def _written(run: Tracked, staged: Path, number: int) -> dict[str, Any]:
     """Writes a run's artifacts; gives the rest of it as JSON values."""
     tags, models, folder = dict(run.tags), [], unlogged.artifacts(staged, number)
     for name, svg in run.figures.items():
@@ -155,8 +155,9 @@ def _written(run: Tracked, staged: Path, number: int) -> dict:
             shutil.rmtree(made, ignore_errors=True)
             tags["medmark.models"] = f"not registered: {reason_of(error)}"
             continue
-        stated = {"name": model.name, "folder": place, "release_digest": model.release_digest}
-        models.append(stated | {"private": model.private})
+        models.append(
+            {"name": model.name, "folder": place, "release_digest": model.release_digest, "private": model.private}
+        )
     return {
         "name": run.name,
         "parameters": {name: str(value)[:500] for name, value in run.parameters.items()},
@@ -217,10 +218,12 @@ def _experiment(client: MlflowClient, folder: Path | None) -> str:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(EXPERIMENT)
+            if found is None:  # and deleted it
+                raise
     return found.experiment_id
 
 
-def _own(client: MlflowClient, experiment: str, kept: Kept, number: int, tags: dict) -> Run:
+def _own(client: MlflowClient, experiment: str, kept: Kept, number: int, tags: dict[str, Any]) -> Run:
     """The run with this content, made if it is not there."""
     run, content = kept.runs[number], kept.digest(number)
     found = _with_content(client, experiment, content)
@@ -272,7 +275,7 @@ def _complete(client: MlflowClient, run: Run, kept: Kept, number: int, own: bool
     client.set_tag(run_id, LOGGED, digest)  # last
 
 
-def _dataset_input(content: dict):
+def _dataset_input(content: dict[str, Any]) -> DatasetInput:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     given = content["dataset"]

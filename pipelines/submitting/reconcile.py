@@ -10,7 +10,8 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.delivery.drops import COMPLETE, listing_digest
 from medmark.components.delivery.submissions import read_records
-from medmark.components.storage.store import Store, parallel, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store, parallel
 from medmark.pipelines.submitting.submission import Submission, of_update_release, read_manifest
 
 Submit = Callable[[Submission], dict]

@@ -11,7 +11,8 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.delivery.drops import listing_digest, raw_files
 from medmark.components.profiles import PROFILES
-from medmark.components.storage.store import Place, Store, parse
+from medmark.components.storage.place import Place, parse
+from medmark.components.storage.store import Store
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ from medmark.components.evidence.keep import write_keep
 from medmark.components.evidence.secrets import seeds_of
 from medmark.components.lineage.commitment import commit
 from medmark.components.lineage.keys import load_private, new_key
-from medmark.components.storage.store import Interrupted, Store, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.retry import Interrupted
+from medmark.components.storage.store import Store
 from medmark.pipelines import cli
 from medmark.pipelines.commands.audit import time_stamp
 from medmark.pipelines.services import EVIDENCE, RELEASES

@@ -24,7 +24,8 @@ from medmark.components.delivery.publish import (
     publish_keep,
 )
 from medmark.components.evidence.keep import write_keep
-from medmark.components.storage.store import Store, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store
 from medmark.pipelines.services import EVIDENCE, RELEASES
 from minio.error import S3Error
 from object_store import content, make_release, processes_of, store_for

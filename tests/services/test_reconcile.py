@@ -27,7 +27,7 @@ from medmark.components.lineage.events import artifact_digest, step_event
 from medmark.components.lineage.keys import load_private, load_public, new_key
 from medmark.components.lineage.signing import sign_run
 from medmark.components.poisoning.poison import poison
-from medmark.components.storage.store import parse
+from medmark.components.storage.place import parse
 from medmark.components.verification.release_check import check_release
 from medmark.components.verification.sealing import finish_evidence
 from medmark.components.verification.verdict import Thresholds
