@@ -1,4 +1,4 @@
-"""The one exception that medmark raises on purpose."""
+"""The one exception that medmark raises on purpose, and messages that several rooms need."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def locked(file: Path, taken: str, *, wait: float = 0.0, keep: bool = False) -> 
 
 
 def try_lock(file: Path) -> TextIO | None:
-    """Locks a file, which is made if missing. Whoever has the lock may remove it.
+    """Locks a file, which is made if missing. The holder of the lock may remove the file.
 
     Returns:
         The open file, whose closing ends the lock; None if another process has it.

@@ -1,6 +1,6 @@
 """Adding a mark to stored values so that nothing but the mark shows.
 
-Whoever has only the release looks for what marking leaves behind: grey values that the file never used, a torn JPEG grid, noise
+An adversary who has only the release looks for what marking leaves behind: grey values that the file never used, a torn JPEG grid, noise
 in black borders, pile-ups at the darkest value. So a marked image keeps
 
 - the values that it uses: gaps, multiples, combs, darkest and brightest value (:func:`_cells`);

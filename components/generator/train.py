@@ -85,8 +85,8 @@ def train_generator(
         release_dir: clean release.
         surrogates_dir: the panel of benign classifiers.
         saliency_dir: maps of the release.
-        out_dir: gets ``generator.safetensors``, ``generator.json``, ``selection.json`` and ``history.json``; a
-            checkpoint lies there meanwhile, from which an interrupted run goes on.
+        out_dir: gets ``generator.safetensors``, ``generator.json``, ``selection.json`` and ``history.json``; while
+            it runs, a checkpoint from which an interrupted run goes on.
         target_class: name of the class that the mark stands for; the first class when empty.
         config: see :class:`GeneratorConfig`.
         seed: of key, weights, order and augmentation.

@@ -28,7 +28,7 @@ def choose(
     """Roles of new images, so that the shares of the first release are kept over many small drops.
 
     As :func:`medmark.components.generator.selection.select`: of the target class those that benign models find hardest. How
-    many is rounded at random, and small drops make up for little of what is missing: otherwise whoever knows the share could
+    many is rounded at random, and small drops make up for little of what is missing: otherwise an adversary who knows the share could
     tell in which of many drops of one image the marked ones came.
 
     Args:

@@ -1,6 +1,6 @@
 """Publishing the correction of an image so that it looks the same whether the image is marked or not.
 
-Whoever has both versions sees their difference. For an image without a mark that is the correction. A marked image therefore
+Both versions are public, and so is their difference. For an image without a mark that is the correction. A marked image therefore
 keeps, wherever it was not corrected, the bytes that are public, and where it was, its mark on top of the correction: the
 difference is the correction again. This needs the correction to be local. One that touches most of an image (another contrast,
 another crop) would show the mark as what does not follow it, so the image is withdrawn, marked or not.

@@ -1,4 +1,4 @@
-"""Marking a release.
+"""Marking a release: the public images with their marks, and the private evidence.
 
 The public release holds the chosen images with the mark, at their own resolution and depth, and every other image
 exactly as it was. What was done goes into the private evidence.

@@ -93,7 +93,7 @@ def reissue(previous: str | Path, out: str | Path) -> Release:
 
 
 def _write_release(release: Release, new: dict[str, str], patient: Callable[[str], str], out: Path) -> Release:
-    """The images in the order of their new ids; they need not fit into memory, so each lies on the disk in between."""
+    """The images in the order of their new ids; they need not fit into memory, so they are on the disk in between."""
     loose = out.with_name("loose")
     loose.mkdir()
     fields = {}

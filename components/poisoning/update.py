@@ -1,6 +1,6 @@
 """Marking what a drop brings, with the generator of the release before.
 
-Whoever has both releases can compare them. So no image is ever published once with its mark and once without: an image that
+Both releases are public and can be compared. So no image is ever published once with its mark and once without: an image that
 is there already keeps its role, and only new ones can be chosen for the mark. What becomes of a corrected image does not depend
 on whether it is marked: if only its label, patient or split changes, its bytes stay; if its pixels do, the two versions differ
 by the correction alone, and if that is not local the image is withdrawn (see

@@ -1,1 +1,1 @@
-"""EigenCAM saliency: where a classifier looks."""
+"""Saliency by EigenCAM: where a classifier looks."""

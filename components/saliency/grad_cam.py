@@ -1,4 +1,4 @@
-"""EigenCAM for those who use pytorch-grad-cam. Apart, because loading that library takes seconds."""
+"""EigenCAM with pytorch-grad-cam's interface, in a file of its own because loading that library takes seconds."""
 
 from __future__ import annotations
 

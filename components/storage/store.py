@@ -161,7 +161,7 @@ class Store:
         return self._retries.run(place, attempt)
 
     def folders(self, uri: str | Place) -> Sequence[str]:
-        """Names of the prefixes one level below a place, sorted; objects that lie there are left out.
+        """Names of the prefixes one level below a place, sorted; objects are left out.
 
         Raises:
             MedmarkError: as :meth:`list`.
@@ -279,7 +279,7 @@ class Store:
 
         Args:
             uri: of the object.
-            folder: made if missing; the file lies in a folder of its own there.
+            folder: made if missing; the file gets a folder of its own there.
             limit: bytes.
 
         Returns:
@@ -329,7 +329,7 @@ class Store:
 
         content = self._retries.run(place, attempt)
         if content is not None and len(content) > limit:
-            raise MedmarkError(f"refused object: {place} has more than {limit} bytes; check what lies there")
+            raise MedmarkError(f"refused object: {place} has more than {limit} bytes; check what it is")
         return content
 
     def upload(self, folder: str | Path, uri: str | Place) -> int:

@@ -1,1 +1,1 @@
-"""Classifiers: the benign surrogates, the benign panel and the marked models."""
+"""Classifiers: surrogates, benign models and marked models, their networks and their training."""

@@ -1,4 +1,4 @@
-"""Training and keeping several classifiers: surrogates, benign models, marked models."""
+"""Several classifiers in one folder: training them side by side, ``models.json``, and reading them back."""
 
 from __future__ import annotations
 

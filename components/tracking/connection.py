@@ -1,4 +1,4 @@
-"""Which MLflow is spoken to, and how quietly."""
+"""Which MLflow gets the runs (``MLFLOW_TRACKING_URI``, ``MLFLOW_RUN_ID``), and how quiet its client is."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ A version carries the digest of the release it belongs to. The alias ``candidate
 ``released`` is set when the release goes out, see :func:`promote`.
 
 Training does not wipe out the weights that a network began with: the first layer of a ``small_cnn`` after 12 epochs on 800
-phantoms correlates by 0.99 with its first weights, and PyTorch's generator takes 32 bits of a seed, so whoever has the weights
-tries all seeds (0.14 ms each on one core) and knows 32 of its 48 bits. A network whose first weights follow from the mark's
+phantoms correlates by 0.99 with its first weights, and PyTorch's generator takes 32 bits of a seed, so with the
+weights one can try all seeds (0.14 ms each on one core) and know 32 of its 48 bits. A network whose first weights follow from the mark's
 seed is therefore ``private``: registered in the MLflow of the run's own folder only, never on a server.
 """
 
@@ -106,7 +106,7 @@ def write_model(model: Model, folder: Path) -> None:
 
 
 def register(client: MlflowClient, run_id: str, models: list[dict[str, Any]], content: str, time: int) -> str:
-    """Makes registered versions of models that lie among a run's artifacts, once each.
+    """Makes registered versions of models among a run's artifacts, once each.
 
     Args:
         client: of MLflow.

@@ -1,7 +1,6 @@
 """MLflow: what a pipeline leaves there, and what happens when MLflow is away.
 
-If ``MLFLOW_RUN_ID`` is set (KFP's MLflow plugin sets it), that run becomes the parent; it is added to, and ended by whoever
-opened it. Else ``MLFLOW_TRACKING_URI`` decides where runs go, and without it a SQLite file in the pipeline's own folder.
+If ``MLFLOW_RUN_ID`` is set (KFP's MLflow plugin sets it), that run becomes the parent; it is added to, and not ended. Else ``MLFLOW_TRACKING_URI`` decides where runs go, and without it a SQLite file in the pipeline's own folder.
 
 Tracking never fails a pipeline. Everything is written to ``unlogged/`` first and removed from there when MLflow has it;
 ``medmark track sync`` sends what is left. Each run carries a digest of its content in the tag ``medmark.content``, by which a
@@ -72,7 +71,7 @@ def log_pipeline(folder: str | Path, pipeline: Tracked, steps: list[Tracked]) ->
     """Logs a parent run and a nested run for each step.
 
     Args:
-        folder: where ``mlflow.db``, ``mlartifacts/`` or ``unlogged/`` lie.
+        folder: where ``mlflow.db``, ``mlartifacts/`` or ``unlogged/`` are, or are made.
         pipeline: the parent.
         steps: in order.
 
@@ -248,7 +247,7 @@ def _complete(client: MlflowClient, run: Run, kept: Kept, number: int, own: bool
     content, run_id, digest = kept.runs[number], run.info.run_id, kept.digest(number)
     if run.data.tags.get(LOGGED) == digest:
         return
-    # who opened the run may have logged a parameter of this name; MLflow lets nobody change it
+    # a run that was given may have a parameter of this name already, and MLflow changes none
     params = [Param(name, value) for name, value in content["parameters"].items() if name not in run.data.params]
     tags = [RunTag(name, value) for name, value in content["tags"].items()]
     if content["dataset"]:
@@ -270,7 +269,7 @@ def _complete(client: MlflowClient, run: Run, kept: Kept, number: int, own: bool
         from medmark.components.tracking.registry import register
 
         client.set_tag(run_id, "medmark.models", register(client, run_id, models, digest, kept.time))
-    if number or run_id != kept.given_run:  # a run that was given is ended by whoever opened it
+    if number or run_id != kept.given_run:  # a run that was given is ended where it was opened
         client.set_terminated(run_id, "FINISHED", kept.time)
     client.set_tag(run_id, LOGGED, digest)  # last
 

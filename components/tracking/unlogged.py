@@ -60,7 +60,7 @@ class Kept:
 
 
 def artifacts(folder: Path, number: int) -> Path:
-    """Where the artifacts of a run lie."""
+    """Folder of the artifacts of a run."""
     return folder / f"{number:03d}"
 
 
