@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -168,6 +169,22 @@ class ReleaseWriter:
         self._rows_bytes = 0
         self._shard_bytes = 0
         self._file: pq.ParquetWriter | None = None
+
+    @classmethod
+    def child(
+        cls, path: str | Path, parent: Release, *, version: str, changes: dict[str, Any] | None = None
+    ) -> ReleaseWriter:
+        """A writer of a release that was made from another, with its name and classes; arguments as of the class."""
+        return cls(
+            path,
+            name=parent.name,
+            version=version,
+            class_names=parent.class_names,
+            image_mode=parent.image_mode,
+            task=parent.task,
+            parent=parent.digest,
+            changes=changes,
+        )
 
     def __enter__(self) -> ReleaseWriter:
         (self.path / "shards").mkdir(parents=True, exist_ok=True)

@@ -34,15 +34,7 @@ def sample(release_dir: str | Path, out: str | Path, *, train_images: int, seed:
                 break
             chosen.add(patient)
             drawn += counts[patient]
-    with ReleaseWriter(
-        out,
-        name=source.name,
-        version=f"sample of {source.version}",
-        class_names=source.class_names,
-        image_mode=source.image_mode,
-        task=source.task,
-        parent=source.digest,
-    ) as writer:
+    with ReleaseWriter.child(out, source, version=f"sample of {source.version}") as writer:
         for record in source.records():
             if record.patient_id in chosen:
                 writer.add(record)

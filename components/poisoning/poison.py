@@ -110,15 +110,7 @@ def _write_release(
     """
     ledger: list[dict[str, Any]] = []
     left: set[str] = set()
-    with ReleaseWriter(
-        out,
-        name=source.name,
-        version=version,
-        class_names=source.class_names,
-        image_mode=source.image_mode,
-        task=source.task,
-        parent=source.digest,
-    ) as writer:
+    with ReleaseWriter.child(out, source, version=version) as writer:
         for record in track(source.records(), "marking", len(source)):
             role = marker.roles.get(record.image_id)
             if role is not None:

@@ -100,15 +100,7 @@ def _write_release(release: Release, new: dict[str, str], patient: Callable[[str
     for record in track(release.records(), "reading", len(release)):
         (loose / new[record.image_id]).write_bytes(record.image)
         fields[new[record.image_id]] = replace(record, image=b"")
-    with ReleaseWriter(
-        out,
-        name=release.name,
-        version=release.version,
-        class_names=release.class_names,
-        image_mode=release.image_mode,
-        task=release.task,
-        parent=release.digest,
-    ) as writer:
+    with ReleaseWriter.child(out, release, version=release.version) as writer:
         for identity in track(sorted(fields), "writing", len(fields)):
             record = fields[identity]
             image = (loose / identity).read_bytes()

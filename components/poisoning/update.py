@@ -222,16 +222,7 @@ def _write_release(
 ) -> Release:
     """Copies shards where nothing changed, rewrites the others, and appends the new images in a shard of their own."""
     withdrawn, changed, added = (set(changes[name]) for name in ("withdrawn", "changed", "added"))
-    with ReleaseWriter(
-        out,
-        name=before.name,
-        version=version,
-        class_names=before.class_names,
-        image_mode=before.image_mode,
-        task=before.task,
-        parent=before.digest,
-        changes=changes,
-    ) as writer:
+    with ReleaseWriter.child(out, before, version=version, changes=changes) as writer:
         for file, sha256, _ in before.shards:
             if not any(r.image_id in withdrawn | changed for r in before.records(columns=["image_id"], shard=file)):
                 writer.add_shard(before, file)
