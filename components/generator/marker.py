@@ -30,6 +30,7 @@ from medmark.components.surrogate.networks import read_metadata, read_tensors
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+SELECTION = "selection.json"
 ROLES = ("mark", "query", "decoy")
 AMPLITUDE = 0.65  # of a carrier of standard deviation 1: its peaks are 0.92. A bounded wave, as by tanh, has overtones
 
@@ -172,7 +173,7 @@ class Marker:
             tensors, str(directory / "generator.safetensors"), metadata={"medmark": json.dumps(header, sort_keys=True)}
         )
         (directory / "generator.json").write_bytes(canonical_json(header))
-        (directory / "selection.json").write_bytes(canonical_json(self.roles))
+        write_roles(directory, self.roles)
 
     @classmethod
     def load(cls, directory: str | Path) -> Marker:
@@ -187,7 +188,7 @@ class Marker:
         try:
             network = ConditionalUNet()
             network.load_state_dict(read_tensors(path))
-            roles = json.loads((directory / "selection.json").read_bytes())
+            roles = json.loads((directory / SELECTION).read_bytes())
             if not set(roles.values()) <= {"mark", "decoy"}:
                 raise ValueError("unknown role")
             return cls(
@@ -202,3 +203,8 @@ class Marker:
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             reason = reason_of(error)
             raise MedmarkError(f"damaged generator: {directory} ({reason}); restore it or train it again") from error
+
+
+def write_roles(directory: Path, roles: dict[str, str]) -> None:
+    """Writes ``selection.json`` beside a generator: ``mark`` or ``decoy`` by id of the training images that are changed."""
+    (directory / SELECTION).write_bytes(canonical_json(roles))

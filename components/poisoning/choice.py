@@ -8,10 +8,10 @@ import numpy as np
 from medmark.components.dataset.arrays import display_tensor, resize
 from medmark.components.dataset.release import Record, Release
 from medmark.components.generator.marker import Marker
+from medmark.components.generator.selection import MAX_SHARE_OF_CLASS
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import predict_probabilities
 
-MAX_SHARE_OF_NEW = 0.9  # of a drop's target images, as MAX_SHARE_OF_CLASS in generator/selection.py
 CATCH_UP = 10  # ours: new images of a kind over which marks that are missing, or too many, are made up for
 
 
@@ -53,7 +53,7 @@ def choose(
         wanted = shares[role] * len(candidates) + missing * min(1.0, len(candidates) / CATCH_UP)
         drawn = hashlib.sha256(f"{seed}:{role}:{images.parent}".encode()).digest()
         rounding = int.from_bytes(drawn[:6], "big") / 2**48
-        count = int(max(0.0, min(wanted, MAX_SHARE_OF_NEW * len(candidates))) + rounding)
+        count = int(max(0.0, min(wanted, MAX_SHARE_OF_CLASS * len(candidates))) + rounding)
         if not count:
             continue
         if of_target:

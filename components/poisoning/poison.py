@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from medmark.components.base.digests import canonical_json, folder_sha256
+from medmark.components.base.digests import folder_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.base.threads import use_threads
@@ -23,7 +23,7 @@ from medmark.components.dataset.release import Record, Release, ReleaseWriter, r
 from medmark.components.evidence.evidence import EVIDENCE, EVIDENCE_SCHEMA_VERSION, write_evidence
 from medmark.components.evidence.ledger import write_ledger
 from medmark.components.evidence.queries import write_query_rows
-from medmark.components.generator.marker import Marker
+from medmark.components.generator.marker import Marker, write_roles
 from medmark.components.poisoning.quality import compare, sum_up
 from medmark.components.saliency.extract import load_saliency
 
@@ -81,7 +81,7 @@ def poison(
     for name in ("generator.safetensors", "generator.json"):
         shutil.copyfile(Path(generator_dir) / name, out_evidence / "generator" / name)
     given = {row["image_id"]: row["role"] for row in ledger}
-    (out_evidence / "generator" / "selection.json").write_bytes(canonical_json(given))
+    write_roles(out_evidence / "generator", given)
     evidence = {
         "schema_version": EVIDENCE_SCHEMA_VERSION,
         "release_digest": Release(out_release).digest,

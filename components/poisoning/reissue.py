@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.dataset.origin import (
@@ -34,7 +34,7 @@ from medmark.components.evidence.evidence import copy_evidence, read_evidence, w
 from medmark.components.evidence.keep import SURROGATES, read_keep, write_keep
 from medmark.components.evidence.ledger import LEDGER
 from medmark.components.evidence.queries import QUERIES
-from medmark.components.generator.marker import Marker
+from medmark.components.generator.marker import Marker, write_roles
 
 PARTS = ("release", "evidence", "keep")
 
@@ -118,7 +118,7 @@ def _write_evidence(source: Path, evidence: dict[str, Any], new: dict[str, str],
             table = table.set_column(table.schema.get_field_index("image_id"), "image_id", ids)
             pq.write_table(table, out / name, compression="zstd")
     roles = {new[one]: role for one, role in Marker.load(source / "generator").roles.items()}
-    (out / "generator" / "selection.json").write_bytes(canonical_json(roles))
+    write_roles(out / "generator", roles)
     changed = {
         "release_digest": made.digest,
         "parent_digest": made.parent,

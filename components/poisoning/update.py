@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.base.threads import use_threads
@@ -48,7 +48,7 @@ from medmark.components.evidence.evidence import copy_evidence, read_evidence, w
 from medmark.components.evidence.keep import SURROGATES, Original, read_keep, read_originals, write_keep
 from medmark.components.evidence.ledger import read_ledger, write_ledger
 from medmark.components.evidence.queries import QUERIES, query_ids
-from medmark.components.generator.marker import Marker
+from medmark.components.generator.marker import Marker, write_roles
 from medmark.components.poisoning.choice import choose
 from medmark.components.poisoning.correction import Corrections, correct_images
 from medmark.components.poisoning.poison import mark_within_bounds
@@ -263,7 +263,7 @@ def _write_evidence(
         table = pq.read_table(source / name)
         stays = pc.invert(pc.is_in(table["image_id"], value_set=pa.array(sorted(gone), pa.string())))
         pq.write_table(table.filter(stays), out / name, compression="zstd")
-    (out / "generator" / "selection.json").write_bytes(canonical_json(roles))
+    write_roles(out / "generator", roles)
     write_ledger(out, ledger)
     new = {
         "release_digest": release.digest,
