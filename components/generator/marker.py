@@ -31,7 +31,6 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 SELECTION = "selection.json"
-ROLES = ("mark", "query", "decoy")
 AMPLITUDE = 0.65  # of a carrier of standard deviation 1: its peaks are 0.92. A bounded wave, as by tanh, has overtones
 
 

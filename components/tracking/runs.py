@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import private_files
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Run
 
+T = TypeVar("T")
 EXPERIMENT = "medmark"
 CONTENT, LOGGED = "medmark.content", "medmark.logged"
 METRICS_PER_REQUEST, TEXTS_PER_REQUEST = 1000, 100  # MLflow's limits
@@ -58,11 +59,11 @@ class Tracked:
 
     name: str
     parameters: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    curves: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     figures: dict[str, bytes] = field(default_factory=dict)
     dataset: dict[str, Any] | None = None
-    files: list = field(default_factory=list)
+    files: list[str | Path] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     models: list[Model] = field(default_factory=list)
 
@@ -253,14 +254,14 @@ def _complete(client: MlflowClient, run: Run, kept: Kept, number: int, own: bool
     if content["dataset"]:
         tags.append(RunTag("release_digest", content["dataset"]["digest"]))
         client.log_inputs(run_id, [_dataset_input(content)])
-    for part in _parts(params, TEXTS_PER_REQUEST):
-        client.log_batch(run_id, params=part)
-    for part in _parts(tags, TEXTS_PER_REQUEST):
-        client.log_batch(run_id, tags=part)
+    for some_params in _parts(params, TEXTS_PER_REQUEST):
+        client.log_batch(run_id, params=some_params)
+    for some_tags in _parts(tags, TEXTS_PER_REQUEST):
+        client.log_batch(run_id, tags=some_tags)
     metrics = [Metric(name, value, kept.time, 0) for name, value in content["metrics"].items()]
     metrics += [Metric(name, v, kept.time, at) for name, points in content["curves"].items() for at, v in points]
-    for part in _parts(metrics, METRICS_PER_REQUEST):  # MLflow keeps one of equal ones
-        client.log_batch(run_id, metrics=part)
+    for some_metrics in _parts(metrics, METRICS_PER_REQUEST):  # MLflow keeps one of equal ones
+        client.log_batch(run_id, metrics=some_metrics)
     for artifacts in (kept.artifacts(number), kept.private(number))[: 2 if own else 1]:
         if artifacts.is_dir():
             client.log_artifacts(run_id, str(artifacts))
@@ -289,5 +290,5 @@ def _dataset_input(content: dict[str, Any]) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", content["name"])])
 
 
-def _parts(items: list, size: int) -> Iterator[list]:
+def _parts(items: list[T], size: int) -> Iterator[list[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
