@@ -13,7 +13,6 @@ import hmac
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.pseudonyms import read_key
 
 SOURCES = pa.schema(
     [("image_id", pa.string()), ("source", pa.string()), ("sha256", pa.string()), ("image_sha256", pa.string())]
@@ -150,22 +150,12 @@ def read_origins(folder: str | Path) -> list[Origin]:
 
 
 def read_patient_key(folder: str | Path) -> str | None:
-    """Key of the pseudonyms.
+    """Reads the key of the pseudonyms; None if they were made elsewhere.
 
     Raises:
         MedmarkError: missing or damaged.
     """
-    return _read_key(Path(folder) / "patients.json")
-
-
-def _read_key(path: Path) -> str | None:
-    try:
-        key = json.loads(path.read_bytes())["key"]
-        if key is not None and not isinstance(key, str):
-            raise ValueError("no text")
-        return key
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
+    return read_key(Path(folder) / "patients.json")
 
 
 def read_past(folder: str | Path) -> dict[str, str | None]:
@@ -202,23 +192,3 @@ def read_former(folder: str | Path) -> Former | None:
         return former
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
-
-
-def kept_patient_key(file: str | Path) -> str:
-    """Key of the pseudonyms in a private file like ``patients.json``, which is made with a new key if it is not there.
-
-    Raises:
-        MedmarkError: it is damaged, holds no key, or cannot be written.
-    """
-    file = Path(file)
-    try:
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            stream.write(canonical_json({"key": secrets.token_hex(32)}))
-    except FileExistsError:
-        pass  # the key of an earlier ingest
-    except OSError as error:
-        raise MedmarkError(f"cannot write: {file} ({error.strerror}); name another file") from error
-    key = _read_key(file)
-    if not key:
-        raise MedmarkError(f"no key of pseudonyms: {file}; name another file")
-    return key

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from medmark.components.dataset.release import SPLITS, Release, ReleaseWriter
+from medmark.components.dataset.release import SPLITS, Release
+from medmark.components.dataset.release_writer import ReleaseWriter
 
 
 def sample(release_dir: str | Path, out: str | Path, *, train_images: int, seed: int) -> Release:

@@ -38,7 +38,8 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, refuse_names
+from medmark.components.dataset.release import Record, Release, refuse_names
+from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.evidence.evidence import STEPS, read_evidence
 from medmark.components.evidence.keep import SURROGATES, Original, read_keep, read_originals, write_keep
 from medmark.components.generator.marker import Marker

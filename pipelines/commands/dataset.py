@@ -76,7 +76,7 @@ def ingest(
     """Make a release of raw images."""
     from medmark.components.dataset.ingest import ingest as make
     from medmark.components.dataset.inspect import describe, print_description
-    from medmark.components.dataset.origin import kept_patient_key
+    from medmark.components.dataset.pseudonyms import kept_patient_key
     from medmark.components.delivery.places import Places
     from medmark.components.evidence.secrets import seeds_of
 

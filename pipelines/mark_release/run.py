@@ -14,8 +14,8 @@ from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import output
 from medmark.components.base.threads import use_threads
-from medmark.components.dataset.origin import kept_patient_key
 from medmark.components.dataset.phantoms import TARGET_CLASS, make_phantoms
+from medmark.components.dataset.pseudonyms import kept_patient_key
 from medmark.components.evidence.secrets import REFERENCE
 from medmark.components.profiles import PROFILES, THRESHOLDS, Profile
 from medmark.components.report.mark_tracking import track_marking

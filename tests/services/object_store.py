@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from medmark.components.dataset import release as release_format
 from medmark.components.dataset.codecs import encode_png
-from medmark.components.dataset.release import Record, ReleaseWriter
+from medmark.components.dataset.release import Record
+from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.storage.store import Store
 
 
