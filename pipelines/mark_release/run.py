@@ -135,7 +135,8 @@ def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dic
     def configs(made: list[dict]) -> list[dict]:
         return [{**config, "seed": secret("models_seed", config["seed"])} for config in made]
 
-    given = {"seed": secret("ingest_seed"), "patient_key": secret("patient_key"), **ingest_options}
+    drawn = {"seed": secret("ingest_seed"), "patient_key": secret("patient_key")}
+    given = {**drawn, "target_class": profile.target_class, **ingest_options}
     return {
         "source": str(source),
         "ingest_options": {k: v for k, v in given.items() if v is not None},
