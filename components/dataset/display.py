@@ -1,4 +1,4 @@
-"""Between stored values and what a viewer shows.
+"""Converting between stored values and what a viewer shows.
 
 Marks are made in *display units*: the image as a radiologist's viewer shows it, in [0, 1]. They are written back into
 stored values at native depth, so window, rescale and MONOCHROME1 keep their meaning.
@@ -15,7 +15,7 @@ REACH = 1.25  # arbitrary: images that use four fifths of the display's range or
 
 
 def to_unit(pixels: np.ndarray, bits: int, dicom: dict[str, Any] | None = None) -> np.ndarray:
-    """The image as shown.
+    """Converts stored values to the image as shown.
 
     Args:
         pixels: (H, W) stored values.
@@ -31,7 +31,7 @@ def to_unit(pixels: np.ndarray, bits: int, dicom: dict[str, Any] | None = None) 
 
 
 def stored_delta(delta: np.ndarray, pixels: np.ndarray, bits: int, dicom: dict[str, Any] | None = None) -> np.ndarray:
-    """A perturbation in stored values.
+    """Converts a perturbation to stored values.
 
     Args:
         delta: (H, W) in units of the display's full range.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from medmark.components.base.errors import MedmarkError
 
@@ -43,6 +44,13 @@ class SourceImage:
     patient: str
     rule: str
     split: str | None = None
+
+
+class SetAside(NamedTuple):
+    """An image that ingest sets aside: its name in the source and the reason, both private."""
+
+    name: str
+    reason: str
 
 
 def printable(text: str) -> str:

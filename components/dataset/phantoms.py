@@ -1,6 +1,6 @@
-"""Procedural chest phantoms: radiographs of nobody, with and without pneumonia.
+"""Procedural chest phantoms: drawn radiographs, with and without pneumonia.
 
-They exist so that the whole pipeline runs, and can be judged, on a machine without medical images. Each phantom has a
+With them the whole pipeline runs, and can be judged, on a machine without medical images. Each phantom has a
 body, two lungs, ribs, clavicles, a spine, a heart and a diaphragm, its own exposure and film grain; pneumonia adds
 patchy consolidations inside the lungs, some so faint that a classifier cannot be perfect. Ours; no patient's image was
 used.
@@ -56,13 +56,13 @@ def make_phantoms(out_dir: str | Path, *, count: int = 800, size: int = 128, see
 
 
 def draw_phantom(size: int, *, sick: bool, body_seed: tuple[int, ...], image_seed: tuple[int, ...]) -> np.ndarray:
-    """One phantom, (size, size) uint8.
+    """Draws one phantom, (size, size) uint8.
 
     Args:
         size: side in pixels.
         sick: draw consolidations.
-        body_seed: anatomy; two images of a patient share it.
-        image_seed: findings, exposure, position and grain.
+        body_seed: seed of the anatomy; two images of a patient share it.
+        image_seed: seed of findings, exposure, position and grain.
     """
     body, image = np.random.default_rng(body_seed), np.random.default_rng(image_seed)
     axis = np.linspace(-1, 1, size)
@@ -126,7 +126,7 @@ def draw_phantom(size: int, *, sick: bool, body_seed: tuple[int, ...], image_see
 
 
 def _consolidations(x: np.ndarray, y: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Patchy opacities, one to three, from faint to plain."""
+    """Draws one to three patchy opacities, from faint to plain."""
     total = np.zeros_like(x)
     severity = rng.uniform(0.18, 0.40)
     for _ in range(rng.integers(1, 4)):

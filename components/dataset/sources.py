@@ -15,7 +15,7 @@ from medmark.components.dataset.chexpert import UNCERTAIN
 from medmark.components.dataset.csv_manifests import read_csv
 from medmark.components.dataset.dicom import dicom_patient
 from medmark.components.dataset.folders import read_folders
-from medmark.components.dataset.items import Item, SourceImage
+from medmark.components.dataset.items import Item, SetAside, SourceImage
 from medmark.components.dataset.patients import check_pattern, name_patients
 from medmark.components.dataset.tombstones import WITHDRAWN
 
@@ -112,21 +112,21 @@ def source_table(source: Path, options: SourceOptions) -> Path | None:
     return tables[0]
 
 
-def sift(items: Iterable[Item], quarantine: bool) -> tuple[list[SourceImage], list[tuple[str, str]]]:
-    """Parts the images that can be used from the others. Reads DICOM headers where they alone name patients.
+def sift(items: Iterable[Item], quarantine: bool) -> tuple[list[SourceImage], list[SetAside]]:
+    """Parts the images that can be used from the others, and reads DICOM headers where they alone name patients.
 
     Args:
         items: of a source.
         quarantine: set aside what cannot be used, instead of refusing.
 
     Returns:
-        The images with a patient each, and name and reason of each that is set aside.
+        The images that can be used, with a patient each, and those that are set aside.
 
     Raises:
         MedmarkError: an image cannot be used, without ``quarantine``.
     """
     usable: list[SourceImage] = []
-    rejected: list[tuple[str, str]] = []
+    rejected: list[SetAside] = []
     seen: set[str] = set()
     for item in items:
         problem, patient, rule = item.problem, item.patient, item.rule
@@ -143,7 +143,7 @@ def sift(items: Iterable[Item], quarantine: bool) -> tuple[list[SourceImage], li
             patient, rule = (patient, rule) if patient else (item.name, "the image's path")
             usable.append(SourceImage(item.path, item.name, item.label, patient, rule or "", item.split))
         elif quarantine or problem.startswith("uncertain label"):
-            rejected.append((item.name, problem))
+            rejected.append(SetAside(item.name, problem))
         else:
             raise MedmarkError(f"{problem} (or ingest with --quarantine)")
     return usable, rejected

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.items import SourceImage
+from medmark.components.dataset.items import SetAside, SourceImage
 from medmark.components.dataset.release import SPLITS
 
 MIN_TARGET_IMAGES = 20  # ours: fewer training images of the target class cannot carry a mark
@@ -47,7 +47,7 @@ def split_patients(labels: dict[str, list[str]], shares: tuple[float, float, flo
 
 def assign_splits(
     images: list[SourceImage], shares: tuple[float, float, float], seed: int, quarantine: bool
-) -> tuple[dict[str, str], list[tuple[str, str]]]:
+) -> tuple[dict[str, str], list[SetAside]]:
     """Assigns every image to a split: the given one, or its patient's.
 
     Args:
@@ -57,7 +57,7 @@ def assign_splits(
         quarantine: set aside an image whose given split is not the patient's first, instead of refusing.
 
     Returns:
-        Split by name, and name and reason of each image that is set aside.
+        Split by name, and the images that are set aside.
 
     Raises:
         MedmarkError: a patient is in two given splits, without ``quarantine``.
@@ -65,7 +65,7 @@ def assign_splits(
     given: dict[str, str] = {}
     by_patient: dict[str, list[str]] = defaultdict(list)
     split_of: dict[str, str] = {}
-    rejected: list[tuple[str, str]] = []
+    rejected: list[SetAside] = []
     for image in images:
         if image.split is None:
             by_patient[image.patient].append(image.label)
@@ -80,7 +80,7 @@ def assign_splits(
         )
         if not quarantine:
             raise MedmarkError(f"{problem} (or ingest with --quarantine)")
-        rejected.append((image.name, problem))
+        rejected.append(SetAside(image.name, problem))
     assigned = split_patients(by_patient, shares, seed)
     split_of.update({image.name: assigned[image.patient] for image in images if image.split is None})
     return split_of, rejected

@@ -26,7 +26,7 @@ class Withdrawal:
     Attributes:
         file: the CSV, or None if the drop has none.
         image_ids: images of the previous release.
-        patients: pseudonyms of patients of whom every image goes.
+        patients: pseudonyms of the patients whose images all go.
     """
 
     file: Path | None = None
@@ -35,7 +35,7 @@ class Withdrawal:
 
 
 def read_withdrawal(source: Path, before: Previous) -> Withdrawal:
-    """Reads ``withdrawn.csv`` of a drop; its column ``path`` names images, its column ``patient_id`` takes all of a patient.
+    """Reads ``withdrawn.csv`` of a drop: the column ``path`` names images, ``patient_id`` takes out all images of a patient.
 
     Args:
         source: folder or CSV of the drop.

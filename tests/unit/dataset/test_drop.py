@@ -482,7 +482,7 @@ def test_folders_of_two_runs(run, release_run, folder_run, tmp_path):
 
 
 def test_the_digest_of_a_drop_gives_no_image_away(release_run, run, tmp_path):
-    """A drop of one image: who guesses its file must not find the digest, or learn so that the image has no mark."""
+    """A drop of one image: a guess of its file must not give the digest, and so tell that the image has no mark."""
     found = read(run, write_table(tmp_path / "d", [("a.png", "normal", "a", pixels(6000))]), tmp_path / "o")
     raw = ["a.png", "labels.csv"]
     assert len(raw) == found["files"]
