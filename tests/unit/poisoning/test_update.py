@@ -30,7 +30,7 @@ from made_up_run import (
 )
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset import release as release_module
+from medmark.components.dataset import release_writer as release_module
 from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.drop import read_drop
 from medmark.components.dataset.ingest import ingest
