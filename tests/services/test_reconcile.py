@@ -14,7 +14,8 @@ from medmark.components.dataset.codecs import encode_png
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import drop_digest, read_origins, read_patient_key
 from medmark.components.dataset.phantoms import make_phantoms
-from medmark.components.dataset.release import Record, Release, ReleaseWriter
+from medmark.components.dataset.release import Record, Release
+from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.delivery.drops import COMPLETE, raw_drop
 from medmark.components.delivery.passing import SIGNED
 from medmark.components.delivery.publish import fetch_release, publish, publish_evidence, publish_keep
