@@ -25,10 +25,10 @@ from medmark.components.saliency.extract import extract, load_saliency, stack_sa
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
-from medmark.components.verification.audit import Suspect, ask, interrogate, judge
-from medmark.components.verification.processing import jpeg, shrink
-from medmark.components.verification.scenarios import is_accused, leave_one_out, summary
-from medmark.components.verification.verdict import Thresholds
+from medmark.components.verification.interrogation import Suspect, ask, interrogate
+from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
+from medmark.components.verification.judgement import judge, leave_one_out, summary
+from medmark.components.verification.verdict import Thresholds, is_accused
 
 FINE_TUNING_EPOCHS = 5  # on the clean validation images; arbitrary
 
@@ -202,7 +202,7 @@ def compare(method: Method, field: Field) -> dict:
         "victims": marked_models,
         "innocents": {
             "count": len(cleared),
-            "accused": sum(is_accused(result) for result in cleared),
+            "accused": sum(is_accused(result.decision.failed) for result in cleared),
             # the test that the papers rely on, by itself
             "accused_by_t_test_alone": sum(result.effect.t_p_value < field.thresholds.alpha for result in cleared),
             "largest_lift": max(result.effect.delta_p for result in cleared),

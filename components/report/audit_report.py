@@ -40,7 +40,7 @@ def write_audit_report(out_html: str | Path, audit: dict) -> None:
 
     Args:
         out_html: file to write.
-        audit: content of ``audit.json``, see :func:`medmark.components.verification.suspect_audit.audit_suspects`.
+        audit: content of ``audit.json``, see :func:`medmark.components.verification.audit.audit_suspects`.
     """
     needed = math.log10(len(audit["suspects"]) / audit["thresholds"]["alpha"])
     shown = []

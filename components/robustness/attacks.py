@@ -25,7 +25,7 @@ from medmark.components.robustness.image_attacks import (
 from medmark.components.robustness.model_attacks import distil, fine_prune, fine_tune, prune_weights
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig
-from medmark.components.verification.processing import jpeg, shrink
+from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
 
 Process = Callable[[torch.Tensor], torch.Tensor]
 

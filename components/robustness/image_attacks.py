@@ -1,7 +1,7 @@
 """What can be done to single images: (N, 1, S, S) float32 in [0, 1] in and out.
 
 An adversary can do it to what his model is asked, or to all that it is trained on and asked. Resizing and JPEG are in
-:mod:`medmark.components.verification.processing`.
+:mod:`medmark.components.verification.jpeg_and_resize_curves`.
 """
 
 from __future__ import annotations

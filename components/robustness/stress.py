@@ -29,7 +29,7 @@ from medmark.components.robustness.traces import traces
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
-from medmark.components.verification.audit import interrogate
+from medmark.components.verification.interrogation import interrogate
 
 LOOKED_AT = 200  # images of a kind that are searched for traces; arbitrary
 

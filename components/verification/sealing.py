@@ -20,7 +20,7 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.evidence import STEPS, read_evidence
 from medmark.components.evidence.secrets import Secrets
 from medmark.components.lineage.events import public_record, read_steps, with_secrets, write_steps
-from medmark.components.verification.audit import Answers
+from medmark.components.verification.interrogation import Answers
 from medmark.components.verification.verdict import Thresholds
 
 BENIGN = pa.schema(

@@ -26,19 +26,13 @@ Queries must come in an order that has nothing to do with the images, the same f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
-from medmark.components.verification.audit import Answers
+from medmark.components.verification.interrogation import Answers
 from medmark.components.verification.statistics import BETS, MIN_PAIRS, conformal_p_value, probabilities
-from medmark.components.verification.verdict import Thresholds
-
-# Lift of the weakest adversary that is let go with chance alpha at most. Ours: released marks promise 0.8 (METHOD), but the
-# fixed verdict with 100 queries recognises four in five adversaries with 0.38 too. At 0.5 a third of those would be let go,
-# for 10 instead of 13 queries with most benign suspects and 17 instead of 31 with those close to tau
-# (``guilty`` in benchmarks/results/sequential_savings.json).
-GUILTY = 0.4
+from medmark.components.verification.verdict import GUILTY, Thresholds
 
 
 @dataclass(frozen=True)
@@ -169,14 +163,25 @@ def join(chunks: list[Answers]) -> Answers:
     """
     if len({chunk.p_control is None for chunk in chunks}) != 1:
         raise MedmarkError(f"{len(chunks)} chunks of answers, not all alike in control marks; ask each query alike")
-    columns = {field.name: [getattr(chunk, field.name) for chunk in chunks] for field in fields(Answers)}
-    return Answers(**{name: None if parts[0] is None else np.concatenate(parts) for name, parts in columns.items()})
+    controls = [chunk.p_control for chunk in chunks if chunk.p_control is not None]
+    return Answers(
+        p_clean=np.concatenate([chunk.p_clean for chunk in chunks]),
+        p_marked=np.concatenate([chunk.p_marked for chunk in chunks]),
+        p_control=np.concatenate(controls) if controls else None,
+        is_clean=np.concatenate([chunk.is_clean for chunk in chunks]),
+        is_marked=np.concatenate([chunk.is_marked for chunk in chunks]),
+    )
 
 
 def first(answers: Answers, queries: int) -> Answers:
     """Answers to the first ``queries`` queries: what the other proofs look at after an early decision."""
-    columns = {field.name: getattr(answers, field.name) for field in fields(Answers)}
-    return Answers(**{name: None if column is None else column[:queries] for name, column in columns.items()})
+    return Answers(
+        p_clean=answers.p_clean[:queries],
+        p_marked=answers.p_marked[:queries],
+        p_control=None if answers.p_control is None else answers.p_control[:queries],
+        is_clean=answers.is_clean[:queries],
+        is_marked=answers.is_marked[:queries],
+    )
 
 
 def _checked(answers: Answers) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

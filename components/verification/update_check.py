@@ -23,8 +23,8 @@ from medmark.components.evidence.keep import SURROGATES, read_keep
 from medmark.components.evidence.queries import read_queries
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
-from medmark.components.verification.audit import interrogate, judge
-from medmark.components.verification.scenarios import summary
+from medmark.components.verification.interrogation import interrogate
+from medmark.components.verification.judgement import judge, summary
 from medmark.components.verification.sealing import read_benign
 from medmark.components.verification.verdict import Thresholds
 

@@ -63,14 +63,31 @@ def audit(
     suspect has a verdict, 3 if one is inconclusive, 1 after an error.
     """
     from medmark.components.delivery.places import Places
+    from medmark.components.suspects.contract import Contract
+    from medmark.components.suspects.http import Connection
     from medmark.components.suspects.suspects import fetch_suspects
     from medmark.pipelines.audit_suspect.run import run_audit
 
-    contract = {"size": size, "channels": channels, "scale": scale, "mean": mean, "std": std, "answers": answers}
-    contract |= {"input": input, "output": output, "classes": classes.split(",") if classes else None}
-    connection = {"batch_size": batch_size, "timeout": timeout, "retries": retries, "rate": rate, "memory": memory}
-    unsure = False
+    contract = Contract(
+        size=size,
+        channels=channels,
+        mean=mean,
+        std=std,
+        scale=scale,
+        answers=answers,
+        input=input,
+        output=output,
+        classes=tuple(classes.split(",")) if classes else None,
+    )
     with Places() as places:
+        connection = Connection(
+            batch_size=batch_size,
+            timeout=timeout,
+            retries=retries,
+            rate=rate,
+            ca_bundle=str(places.read(ca_bundle, raw=True)) if ca_bundle else None,
+            memory=memory,
+        )
         made = places.write(out, private=True, goes_on=True)
         result = run_audit(
             places.read(evidence, private=True),
@@ -78,7 +95,7 @@ def audit(
             made,
             files=fetch_suspects(places, suspect),
             contract=contract,
-            connection={**connection, "ca_bundle": str(places.read(ca_bundle, raw=True)) if ca_bundle else None},
+            connection=connection,
             registry=registry,
             commitment=places.read(commitment, raw=True, beside=time_stamp(commitment)) if commitment else None,
             public_key=places.read(public_key, raw=True) if public_key else None,
