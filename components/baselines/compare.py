@@ -134,13 +134,13 @@ def compare_all(
     return {name: compare(method, field) for name, method in METHODS.items() if not names or name in names}
 
 
-def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> list[int]:
+def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> np.ndarray:
     """Positions of at most ``limit`` images of other classes than ``target``, each of another patient."""
     chosen: dict[str, int] = {}
     for i in np.random.default_rng((seed, 82)).permutation(len(arrays)).tolist():
         if arrays.labels[i] != target:
             chosen.setdefault(arrays.patient_ids[i], i)
-    return sorted(list(chosen.values())[:limit])
+    return np.array(sorted(list(chosen.values())[:limit]), dtype=int)
 
 
 def compare(method: Method, field: Field) -> dict:
@@ -181,13 +181,13 @@ def compare(method: Method, field: Field) -> dict:
         result = judge(
             config.name, interrogate(as_suspect(model), queries), list(benign_models.values()), field.thresholds
         )
-        honest = accuracy(_trained_alike(field, config), field.test)
+        unmarked = accuracy(_trained_alike(field, config), field.test)
         reached = accuracy(model, field.test)
         marked_models.append(
             {
                 **summary(result),
                 "accuracy": reached,
-                "accuracy_lost": honest - reached,
+                "accuracy_lost": unmarked - reached,
                 "attacks": _attacked(model, as_suspect, queries, field.val),
             }
         )

@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens without a network."""
+"""Write the report of a marked release: one HTML file that opens without a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medmark.components.report.figures import (
     generator_curves,
     gray_png,
     histograms,
-    robustness_curves,
+    jpeg_and_resize_curves,
     saliency_png,
 )
 from medmark.components.verification.verdict import Proof, is_accused, release_proofs
@@ -58,7 +58,7 @@ def write_report(
     target = verdict["dataset"]["target_class"]
     figures = {
         "histograms": histograms(scores, target),
-        "robustness": robustness_curves(verdict["robustness"], target),
+        "robustness": jpeg_and_resize_curves(verdict["robustness"], target),
         "classifiers": classifier_curves({k: h for k, h in histories.items() if k != "generator" and h}),
     }
     if histories.get("generator"):
@@ -105,14 +105,14 @@ def write_report(
 
 
 def sentences(verdict: dict[str, Any]) -> list[str]:
-    """What follows from the verdict, said without terms of art."""
+    """Says what follows from the verdict, without terms of art."""
     benign, trigger = verdict["independent_models"], verdict["independent_trigger"]
     found = [marked_model["verdict"] == "owned" for marked_model in verdict["victims"]]
     if verdict["verdict"] == "owned":
         return [
             f"Each of the {len(found)} models that were trained on this release as a test was recognised; none of"
             f" {benign['count']} benign models was accused; another generator's mark set nothing off.",
-            "Whoever holds the private evidence can recognise models of this kind when they are trained on this release.",
+            "With the private evidence, models of this kind can be recognised when they are trained on this release.",
         ]
     said = [f"{sum(found)} of {len(found)} models that were trained on this release as a test passed every proof."]
     if benign["accused"]:
@@ -120,12 +120,12 @@ def sentences(verdict: dict[str, Any]) -> list[str]:
     if trigger["accused"]:
         said.append(f"{trigger['accused']} of {len(found)} models also react to another generator's mark.")
     if verdict["verdict"] == "inconclusive" and not benign["accused"]:
-        said.append("No proof failed, but not every proof could be had: that is not enough to accuse anybody.")
+        said.append("No proof failed, but not every proof could be had. That is not enough to accuse anybody.")
     return [*said, "What failed or is missing:"]
 
 
 def proof_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
-    """The table of proofs: name, value, what was needed, state, and the meaning in one sentence; two rows of facts first."""
+    """Makes the table of proofs: name, value, what was needed, state, and the meaning in one sentence; two rows of facts first."""
     weakest = verdict["malicious"]
     low, high = weakest["delta_p_ci95"]
     facts = [
@@ -139,27 +139,29 @@ def proof_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
             "name": "rise of the probability (delta-P)",
             "value": f"{weakest['delta_p']:.2f} ({low:.2f} to {high:.2f})",
             "meaning": "How much the mark raises the model's probability of the target class, on average over images (-1 to"
-            " 1), and the range in which that average lies with 95 % confidence.",
+            " 1), and the range that holds that average with 95 % confidence.",
         },
     ]
     return [fact | {"needed": "", "state": ""} for fact in facts] + [_proof_row(p) for p in release_proofs(verdict)]
 
 
 def _proof_row(proof: Proof) -> dict[str, str]:
-    found = [proof.value] if proof.value else []
-    found += [f"p {_equals(proof.p_value)}"] if proof.p_value is not None else []
     needed = proof.needed.replace("<=", "≤").replace(">=", "≥")
-    return {
-        "name": proof.name,
-        "value": ", ".join(found),
-        "needed": needed,
-        "state": proof.state,
-        "meaning": proof.meaning,
-    }
+    shown = {"name": proof.name, "value": found(proof), "needed": needed}
+    return shown | {"state": proof.state, "meaning": proof.meaning}
+
+
+def found(proof: Proof) -> str:
+    """Value and p-value of a proof in one cell."""
+    cells = [proof.value] if proof.value else []
+    if proof.p_value is not None:
+        text = p_value(proof.p_value)
+        cells.append(f"p {text}" if text.startswith("<") else f"p = {text}")
+    return ", ".join(cells)
 
 
 def models(verdict: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every model that was asked, strongest reaction first, with whether it would be accused."""
+    """Lists every model that was asked, strongest reaction first, with whether it would be accused."""
     rows = [(True, m) for m in verdict["victims"]] + [(False, m) for m in verdict["independent_models"]["models"]]
     shown = []
     for marked, model in sorted(rows, key=lambda row: -row[1]["delta_p"]):
@@ -170,7 +172,7 @@ def models(verdict: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def at_half_side(robustness: list[dict[str, Any]]) -> dict[str, float] | None:
-    """Mean target rates of the models trained on the release after halving the images' side; None if not measured."""
+    """Returns the mean target rates of the models trained on the release after halving the images' side; None if not measured."""
     wanted = ("resize", 0.5, "victim")
     rows = [r for r in robustness if (r["processing"], r["strength"], r["role"]) == wanted]
     if not rows:
@@ -179,8 +181,3 @@ def at_half_side(robustness: list[dict[str, Any]]) -> dict[str, float] | None:
         "marked": sum(r["wsr"] for r in rows) / len(rows),
         "clean": sum(r["clean_rate"] for r in rows) / len(rows),
     }
-
-
-def _equals(p: float) -> str:
-    text = p_value(p)
-    return text if text.startswith("<") else f"= {text}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from medmark.components.report.report import at_half_side
+from medmark.components.report.report import at_half_side, found
 from medmark.components.verification.verdict import Proof, release_proofs
 
 
@@ -14,7 +14,7 @@ class Row:
     """One row of the table after ``medmark run mark-release``.
 
     Attributes:
-        what: is measured.
+        what: name of the number or proof.
         result: as text.
         needed: for the verdict ``owned``; empty where nothing is.
         style: of Rich; None: as usual.
@@ -50,10 +50,7 @@ def verdict_rows(verdict: dict[str, Any]) -> list[Row]:
 
 
 def _row(proof: Proof) -> Row:
-    found = [proof.value] if proof.value else []
-    found += [f"p = {proof.p_value:.2g}"] if proof.p_value is not None else []
-    style = None if proof.state == "holds" else "yellow"
-    return Row(proof.name, ", ".join(found), proof.needed, style)
+    return Row(proof.name, found(proof), proof.needed, None if proof.state == "holds" else "yellow")
 
 
 def _rates(marked: float, clean: float) -> str:

@@ -59,25 +59,25 @@ COMMITMENT_FILES = {
     "timestamp_roots": "roots.pem",
 }
 UNCOMMITTED = (
-    "that this evidence was committed to before the release went out was not shown; without that it accuses nobody"
+    "it was not shown that this evidence was committed to before the release went out; without that it accuses nobody"
 )
 MEANINGS = {
     "verdict": "owned: every proof holds; not_owned: something speaks against it; inconclusive: a proof is missing",
     "contract": "how the suspect was shown images and how its answers were read: an image x in [0, 1] as (x * scale - mean) / std",
-    "model": "SHA-256 of the suspect's files, or of the endpoint's address and of what it says of its model",
+    "model": "SHA-256 of the suspect's files, or of the endpoint's address and what it says of its model",
     "identity": "SHA-256 over contract, model and the evidence's classes; answers are kept under it",
-    "batch_size": "images a request, at most",
+    "batch_size": "largest number of images in a request",
     "queries": "images that decided; each is asked as it is, with the mark and with the control mark",
-    "asked": "images that were sent to the suspect this time; an answer that was kept is not paid for again",
+    "asked": "images that were sent to the suspect this time; answers that were kept are not asked for again",
     "wsr": "share of marked images that the suspect takes for the target class",
     "clean_rate": "share of the same images without the mark that it takes for the target class",
-    "lift": "mean rise of the target's probability by the mark, -1 to 1",
+    "lift": "delta-P: mean rise of the target's probability by the mark, -1 to 1",
     "control_lift": "the same by another generator's mark",
-    "e_values_log10": "how many times a fortune grew that was bet against a hypothesis, as a power of ten; 1 / alpha or more"
-    " refutes it",
-    "p_value": "1 / the smallest e-value that is needed: chance of so much evidence against a model that does not react",
+    "e_values_log10": "what became of a stake of 1 that was bet against a hypothesis, as a power of ten; 1 / alpha or more refutes"
+    " the hypothesis",
+    "p_value": "1 / the smallest of the e-values that are needed: chance of so much evidence against a model that does not react",
     "p_value_holm": "the same, corrected for the number of suspects",
-    "rank_p_value": "chance that a model like the benign ones would rank as high under the same procedure",
+    "rank_p_value": "chance that a model like the benign models would rank as high under the same procedure",
     "rank_p_value_holm": "the same, corrected for the number of suspects",
     "rank_resolution": "the smallest rank p-value that so many benign models allow",
 }
@@ -234,10 +234,10 @@ def audit_suspects(
     thresholds, out = Thresholds(**evidence["thresholds"]), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     benign_models = read_benign(evidence_dir, query_ids(evidence_dir))
-    panel = list(benign_models.values())
+    benign = list(benign_models.values())
     target = evidence["class_names"].index(evidence["target_class"])
     questioned = [
-        _question(suspect, evidence_dir, out / STORE, target, panel, thresholds, among=len(suspects))
+        _question(suspect, evidence_dir, out / STORE, target, benign, thresholds, among=len(suspects))
         for suspect in suspects
     ]
     made = {
@@ -249,10 +249,10 @@ def audit_suspects(
         "thresholds": evidence["thresholds"] | {"guilty": GUILTY},
         "innocent_models": {
             "count": len(benign_models),
-            "max_lift": max(answers.delta_p for answers in panel),
+            "max_lift": max(answers.delta_p for answers in benign),
             "lifts": {name: answers.delta_p for name, answers in benign_models.items()},
         },
-        "suspects": weigh(questioned, panel, thresholds),
+        "suspects": weigh(questioned, benign, thresholds),
         "commitment": committed,
         "cautions": [
             committed["time_says"] if committed else UNCOMMITTED,
@@ -354,29 +354,9 @@ def _entry(
         among: suspects in this audit.
     """
     suspect, answers, result = questioned.suspect, questioned.answers, questioned.result
-    e_values = questioned.e_values
-    if questioned.error or not result or answers is None:
-        decision = undecided(questioned.error or "no answers")
-    else:
-        cleared = result.state == "against"
-        control = None
-        if not cleared and answers.p_control is not None:
-            control = float(log_wealth(answers.p_control - answers.p_clean, thresholds.tau)[-1] / np.log(10))
-            e_values = e_values | {"control": control}
-        stopped = Stopped(
-            queries=result.queries,
-            cleared=cleared,
-            e_values=questioned.e_values,
-            p_value=p_value,
-            rank_p_value=rank[0],
-            rank_p_value_holm=rank_p_value,
-            rank_resolution=rank[1],
-            benign_models=len(benign_models),
-            worst_benign=max(other.delta_p for other in _alike(benign_models, questioned)),
-            control=control,
-            among=among,
-        )
-        decision = decide_stopped(stopped, thresholds)
+    stopped = _stopped(questioned, rank, p_value, rank_p_value, benign_models, thresholds, among=among)
+    decision = decide_stopped(stopped, thresholds) if stopped else undecided(questioned.error or "no answers")
+    control = {"control": stopped.control} if stopped and stopped.control is not None else {}
     return {
         "name": suspect.name,
         "identity": suspect.identity,
@@ -390,7 +370,7 @@ def _entry(
         "queries": result.queries if result else 0,
         "asked": questioned.asked,
         **_reaction(answers),
-        "e_values_log10": e_values,
+        "e_values_log10": questioned.e_values | control,
         "p_value": questioned.p_value,
         "p_value_holm": p_value,
         "rank_p_value": rank[0],
@@ -402,6 +382,39 @@ def _entry(
         "would_change": would_change(decision, questioned, len(benign_models), e_value_needed(thresholds, among)),
         "path_log10": {name: path.tolist() for name, path in result.path.items()} if result else {},
     }
+
+
+def _stopped(
+    questioned: Questioned,
+    rank: tuple[float, float],
+    p_value: float,
+    rank_p_value: float,
+    benign_models: list[Answers],
+    thresholds: Thresholds,
+    *,
+    among: int,
+) -> Stopped | None:
+    """The numbers that decide about a suspect; None if it did not answer to the end."""
+    answers, result = questioned.answers, questioned.result
+    if questioned.error or result is None or answers is None:
+        return None
+    cleared = result.state == "against"
+    control = None
+    if not cleared and answers.p_control is not None:
+        control = float(log_wealth(answers.p_control - answers.p_clean, thresholds.tau)[-1] / np.log(10))
+    return Stopped(
+        queries=result.queries,
+        cleared=cleared,
+        e_values=questioned.e_values,
+        p_value=p_value,
+        rank_p_value=rank[0],
+        rank_p_value_holm=rank_p_value,
+        rank_resolution=rank[1],
+        benign_models=len(benign_models),
+        worst_benign=max(other.delta_p for other in _alike(benign_models, questioned)),
+        control=control,
+        among=among,
+    )
 
 
 def _reaction(answers: Answers | None) -> dict[str, float | None]:

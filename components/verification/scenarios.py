@@ -1,4 +1,4 @@
-"""The three scenarios that a mark must pass before its release goes out.
+"""Run the three scenarios that a mark must pass before its release goes out.
 
 Malicious: a model trained on the release is recognised. Independent model: models trained without the mark are not
 accused. Independent trigger: the adversary's model is not set off by another generator's mark.

@@ -1,4 +1,4 @@
-"""Completing the evidence before a release goes out: what benign models answered, and the thresholds.
+"""Complete the evidence before a release goes out, with benign models' answers and the thresholds.
 
 An audit years later must not depend on anything that could be chosen then. So the answers of the benign models to every
 query, and the thresholds of the verdict, become part of the evidence, and of its digests, while there is no suspect yet.

@@ -9,10 +9,10 @@ suspect may be asked in chunks of any size, and questioning may stop or go on fo
 What a decision here means:
 
 - ``suffices``: at level alpha, the mean delta-P over the images that the queries were drawn from is more than tau, so is the
-  lift beyond that of the control mark, and flips to the target outnumber those away from it by more than benign models
+  delta-P beyond that of the control mark, and flips to the target outnumber those away from it by more than benign models
   show. It does *not* say that the suspect saw the data: rank, control and prior commitment are still needed, on the
   queries used (:func:`first`).
-- ``against``: at level alpha, the mean delta-P is less than :data:`GUILTY`. An adversary with a smaller lift has no such promise.
+- ``against``: at level alpha, the mean delta-P is less than :data:`GUILTY`. An adversary with a smaller delta-P has no such promise.
 - ``running``: neither. If no query is left, the fixed verdict may still clear the suspect, but not accuse it.
 
 Of the proofs in :func:`medmark.components.verification.verdict.decide`, the bound for any shape stays valid at the time of
@@ -94,7 +94,7 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
     Args:
         answers: the suspect's, in the order of the queries.
         null_rate: chance that a benign model flips an image to the target. Fixed before the suspect is asked:
-            :func:`medmark.components.verification.statistics.upper_rate` of the panel's worst over *all* queries.
+            :func:`medmark.components.verification.statistics.upper_rate` of the worst benign model over *all* queries.
         thresholds: ``alpha`` and ``tau`` are used.
 
     Raises:
@@ -102,7 +102,7 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
             outside [0, 1], or a tau of ``GUILTY`` or more.
     """
     if not 0 <= null_rate <= 1:
-        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the benign panel")
+        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the benign models")
     p_clean, p_marked, p_control = _checked(answers)
     logs = _effect_and_against(p_clean, p_marked, thresholds)
     if p_control is not None:
@@ -120,9 +120,9 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
 def rank_stopped(suspect: Answers, benign_models: list[Answers], *, thresholds: Thresholds) -> tuple[float, float]:
     """Rank of a suspect among benign models that undergo the same procedure, each with its own time of stopping.
 
-    Ranking the suspect's lift at *its* time of stopping would be unfair: the benign models' answers were not stopped
+    Ranking the suspect's delta-P at *its* time of stopping would be unfair: the benign models' answers were not stopped
     when they looked worst (``rank`` in benchmarks/results/sequential_savings.json: 7.6 % at a level of 5 %). So each model, the suspect too, is followed until the effect alone decides for it (e-value
-    of "lift beyond tau" or of "lift below GUILTY" at 1 / alpha, or no query left), and the growth of the former, log e
+    of "delta-P beyond tau" or of "delta-P below GUILTY" at 1 / alpha, or no query left), and the growth of the former, log e
     per query, is ranked. This depends on a model's own answers only, so that a suspect like the benign models is
     exchangeable with them, and P(p <= a) <= a for every a. :func:`sequential_test` never stops before the effect decides,
     so a stopped suspect has been asked enough.

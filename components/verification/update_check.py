@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
@@ -65,7 +66,12 @@ def check_update(
             f"not of one run: {release_dir}, {evidence_dir} and {keep_dir}; give those that belong together"
         )
     out.mkdir(parents=True, exist_ok=True)
-    verdict = {"verdict": "unchanged", "reasons": [], "change": change, "release_digest": release.digest}
+    verdict: dict[str, Any] = {
+        "verdict": "unchanged",
+        "reasons": [],
+        "change": change,
+        "release_digest": release.digest,
+    }
     verdict |= {"parent_digest": release.parent, "thresholds": evidence["thresholds"], "model": None}
     if change["changed"]:
         verdict |= _audit(release, evidence, evidence_dir, keep_dir, out, seed)

@@ -255,8 +255,10 @@ def _benign_beyond_tau(worst: float, tau: float, consequence: str = "") -> Proof
 def _control_proofs(measured: Measured, thresholds: Thresholds) -> list[Proof]:
     """It is this mark and no other."""
     alpha, tau = thresholds.alpha, thresholds.tau
-    silence = "A model that reacts to any faint pattern would react to another secret key's mark too: the chance of its delta-P"
-    silence += f" there, if the true one were no more than {tau:g}, must not be small."
+    silence = (
+        "A model that reacts to any faint pattern reacts to another secret key's mark too: the chance of its delta-P there, if"
+        f" the true one were no more than {tau:g}, must not be small."
+    )
     control, contrast = measured.control_delta_p, measured.contrast_delta_p
     control_p, contrast_ps = measured.control_t_p_value, (measured.contrast_t_p_value, measured.contrast_bound_p_value)
     if control is None or control_p is None or contrast is None or contrast_ps[0] is None or contrast_ps[1] is None:
@@ -264,11 +266,14 @@ def _control_proofs(measured: Measured, thresholds: Thresholds) -> list[Proof]:
         return [Proof("control mark", "none tried", None, f">= {alpha:g}", "missing", silence, reason)]
     # a control that stays just below significance clears nobody: the burden of proof is on the accuser
     p = max(contrast_ps[0], contrast_ps[1])
-    further = f"Chance of raising the probability so much more than the other mark does if the true gap were no more than {tau:g}."
+    further = (
+        "Chance that this mark raises the probability so much more than the other one does if the true gap were no more than"
+        f" {tau:g}."
+    )
     return [
         _tested("control mark", control_p, f">= {alpha:g}", control_p >= alpha, silence,
-                value=f"{control:.2f}", said=f"lift {control:.2f}"),
-        _tested("mark beyond control mark", p, f"< {alpha:g}", p < alpha, further, value=f"{contrast:.2f}"),
+                value=f"delta-P {control:.2f}", said=f"lift {control:.2f}"),
+        _tested("mark beyond control mark", p, f"< {alpha:g}", p < alpha, further, value=f"gap {contrast:.2f}", said=f"{contrast:.2f}"),
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""One audit on this machine: no pipeline around it, since it is one step."""
+"""Run an audit on this machine, without a pipeline: it is one step."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run_audit(
 
 
 def refuse_finished(out: Path) -> None:
-    """Nothing that is not an unfinished audit's may be overwritten."""
+    """Refuses a folder with anything but an unfinished audit."""
     own = {LOCK, STORE, f"{STORE}-journal", "audit.json", "audit.html", "mlflow.db", "mlartifacts", "unlogged"}
     if set(os.listdir(out)) - own:
         raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
@@ -82,12 +82,12 @@ def refuse_finished(out: Path) -> None:
 
 
 def shown_name(suspect: str) -> str:
-    """Without the folder: a server may be shared."""
+    """The suspect without its folder, which is nothing for a shared server."""
     return suspect if ":/" in suspect else Path(suspect).name
 
 
 def track_audit(out: Path, audit: dict, parameters: dict) -> None:
-    """One MLflow run with a nested run a suspect."""
+    """Logs one MLflow run, with a nested run for each suspect."""
     parameters = {name: value for name, value in parameters.items() if name != "ca_bundle"}  # a path of this machine
     steps = []
     for suspect in audit["suspects"]:
