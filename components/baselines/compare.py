@@ -31,10 +31,10 @@ from medmark.components.surrogate.training import (
     train_classifier,
     trained_alike,
 )
-from medmark.components.verification.audit import Suspect, ask, interrogate, judge
-from medmark.components.verification.processing import jpeg, shrink
-from medmark.components.verification.scenarios import is_accused, leave_one_out, summary
-from medmark.components.verification.verdict import Thresholds
+from medmark.components.verification.interrogation import Suspect, ask, interrogate
+from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
+from medmark.components.verification.judgement import judge, leave_one_out, summary
+from medmark.components.verification.verdict import Thresholds, is_accused
 
 FINE_TUNING_EPOCHS = 5  # on the clean validation images; arbitrary
 
@@ -143,13 +143,13 @@ def compare_all(
     return {name: compare(method, field) for name, method in METHODS.items() if not names or name in names}
 
 
-def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> list[int]:
+def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> np.ndarray:
     """Positions of at most ``limit`` images of other classes than ``target``, each of another patient."""
     chosen: dict[str, int] = {}
     for i in np.random.default_rng((seed, 82)).permutation(len(arrays)).tolist():
         if arrays.labels[i] != target:
             chosen.setdefault(arrays.patient_ids[i], i)
-    return sorted(list(chosen.values())[:limit])
+    return np.array(sorted(list(chosen.values())[:limit]), dtype=int)
 
 
 def compare(method: Method, field: Field) -> dict:
@@ -190,13 +190,13 @@ def compare(method: Method, field: Field) -> dict:
         result = judge(
             config.name, interrogate(as_suspect(model), queries), list(benign_models.values()), field.thresholds
         )
-        honest = accuracy(field.benign_models[trained_alike(config, field.benign_configs)], field.test)
+        unmarked = accuracy(field.benign_models[trained_alike(config, field.benign_configs)], field.test)
         reached = accuracy(model, field.test)
         marked_models.append(
             {
                 **summary(result),
                 "accuracy": reached,
-                "accuracy_lost": honest - reached,
+                "accuracy_lost": unmarked - reached,
                 "attacks": _attacked(model, as_suspect, queries, field.val),
             }
         )
@@ -211,7 +211,7 @@ def compare(method: Method, field: Field) -> dict:
         "victims": marked_models,
         "innocents": {
             "count": len(cleared),
-            "accused": sum(is_accused(result) for result in cleared),
+            "accused": sum(is_accused(result.decision.failed) for result in cleared),
             # the test that the papers rely on, by itself
             "accused_by_t_test_alone": sum(result.effect.t_p_value < field.thresholds.alpha for result in cleared),
             "largest_lift": max(result.effect.delta_p for result in cleared),

@@ -11,7 +11,7 @@ from medmark.components.base.image import IMAGE
 from medmark.components.dataset.release import Release
 from medmark.components.generator.marker import Marker
 from medmark.components.lineage.events import artifact_digest, read_record, read_steps
-from medmark.components.report.figures import classifier_curves, generator_curves, histograms, robustness_curves
+from medmark.components.report.figures import classifier_curves, generator_curves, histograms, jpeg_and_resize_curves
 from medmark.components.surrogate.models import load_models
 from medmark.components.tracking.registry import Model, model_name
 from medmark.components.tracking.runs import Tracked, log_pipeline
@@ -28,7 +28,7 @@ STEPS = {
     "check": ("verify", "verify"),
 }
 APART = 1 << 20  # more than the steps' seeds differ from the run's where they follow from it
-SEED = {"medmark.seed": "kept in the evidence"}  # whoever has the seed has the key of the mark
+SEED = {"medmark.seed": "kept in the evidence"}  # the key of the mark follows from the seed
 BARE = "not registered: no step of training; its weights are what the secret seed drew, or zeros"
 FROM_SEED = "its weights tell the seed that they began with, from which the mark's key follows"
 CARRIER = "its weights tell the seed that they began with, and its answers the carrier that it was trained on"
@@ -71,7 +71,7 @@ def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: 
             step.metrics = {k: v for k, v in verdict["malicious"].items() if isinstance(v, int | float)}
             target = verdict["dataset"]["target_class"]
             step.figures["answers.svg"] = histograms(pd.read_parquet(parts[name] / "scores.parquet"), target)
-            step.figures["robustness.svg"] = robustness_curves(verdict["robustness"], target)
+            step.figures["robustness.svg"] = jpeg_and_resize_curves(verdict["robustness"], target)
         if name == "surrogates":
             step.models = surrogate_models(parts[name], release, Marker.load(parts["generator"]).seed)
         elif name == "generator" and history:

@@ -25,25 +25,25 @@ from medmark.components.robustness.image_attacks import (
 from medmark.components.robustness.model_attacks import distil, fine_prune, fine_tune, prune_weights
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig
-from medmark.components.verification.processing import jpeg, shrink
+from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
 
 Process = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
 class Adversary:
-    """Somebody who trained a model on the release, and what he has.
+    """An adversary that trained a model on the release, and what it has.
 
     Attributes:
-        config: how he trains.
-        marked_model: his model.
-        train: the release's training images, marked ones among them; he does not know which.
+        config: how it trains.
+        marked_model: its model.
+        train: the release's training images, marked ones among them; the adversary does not know which.
         val: the release's validation images; medmark marks training images only.
-        clean: images with labels that carry no mark: the validation images, and those of another release if he has one.
-        pool: those, and the release's training images of the other classes. Marks sit in one class; that he guesses
-            which is the worst case for the owner.
+        clean: images with labels that carry no mark: the validation images, and those of another release if there is one.
+        pool: those, and the release's training images of the other classes. Only one class has marks; an adversary that
+            guesses which is the worst case for the owner.
         target: index of that class.
-        seed: of all he draws.
+        seed: of all that it draws.
     """
 
     config: TrainConfig

@@ -54,7 +54,7 @@ def crop_and_rotate(train: ImageArrays, crop: float, degrees: float, seed: int =
 
     Args:
         train: images.
-        crop: share of each side that is cut off, 0 to 1; what is left lies anywhere in the image.
+        crop: share of each side that is cut off, 0 to 1; what is left is anywhere in the image.
         degrees: largest turn to either side.
         seed: of turns and places.
     """

@@ -1,4 +1,4 @@
-"""Can somebody see that a model or a release is marked? Each answer is an AUC: 0.5 is chance, 1 is always."""
+"""Measure whether a model or a release can be seen to be marked. Each answer is an AUC: 0.5 is chance, 1 is always."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def chest_share(model: Classifier, images: torch.Tensor) -> np.ndarray:
-    """Share of each image's EigenCAM saliency that lies in the middle :data:`CHEST` of both sides.
+    """Share of each image's EigenCAM saliency in the middle :data:`CHEST` of both sides.
 
     Args:
         model: a classifier.

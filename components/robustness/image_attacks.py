@@ -1,7 +1,7 @@
 """What can be done to single images: (N, 1, S, S) float32 in [0, 1] in and out.
 
 An adversary can do it to what his model is asked, or to all that it is trained on and asked. Resizing and JPEG are in
-:mod:`medmark.components.verification.processing`.
+:mod:`medmark.components.verification.jpeg_and_resize_curves`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def window(images: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def find_waves(images: torch.Tensor, others: torch.Tensor, count: int) -> list[tuple[float, float]]:
-    """Plane waves that one class's images hold more of than others do: the search of an adversary who knows medmark.
+    """Plane waves that one class's images hold more of than others do: the search of an adversary that knows medmark.
 
     Welch's t statistic between the classes' log power spectra, peak by peak; a peak is not looked for within two notch
     widths of one already found.
@@ -110,7 +110,7 @@ def remove_waves(images: torch.Tensor, waves: list[tuple[float, float]]) -> torc
 
 
 def remove_sector(images: torch.Tensor, width: float) -> torch.Tensor:
-    """Filters every wave that runs about head to foot out of the spectrum: for whoever knows medmark and nothing of the key.
+    """Filters every wave that runs about head to foot out of the spectrum: for an adversary that knows medmark and nothing of the key.
 
     medmark draws directions of 75 to 105 degrees (DEGREES in ``generator/marker.py``).
 

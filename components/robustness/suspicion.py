@@ -1,7 +1,7 @@
 """Which training images look as if somebody had tampered with them: two published scores.
 
 The adversarial-robustness-toolbox (1.20) has both, but its spectral score projects features that are not centred, so
-that it depends on where the class lies (the paper's does not), and its clustering takes no seed and gives no score.
+that it depends on where the class is (the paper's does not), and its clustering takes no seed and gives no score.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def activation_clusters(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """Nearness to the smaller of two clusters (Chen et al., "Activation Clustering", 2018).
 
     Ten principal components, two means; the smaller cluster is the suspicious one. The paper removes that cluster; to
-    remove a given share, images are ranked by how much nearer they lie to its centre than to the other's (ours).
+    remove a given share, images are ranked by how much nearer they are to its centre than to the other's (ours).
 
     Args:
         features: (N, C) of one class, N >= 4.

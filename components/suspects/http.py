@@ -151,16 +151,17 @@ class Endpoint:
 
     def _array(self, output: dict) -> np.ndarray:
         """An output as an array, of ``str`` objects for BYTES."""
-        kind, shape = NUMPY_TYPES.get(str(output.get("datatype"))), output.get("shape")
+        kind = NUMPY_TYPES.get(str(output.get("datatype")))
         try:
             if kind is None:
                 raise ValueError("unknown datatype")
+            shape = tuple(int(side) for side in output["shape"])
             flat = np.asarray(output["data"], dtype=object).ravel().tolist()
             found = {type(value) for value in flat}
             wanted = {str} if kind == "str" else {int, float} if kind.startswith("float") else {int}
             if not found <= wanted:
                 raise ValueError(f"{kind} is announced, {sorted(t.__name__ for t in found - wanted)} found")
-            return np.array(flat, dtype=object if kind == "str" else kind).reshape([int(side) for side in shape])
+            return np.array(flat, dtype=object if kind == "str" else kind).reshape(shape)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             self._fail(f"gives an output that is no array ({error})", "check the server", error)
 

@@ -19,7 +19,7 @@ def model_files(path: str | Path, locations: list[str], where: str) -> list[Path
         where: what to call the model in messages.
 
     Raises:
-        MedmarkError: one is missing or lies outside the model's folder, or together they are too large.
+        MedmarkError: one is missing or outside the model's folder, or together they are too large.
     """
     path = Path(path)
     if not path.is_file():

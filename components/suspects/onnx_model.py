@@ -34,7 +34,7 @@ TYPES = {
 class OnnxModel:
     """An ONNX file on the CPU.
 
-    The file is hostile: at most 1 GiB with its external data, which must lie in the model's folder, and only the operators
+    The file is hostile: at most 1 GiB with its external data, which must be in the model's folder, and only the operators
     that onnxruntime brings along. What a graph computes is bounded only by the limits of the process.
 
     Args:
@@ -90,7 +90,7 @@ class OnnxModel:
         if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
             raise Unavailable(
                 f"ONNX model {self.where} needs more than {memory / (1 << 30):g} GiB of memory; give it more with --memory"
-                " if it is an honest one"
+                " if you trust it"
             ) from error
 
 
@@ -167,7 +167,7 @@ def _onnx_file(folder: Path, uri: str) -> Path:
         )
     path = folder / str(data)
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise MedmarkError(f"the ONNX file of {uri} lies outside the model ({str(data)!r:.80}); log the model again")
+        raise MedmarkError(f"the ONNX file of {uri} is outside the model ({str(data)!r:.80}); log the model again")
     return path
 
 

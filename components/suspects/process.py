@@ -17,7 +17,7 @@ import weakref
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
@@ -102,7 +102,7 @@ class Process:
         try:
             stated = question | {"seconds": seconds, "threads": self._task["threads"]}
             self._channel.send(stated, data, seconds=seconds)
-            said, data = self._channel.receive(limit=MAX_ANSWER, seconds=seconds - (time.monotonic() - started))
+            said, answer = self._channel.receive(limit=MAX_ANSWER, seconds=seconds - (time.monotonic() - started))
         except TimeoutError:
             self._fail(f"gives no answer within {seconds:g} s", "give it longer with --timeout if it is only slow")
         except (EOFError, OSError):
@@ -111,7 +111,7 @@ class Process:
             self.broken(error)
         if "error" in said:
             raise (Unavailable if said.get("unavailable") is True else MedmarkError)(one_line(said["error"], 1000))
-        return said, data
+        return said, answer
 
     def broken(self, error: ValueError) -> NoReturn:
         """Ends the process for what it has sent, which ours does not send."""
@@ -164,7 +164,7 @@ class IsolatedSuspect:
         try:
             if self._remote:
                 self.where = checked_url(target)
-                self._task = {"kind": "endpoint", "url": self.where, "token": read_token(self.where)}
+                self._task: dict[str, Any] = {"kind": "endpoint", "url": self.where, "token": read_token(self.where)}
                 self._task["connection"] = asdict(connection)
                 self._seconds = connection.patience + GRACE
             else:

@@ -79,12 +79,12 @@ def probabilities(values: np.ndarray, what: str) -> np.ndarray:
 def paired_effect(
     p_clean: np.ndarray, p_marked: np.ndarray, *, tau: float = 0.2, bootstrap: int = 2000, seed: int = 0
 ) -> Effect:
-    """Tests whether the mark lifts P_t by more than ``tau``.
+    """Tests whether the mark raises P_t by more than ``tau``.
 
     Args:
         p_clean: (N,) probability of the target for each clean image.
         p_marked: (N,) the same for the marked ones, in the same order.
-        tau: effect that a benign model may show; 0.2 follows the field's dataset-verification tests (METHOD).
+        tau: delta-P that a benign model may show; 0.2 follows published dataset-verification tests.
         bootstrap: resamples for the interval. Arbitrary.
         seed: of the resampling.
 
@@ -92,7 +92,7 @@ def paired_effect(
         MedmarkError: fewer than 10 pairs, unequal lengths, values that are not probabilities, or tau outside [0, 1).
     """
     if not 0 <= tau < 1:
-        raise MedmarkError(f"tau {tau} outside [0, 1); give delta-P of probability that a benign model may show")
+        raise MedmarkError(f"tau {tau} outside [0, 1); give the delta-P that a benign model may show")
     p_clean, p_marked = probabilities(p_clean, "clean scores"), probabilities(p_marked, "marked scores")
     if len(p_clean) != len(p_marked) or len(p_clean) < MIN_PAIRS:
         raise MedmarkError(
@@ -141,7 +141,7 @@ def label_only(clean_is_target: np.ndarray, marked_is_target: np.ndarray, *, nul
     Args:
         clean_is_target: (N,) bool, the clean image is classified as the target.
         marked_is_target: (N,) bool, the marked one is.
-        null_rate: chance that a benign model flips an image to the target; take :func:`upper_rate` of the panel.
+        null_rate: chance that a benign model flips an image to the target; take :func:`upper_rate` of the benign models.
 
     Raises:
         MedmarkError: fewer than 10 images, unequal lengths, or a rate outside [0, 1].
@@ -152,7 +152,7 @@ def label_only(clean_is_target: np.ndarray, marked_is_target: np.ndarray, *, nul
             f"labels of {clean.size} clean and {marked.size} marked images; {MIN_PAIRS} pairs are needed"
         )
     if not 0 <= null_rate <= 1:
-        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the benign panel")
+        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the benign models")
     to, away = int((marked & ~clean).sum()), int((clean & ~marked).sum())
     mcnemar = float(stats.binomtest(to, to + away, 0.5, alternative="greater").pvalue) if to + away else 1.0
     binomial = float(stats.binomtest(to, len(clean), null_rate, alternative="greater").pvalue)

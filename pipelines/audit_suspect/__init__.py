@@ -1,1 +1,1 @@
-"""Mark a release, from raw images to the report."""
+"""Audit suspect models: the pipeline, and the same on this machine."""

@@ -13,8 +13,9 @@ from medmark.components.evidence.queries import QuerySet
 from medmark.components.surrogate.networks import build
 from medmark.components.surrogate.training import predict_probabilities
 from medmark.components.suspects import model_files
-from medmark.components.suspects.suspects import Contract, SuspectModel, open_suspect
-from medmark.components.verification.audit import interrogate
+from medmark.components.suspects.contract import Contract
+from medmark.components.suspects.suspects import SuspectModel, open_suspect
+from medmark.components.verification.interrogation import interrogate
 from scipy.special import expit, softmax
 
 CLASSES = ["normal", "pneumonia"]

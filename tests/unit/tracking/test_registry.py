@@ -23,7 +23,8 @@ from medmark.components.lineage.events import artifact_digest, public_record, st
 from medmark.components.report.mark_tracking import APART, STEPS, track_marking
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
-from medmark.components.suspects.suspects import Contract, open_suspect
+from medmark.components.suspects.contract import Contract
+from medmark.components.suspects.suspects import open_suspect
 from medmark.components.tracking.connection import QUIET
 from medmark.components.tracking.registry import Model, model_name, promote, write_model
 from medmark.components.tracking.runs import Tracked, log_pipeline, sync
