@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from medmark.components.base.addresses import is_local
 from medmark.components.base.errors import MedmarkError
 
 
@@ -55,14 +55,6 @@ def checked_endpoint(endpoint: str, insecure: bool) -> tuple[str, bool]:
             f"http to another machine: {host}; use https, or set MEDMARK_S3_INSECURE=1 if the net is trusted"
         )
     return parts.netloc, parts.scheme == "https"
-
-
-def is_local(host: str) -> bool:
-    """Whether a host is this machine, by its name or address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
 
 
 def _read_credentials(path: Path, variable: str) -> dict[str, str]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from medmark.components.base.addresses import is_local
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import one_line
-from medmark.components.storage.credentials import is_local
 from medmark.pipelines.compiling import compile_pipeline
 
 T = TypeVar("T")
