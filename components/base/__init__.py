@@ -1,1 +1,1 @@
-"""What every room rests on: errors, private files, locks, threads, progress."""
+"""What every room uses: errors, digests, private files, locks, threads, progress, and the shared parts of reports."""

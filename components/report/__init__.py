@@ -1,1 +1,1 @@
-"""The report that people read."""
+"""Reports that people read, their figures, and what a run logs to MLflow."""

@@ -1,1 +1,1 @@
-"""The hypothesis tests, their calibration and the verdict."""
+"""The hypothesis tests, their calibration on benign models, the verdict, and the audit of suspects."""
