@@ -63,6 +63,12 @@ def markdown(text: str) -> str:
     return re.sub(r":\w+:`([^`]+)`", r"`\1`", text).replace("``", "`").replace("|", r"\|")
 
 
+def link(room: str) -> str:
+    """The room's name, with a link to its guide if it has one."""
+    guide = f"components/{room}/README.md"
+    return f"[{room}](../{guide})" if (ROOT / guide).is_file() else room
+
+
 def component_page(name: str, component: PythonComponent, module: str) -> str:
     """One component with its ports.
 
@@ -93,7 +99,7 @@ def components_page() -> str:
         if not (ROOT / "components" / room / "component.py").is_file():
             continue
         module = importlib.import_module(f"medmark.components.{room}.component")
-        parts.append(f"## {room}\n\n{markdown(about)}\n")
+        parts.append(f"## {room}\n\n{markdown(about)} More: {link(room)}.\n")
         own = [pair for pair in vars(module).items() if isinstance(pair[1], PythonComponent)]
         parts += [component_page(name, component, module.__name__) for name, component in own]
     return "\n".join(parts)
@@ -132,7 +138,7 @@ def rooms_part() -> str:
     for room in names:
         text = about.get(room) or inspect.getdoc(importlib.import_module(f"medmark.components.{room}"))
         used = ", ".join(each for each in names if each in imports[room])
-        rows.append(f"| `{room}` | {markdown(text)} | {used} |")
+        rows.append(f"| {link(room)} | {markdown(text)} | {used} |")
     pipelines = ["| package | what it does |", "|---|---|"]
     pipelines += [f"| `{name}` | {markdown(text)} |" for name, text in packages("pipelines").items()]
     return f"```text\n{drawing}\n```\n\n" + "\n".join(rows) + "\n\nIn `pipelines/`:\n\n" + "\n".join(pipelines) + "\n\n"
