@@ -1,1 +1,1 @@
-"""Reports that people read, their figures, and what a run logs to MLflow."""
+"""The reports that people read, what the terminal shows, and what MLflow gets."""

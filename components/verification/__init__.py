@@ -1,1 +1,1 @@
-"""The hypothesis tests, their calibration on benign models, the verdict, and the audit of suspects."""
+"""Was a model trained on the release? Tests, their calibration, the verdict, and audits of suspects."""

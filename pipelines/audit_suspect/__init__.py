@@ -1,1 +1,1 @@
-"""Question suspect models with the evidence of a release."""
+"""Audit suspect models: the pipeline, and the same on this machine."""
