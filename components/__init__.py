@@ -18,8 +18,9 @@ def heat_maps(release: dsl.Input[dsl.Dataset], release_digest: str, models: dsl.
 ```
 
 Compile it with medmark's function instead of KFP's. KFP's cache knows an input artifact by its name and not by its content, so it
-could give your run the result of another; this function switches the cache off. By default every step runs in the image
-``medmark/python-cpu``; set ``MEDMARK_IMAGE=registry/name@sha256:...`` before Python starts to pin your own build of it.
+could give your run the result of another; this function switches the cache off. Every step runs in the image
+``medmark/python-cpu``, unless the environment variable ``MEDMARK_IMAGE`` names another one when medmark is imported; pin it as
+``registry/name@sha256:...``.
 
 ```python
 from medmark.pipelines.compiling import compile_pipeline
