@@ -53,7 +53,7 @@ def release(source, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def surrogates(release, tmp_path_factory) -> Path:
-    """Two classifiers of one epoch."""
+    """Two classifiers, trained for two epochs."""
     path = tmp_path_factory.mktemp("surrogates")
     configs = [TrainConfig(name=f"surrogate-{i}", size=64, epochs=2, seed=i) for i in range(2)]
     train_models(release, path, configs=configs)
