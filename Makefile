@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 .PHONY: help install run test lint format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,7 +38,7 @@ build/types/medmark:
 lint: install build/types/medmark ## check style, types, and that rooms import only rooms below them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --cache-dir build/import-linter
 	$(BIN)/mypy
 
 format: install ## format the code with ruff
@@ -46,4 +46,4 @@ format: install ## format the code with ruff
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and what was built
-	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
