@@ -74,7 +74,7 @@ HEADER = [
     "verdict on the adversaries",
     "benign models accused",
     "by the t-test alone",
-    "largest benign lift",
+    "largest benign delta-P",
     "accuracy lost",
     "SSIM",
     "HaarPSI",
