@@ -67,7 +67,9 @@ def test_links_lead_somewhere(page):
 
 def test_dead_links_are_found(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# A title\n\n[a](#a-title) [b](#b) [c](gone.md) [d](/etc/passwd) `[e](code)` [f](https://example.org/#x)\n")
+    page.write_text(
+        "# A title\n\n[a](#a-title) [b](#b) [c](gone.md) [d](/etc/passwd) `[e](code)` [f](https://example.org/#x)\n"
+    )
     assert dead(page, tmp_path) == ["#b", "gone.md", "/etc/passwd"]
 
 
