@@ -17,6 +17,8 @@ PAGES = sorted(
 )
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 
+NAMED = re.compile(r"`((?:benchmarks|components|docs|pipelines|tests)/[\w./-]*\w)?/?(?:::(\w+))?`")
+
 
 @cache
 def prose(page: Path) -> str:
@@ -71,6 +73,25 @@ def test_dead_links_are_found(tmp_path):
         "# A title\n\n[a](#a-title) [b](#b) [c](gone.md) [d](/etc/passwd) `[e](code)` [f](https://example.org/#x)\n"
     )
     assert dead(page, tmp_path) == ["#b", "gone.md", "/etc/passwd"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_named_files_exist(page):
+    gone, file = [], page
+    for name, test in NAMED.findall(page.read_text(encoding="utf-8")):
+        file = ROOT / name if name else file  # '::test_something' alone is in the file before
+        if "NAME" not in name and not file.exists():
+            gone.append(name)
+        elif test and f"def {test}(" not in file.read_text(encoding="utf-8"):
+            gone.append(f"{file.relative_to(ROOT)}::{test}")
+    assert gone == []
+
+
+def test_every_room_lists_its_files():
+    for room in sorted(path.parent for path in (ROOT / "components").glob("*/__init__.py")):
+        there = {path.name for path in room.iterdir() if path.suffix in (".py", ".j2")} - {"__init__.py"}
+        told = set(re.findall(r"`([\w.]+\.(?:py|j2))`", (room / "README.md").read_text(encoding="utf-8")))
+        assert there <= told, room.name
 
 
 def test_every_room_has_a_page_in_the_index():
