@@ -45,7 +45,7 @@ def hand_over(parts: dict[str, Path], out: Path) -> None:
         shutil.copytree(parts[folder], out / folder)
         if folder != "release":
             close_to_others(out / folder)
-    shutil.copyfile(parts["check"] / "record.json", out / "record.json")
+    shutil.copyfile(parts["record"], out / "record.json")
     for public in ("release", "record.json"):
         open_to_others(out / public)
 

@@ -28,9 +28,9 @@ def sign_and_publish(
         release, keep: what the run made.
         parent: of an update, the previous marked release, as ``parent``.
     """
-    evidence, verdict = check.outputs["complete"], check.outputs["check"]
+    evidence, record = check.outputs["complete"], check.outputs["record"]
     signed = sign_component(
-        release=release, evidence=evidence, check=verdict, checked=check.outputs["Output"], sign=sign, **parent
+        release=release, evidence=evidence, record=record, checked=check.outputs["Output"], sign=sign, **parent
     )
     signed.set_display_name("sign")
     give(signed, SIGNING)
@@ -38,7 +38,7 @@ def sign_and_publish(
         release=release,
         evidence=evidence,
         keep=keep,
-        check=verdict,
+        check=check.outputs["check"],
         signatures=signed.outputs["signatures"],
         publish_uri=publish_uri,
         publish_evidence_uri=publish_evidence_uri,

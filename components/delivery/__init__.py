@@ -1,1 +1,1 @@
-"""What knows the machine and the platform: threads, progress, tracking, image references."""
+"""Formats of what is published, and its transfer: releases, evidence, keep, raw drops and records of submissions."""

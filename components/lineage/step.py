@@ -65,3 +65,22 @@ def step(
     )
     for artifact in outputs.values():
         artifact.metadata.update(lineage=event, seconds=time.monotonic() - started)
+
+
+def said_by(artifacts: dict[str, Artifact]) -> dict[str, dict]:
+    """What artifacts say about the steps that made them.
+
+    A step puts it into the metadata of its own output, so that a later step learns of all earlier ones without taking their
+    outputs as inputs.
+
+    Args:
+        artifacts: by the name under which the step is to be found.
+
+    Returns:
+        ``lineage`` and ``seconds`` by name. Artifacts of steps that are not ours say nothing and are left out.
+    """
+    return {
+        name: {"lineage": artifact.metadata["lineage"], "seconds": artifact.metadata["seconds"]}
+        for name, artifact in artifacts.items()
+        if "lineage" in artifact.metadata
+    }

@@ -33,7 +33,6 @@ def compare_methods(
     give(clean, EVIDENCE)
     compared = compare_methods_component(
         release=clean.outputs["release"],
-        release_digest=clean.outputs["Output"],
         profile=profile,
         methods=methods,
         seed=seed,

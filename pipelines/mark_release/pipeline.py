@@ -16,7 +16,7 @@ from medmark.pipelines.publishing import sign_and_publish
 
 
 class Made(NamedTuple):
-    """What the pipeline gives back; all but ``release`` is private."""
+    """What the pipeline gives back; all but ``release`` and ``record`` is private."""
 
     clean: dsl.Dataset
     surrogates: dsl.Model
@@ -28,6 +28,7 @@ class Made(NamedTuple):
     keep: dsl.Artifact
     marked_models: dsl.Model
     check: dsl.Artifact
+    record: dsl.Artifact
     report: dsl.HTML
 
 
@@ -87,7 +88,7 @@ def mark_release(
     clean = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
     clean.set_display_name("ingest")
     give(clean, EVIDENCE)
-    release = {"release": clean.outputs["release"], "release_digest": clean.outputs["Output"]}
+    release = {"release": clean.outputs["release"]}
     surrogates = train_classifiers_component(configs=surrogate_configs, secrets=secrets, **release)
     surrogates.set_display_name("train surrogates")
     benign_models = train_classifiers_component(configs=benign_configs, secrets=secrets, **release)
@@ -113,7 +114,6 @@ def mark_release(
     marked.set_display_name("poison")
     marked_models = train_classifiers_component(
         release=marked.outputs["marked"],
-        release_digest=marked.outputs["Output"],
         configs=marked_configs,
         secrets=secrets,
     )
@@ -123,11 +123,6 @@ def mark_release(
         evidence=marked.outputs["evidence"],
         benign_models=benign_models.outputs["models"],
         marked_models=marked_models.outputs["models"],
-        clean=clean.outputs["release"],
-        surrogates=surrogates.outputs["models"],
-        maps=maps.outputs["maps"],
-        generator=generator.outputs["generator"],
-        control=control.outputs["generator"],
         thresholds=thresholds,
         secrets=secrets,
     )
@@ -155,6 +150,7 @@ def mark_release(
             evidence=check.outputs["complete"],
             marked_models=marked_models.outputs["models"],
             check=check.outputs["check"],
+            record=check.outputs["record"],
             parameters=parameters,
         )
         tracked.set_display_name("track")
@@ -180,5 +176,6 @@ def mark_release(
         keep=marked.outputs["keep"],
         marked_models=marked_models.outputs["models"],
         check=check.outputs["check"],
+        record=check.outputs["record"],
         report=report.outputs["report"],
     )

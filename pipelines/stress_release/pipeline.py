@@ -38,7 +38,6 @@ def stress_release(
     attacked = stress_component(
         release=release.outputs["release"],
         evidence=evidence.outputs["evidence"],
-        release_digest=release_digest,
         marked_configs=marked_configs,
         attacks=attacks,
         seed=seed,

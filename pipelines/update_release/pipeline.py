@@ -13,12 +13,13 @@ from medmark.pipelines.publishing import sign_and_publish
 
 
 class Made(NamedTuple):
-    """What the pipeline gives back; all but ``release`` is private."""
+    """What the pipeline gives back; all but ``release`` and ``record`` is private."""
 
     release: dsl.Dataset
     evidence: dsl.Artifact
     keep: dsl.Artifact
     check: dsl.Artifact
+    record: dsl.Artifact
 
 
 @dsl.pipeline(
@@ -80,7 +81,6 @@ def update_release(
         options=drop_options,
         previous=previous,
         keep=keep,
-        previous_digest=previous_digest,
     )
     drop.set_display_name("read the drop")
     give(drop, EVIDENCE)
@@ -94,7 +94,6 @@ def update_release(
         keep=updated.outputs["new_keep"],
         change=updated.outputs["Output"],
         seed=seed,
-        drop=drop.outputs["drop"],
     )
     check.set_display_name("check the mark")
     with dsl.If(publish_uri != "", name="publish"):
@@ -102,6 +101,7 @@ def update_release(
             release=updated.outputs["marked"],
             evidence=check.outputs["complete"],
             check=check.outputs["check"],
+            record=check.outputs["record"],
         )
         tracked.set_display_name("track")
         give(tracked, MLFLOW)
@@ -121,4 +121,5 @@ def update_release(
         evidence=check.outputs["complete"],
         keep=updated.outputs["new_keep"],
         check=check.outputs["check"],
+        record=check.outputs["record"],
     )

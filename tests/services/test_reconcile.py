@@ -197,8 +197,8 @@ def first_run(source, surrogates, saliency, tmp_path_factory):
         step_event("ingest", **raw, parameters={}, seed=1),
         step_event("poison", inputs={"release": clean}, outputs={"marked": marked}, parameters={}, seed=5),
     ]
-    finish_evidence(folder / "release", folder / "bare", folder / "check", folder / "evidence", events=events)
-    shutil.copyfile(folder / "check" / "record.json", folder / "record.json")
+    parts = [folder / name for name in ("release", "bare", "check", "evidence", "record.json")]
+    finish_evidence(*parts, events=events)
     return folder
 
 
