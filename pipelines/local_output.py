@@ -29,7 +29,7 @@ class StepOutput(io.TextIOBase):
 
     def __init__(self, log: Path, everything: bool, names: dict[str, str]):
         self._log = open(log, "a", encoding="utf-8")
-        self._everything = everything
+        self._everything, self._terminal = everything, sys.__stdout__ or sys.stdout
         self._names = names
         self._line = ""
         self.reason: str | None = None
@@ -39,7 +39,7 @@ class StepOutput(io.TextIOBase):
     def write(self, text: str) -> int:
         self._log.write(text)
         if self._everything:
-            sys.__stdout__.write(text)
+            self._terminal.write(text)
         self._line += text
         *lines, self._line = self._line.split("\n")
         for line in lines:

@@ -404,7 +404,7 @@ def _stop(entries: dict[str, dict], ports: dict[str, int]) -> None:
     """SIGTERM, then SIGKILL, to every process with one of the tokens."""
     tokens = [entry["token"] for entry in entries.values()]
     for number, patience in ((signal.SIGTERM, STOP_WITHIN), (signal.SIGKILL, STOP_WITHIN)):
-        deadline, sent = time.monotonic() + patience, set()
+        deadline, sent = time.monotonic() + patience, set[tuple[int, str]]()
         while living := {(pid, token) for token in tokens for pid in _members(token)}:
             for pid, token in living - sent:  # once each; children may appear meanwhile
                 _signal(pid, token, number)

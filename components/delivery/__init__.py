@@ -1,1 +1,1 @@
-"""Formats of what is published, and its transfer: releases, evidence, keep, raw drops and records of submissions."""
+"""Releases, evidence and drops on their way to and from an object store: places, publishing, submissions."""

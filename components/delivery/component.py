@@ -35,10 +35,10 @@ def fetch_release_component(uri: str, digest: str, release: dsl.Output[dsl.Datas
         digest: SHA-256 that its ``release.json`` must have.
         release: the release.
     """
-    from medmark.components.delivery.passing import take
     from medmark.components.delivery.publish import RELEASE
+    from medmark.components.delivery.run_inputs import fetch_input
 
-    take(RELEASE, uri, digest, release.path)
+    fetch_input(RELEASE, uri, digest, release.path)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -50,10 +50,10 @@ def fetch_evidence_component(uri: str, digest: str, evidence: dsl.Output[dsl.Art
         digest: SHA-256 that its ``evidence.json`` must have.
         evidence: the evidence; private.
     """
-    from medmark.components.delivery.passing import take
     from medmark.components.delivery.publish import EVIDENCE
+    from medmark.components.delivery.run_inputs import fetch_input
 
-    take(EVIDENCE, uri, digest, evidence.path)
+    fetch_input(EVIDENCE, uri, digest, evidence.path)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -81,12 +81,12 @@ def fetch_previous_component(
         evidence: its evidence; private.
         keep: what was kept for its updates; private.
     """
-    from medmark.components.delivery.passing import take
     from medmark.components.delivery.publish import EVIDENCE, KEEP, RELEASE
+    from medmark.components.delivery.run_inputs import fetch_input
 
-    take(RELEASE, release_uri, release_digest, release.path)
-    take(EVIDENCE, evidence_uri, evidence_digest, evidence.path)
-    take(KEEP, keep_uri, keep_digest, keep.path)
+    fetch_input(RELEASE, release_uri, release_digest, release.path)
+    fetch_input(EVIDENCE, evidence_uri, evidence_digest, evidence.path)
+    fetch_input(KEEP, keep_uri, keep_digest, keep.path)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -113,7 +113,7 @@ def publish_component(
         publish_evidence_uri: where evidence and keep go, ``s3://bucket/prefix`` in another bucket.
         sign: whether there are signatures to publish.
         submission: what the record says of the submission, see
-            ``medmark.components.delivery.submissions.new_record``; no record is written when empty.
+            ``medmark.components.delivery.submission_records.new_record``; no record is written when empty.
 
     Returns:
         Digest of the published release; empty if the run changed nothing, so that nothing was published.
@@ -122,7 +122,7 @@ def publish_component(
     from pathlib import Path
 
     from medmark.components.base.parameters import whole
-    from medmark.components.delivery.passing import publish_run
+    from medmark.components.delivery.run_outputs import publish_run
     from medmark.components.storage.store import Store
 
     digest = publish_run(

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from medmark.components.base.errors import MedmarkError
@@ -74,9 +75,11 @@ def fetch_drop(uri: str, folder: Path, digest: str, store: Store) -> None:
         return raw_files(listing)
 
     names = list(check())
-    taken = parallel(
-        [lambda n=n: (n, store.take(place / n, parts, limit=MAX_FILE_BYTES)) for n in names], "fetching the drop"
-    )
+
+    def fetched(name: str) -> tuple[str, Path]:
+        return name, store.take(place / name, parts, limit=MAX_FILE_BYTES)
+
+    taken = parallel([partial(fetched, name) for name in names], "fetching the drop")
     check()
     try:
         for name, part in taken:

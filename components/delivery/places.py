@@ -22,6 +22,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -394,8 +395,11 @@ def _download(stage: _Stage, store: Store, objects: dict[str, Place], sizes: dic
             f"disk full: {stage.place} needs {needed} bytes more, {stage.folder.parent} has room for {free}; free space, then run"
             " again to go on, or set XDG_CACHE_HOME to a folder on a larger disk"
         )
-    tasks = [lambda n=n, p=p: (n, store.take(p, stage.parts, limit=limit)) for n, p in objects.items()]
-    found = parallel(tasks, "fetching")
+
+    def fetched(name: str) -> tuple[str, Path]:
+        return name, store.take(objects[name], stage.parts, limit=limit)
+
+    found = parallel([partial(fetched, name) for name in objects], "fetching")
     try:
         index = stage.index.with_suffix(".partial")
         index.write_text(json.dumps({name: str(part.relative_to(stage.parts)) for name, part in found}))

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from medmark.components.base.digests import file_sha256
@@ -213,7 +214,10 @@ def _fetch(kind: Kind, place: Place, folder: Path, staged: Path, store: Store, d
     hidden.mkdir(exist_ok=True)
     store.get(place / kind.manifest, hidden / kind.manifest, sha256=digest, limit=MAX_MANIFEST_BYTES)
     files = kind.files(hidden)
-    parallel([lambda n=n, s=s: store.get(place / n, staged / n, sha256=s) for n, s in files.items()], "fetching")
+    tasks: list[Callable[[], object]] = [
+        partial(store.get, place / name, staged / name, sha256=sha256) for name, sha256 in files.items()
+    ]
+    parallel(tasks, "fetching")
     _fetch_sidecars(kind, place, staged, store)
     os.replace(hidden / kind.manifest, staged / kind.manifest)
     hidden.rmdir()
@@ -245,13 +249,16 @@ def send(
     for name, sha256 in files.items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
             raise MedmarkError(f"changed or missing: {folder / name}; make or get it again before publishing")
-    there = set(there)
-    stated = parallel([lambda n=n: (n, store.sha256(place / n)) for n in sorted(there)], "comparing") if there else []
-    for name, sha256 in stated:
-        if sha256 != files.get(name):
-            raise MedmarkError(f"other content lies at {place / name}; nothing is overwritten, choose another place")
-    missing = [name for name in files if name not in there]
-    parallel([lambda n=n: store.put(folder / n, place / n) for n in missing if n not in last], "publishing")
+    known = set(there)
+
+    def stated(name: str) -> tuple[str, str | None]:
+        return name, store.sha256(place / name)
+
+    for name, found in parallel([partial(stated, name) for name in sorted(known)], "comparing") if known else []:
+        if found != files.get(name):
+            raise MedmarkError(f"other content at {place / name}; nothing is overwritten, choose another place")
+    missing = [name for name in files if name not in known]
+    parallel([partial(store.put, folder / n, place / n) for n in missing if n not in last], "publishing")
     for name in last:
         if name in missing:
             store.put(folder / name, place / name)
@@ -273,9 +280,9 @@ def _publish(kind: Kind, folder: Path, uri: str, store: Store) -> Published:
         files[name] = file_sha256(folder / name)
     place = parse(uri) / digest
     # a copy may lack sidecars that lie there already, and an attempt that never made it complete may have left others
-    there = store.list(place)
-    kept = kind.manifest in there
-    there = [name for name in there if name not in kind.sidecars or (kept and name in files)]
+    stored = store.list(place)
+    kept = kind.manifest in stored
+    there = [name for name in stored if name not in kind.sidecars or (kept and name in files)]
     sent = send(folder, {**files, kind.manifest: digest}, there, place, store, last=(*sidecars, kind.manifest))
     return Published(str(place), digest, sent, store.locked_until(place / kind.manifest))
 
@@ -304,7 +311,7 @@ def _release_files(folder: Path) -> dict[str, str]:
         if named is not None:
             if not isinstance(named, dict) or named.get("file") != file:
                 raise MedmarkError(f"damaged release.json: {folder} names another {file}; get the release again")
-            files[file] = named.get("sha256")
+            files[file] = named.get("sha256", "")
     return _checked_files(files, folder)
 
 

@@ -12,6 +12,7 @@ import json
 import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -96,7 +97,7 @@ def read_secrets(path: str | Path) -> Secrets:
         raise MedmarkError(f"no secrets: {path} ({type(error).__name__}); start the run again") from None
 
 
-def resolved(value: object, drawn: Secrets | None) -> object:
+def resolved(value: Any, drawn: Secrets | None) -> Any:
     """A parameter with secrets in place of references, and whole numbers as integers again.
 
     Args:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -51,8 +51,8 @@ class _Link:
 
     @cached_property
     def images(self) -> dict[str, tuple]:
-        """Digest and label of every image."""
-        return _index(self.release)
+        """Digest and label of every image; none if the release cannot be read."""
+        return _index(self.release) if self.release else {}
 
     @property
     def sound(self) -> bool:
@@ -210,10 +210,11 @@ def _examine(
         return link
     if not link.check("release.json", "release", expected, lambda: _read_release(link, expected)):
         link.release = None
-        return link
-    link.check(LINEAGE, "lineage", None, lambda: _read_lineage(link, public_key))
-    _check_files(link)
-    _check_commitment(link, public_key, timestamp_roots)
+    release = link.release
+    if release is not None:
+        link.check(LINEAGE, "lineage", None, lambda: _read_lineage(link, release, public_key))
+        _check_files(link, release)
+        _check_commitment(link, release, public_key, timestamp_roots)
     return link
 
 
@@ -230,9 +231,9 @@ def _read_release(link: _Link, expected: str | None) -> str:
     return f"{release.name} {release.version}, {len(release)} images"
 
 
-def _read_lineage(link: _Link, public_key: Ed25519PublicKey | None) -> str:
+def _read_lineage(link: _Link, release: Release, public_key: Ed25519PublicKey | None) -> str:
     """Reads, and checks all that needs no other release; the lineage is kept only if it is authentic."""
-    release, path = link.release, link.folder / LINEAGE
+    path = link.folder / LINEAGE
     lineage = read_lineage(path)
     if public_key is not None:
         check_signature(lineage, public_key)
@@ -245,7 +246,9 @@ def _read_lineage(link: _Link, public_key: Ed25519PublicKey | None) -> str:
         raise MedmarkError(f"lineage says another thing of a parent than release.json: {path}; {again}")
     first = release.changes is None
     drop = record["drop"]["digest"]
-    if not _leads(record, release.parent, release.digest) or not (first or _leads(record, drop, release.digest)):
+    if not _leads(record, record["parent_digest"], release.digest) or not (
+        first or _leads(record, drop, release.digest)
+    ):
         raise MedmarkError(f"steps do not lead to the release: {path}; {again}")
     if first and not any(
         step["inputs"].get("source", {}).get("sha256") == drop
@@ -268,9 +271,9 @@ def _leads(record: dict, start: str, goal: str) -> bool:
     return goal in made
 
 
-def _check_files(link: _Link) -> None:
+def _check_files(link: _Link, release: Release) -> None:
     """Shards, rejected images and changes against ``release.json``."""
-    release, wrong = link.release, None
+    wrong: MedmarkError | None = None
     if link.lineage is not None:  # somebody answers for the files: only then are they parsed
         try:
             for name in [shard for shard, _, _ in release.shards] + ["changes.json"] * (release.changes is not None):
@@ -280,16 +283,12 @@ def _check_files(link: _Link) -> None:
             wrong = error
     known = link.lineage is not None and wrong is None
     for name, sha256, rows in release.shards:
-        link.check(
-            name,
-            "shard",
-            sha256,
-            lambda n=name, s=sha256, r=rows: f"{r} images" if known else _same(link.folder / n, s),
-        )
+        test = partial(_counted, rows) if known else partial(_same, link.folder / name, sha256)
+        link.check(name, "shard", sha256, test)
     if release.rejected is not None and release.schema_version == 1:
         link.check("rejected.parquet", "rejected", _stated(release.rejected), lambda: _named(link, release.rejected))
     if release.changes is not None:
-        link.check("changes.json", "changes", _stated(release.changes), lambda: _read_changes(link))
+        link.check("changes.json", "changes", _stated(release.changes), lambda: _read_changes(link, release))
     if wrong is not None and link.sound:
         link.note("release.json", "release", release.digest, BROKEN, str(wrong))
 
@@ -304,14 +303,18 @@ def _named(link: _Link, entry: object) -> str:
     return _same(link.folder / "rejected.parquet", entry["sha256"])
 
 
-def _read_changes(link: _Link) -> str:
-    release, path = link.release, link.folder / "changes.json"
+def _counted(rows: int) -> str:
+    return f"{rows} images"
+
+
+def _read_changes(link: _Link, release: Release) -> str:
+    path = link.folder / "changes.json"
     _regular(path, "get the release again")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise MedmarkError(f"list of changes is larger than {MAX_MANIFEST_BYTES} bytes: {path}; get the release again")
     changes = release.read_changes()
     try:
-        if set(changes) != {"schema_version", "parent", "drop", *LISTS}:
+        if changes is None or set(changes) != {"schema_version", "parent", "drop", *LISTS}:
             raise ValueError("its fields are not those of a list of changes")
         if changes["schema_version"] != CHANGES_SCHEMA_VERSION:
             raise ValueError(f"this medmark reads version {CHANGES_SCHEMA_VERSION}")
@@ -328,7 +331,9 @@ def _read_changes(link: _Link) -> str:
     return ", ".join(f"{len(changes[name])} {name}" for name in LISTS[:3])
 
 
-def _check_commitment(link: _Link, public_key: Ed25519PublicKey | None, timestamp_roots: str | Path | None) -> None:
+def _check_commitment(
+    link: _Link, release: Release, public_key: Ed25519PublicKey | None, timestamp_roots: str | Path | None
+) -> None:
     """The commitment and its time stamp against the lineage that names them."""
     lineage, path, stamp = link.lineage, link.folder / COMMITMENT, link.folder / TIMESTAMP
     if lineage is None:
@@ -340,20 +345,21 @@ def _check_commitment(link: _Link, public_key: Ed25519PublicKey | None, timestam
         link.note(COMMITMENT, "commitment", None, BROKEN, f"not named by lineage.json: {path}; take it away")
     if lineage.timestamp_sha256 is None and stamp.exists():
         link.note(TIMESTAMP, "timestamp", None, BROKEN, f"not named by lineage.json: {stamp}; take it away")
-    if lineage.commitment_sha256 is None:
+    committed, stamped = lineage.commitment_sha256, lineage.timestamp_sha256
+    if committed is None:
         return
 
     def commitment() -> str:
-        _same(path, lineage.commitment_sha256)
+        _same(path, committed)
         if public_key is None:
             return "signature not checked"
-        link.commitment = verify_commitment(path, public_key, release_digest=link.release.digest)
+        link.commitment = verify_commitment(path, public_key, release_digest=release.digest)
         return f"evidence committed to at {link.commitment['signed_at']}, as the signer says"
 
     def timestamp() -> str:
-        if lineage.timestamp_sha256 is None:
+        if stamped is None:
             raise MedmarkError(f"no time stamp: {path} has none; verify without root certificates")
-        _same(stamp, lineage.timestamp_sha256)
+        _same(stamp, stamped)
         if timestamp_roots is None:
             return "the one that was signed; its time was not checked: give the authority's root certificates"
         token = read_small(stamp, "time stamp", "get it again")
@@ -362,13 +368,13 @@ def _check_commitment(link: _Link, public_key: Ed25519PublicKey | None, timestam
         link.timestamp = time.isoformat().replace("+00:00", "Z")
         return f"a time stamp authority saw the commitment at {link.timestamp}"
 
-    fits = link.check(COMMITMENT, "commitment", lineage.commitment_sha256, commitment)
-    if lineage.timestamp_sha256 is None and timestamp_roots is None:
+    fits = link.check(COMMITMENT, "commitment", committed, commitment)
+    if stamped is None and timestamp_roots is None:
         return
     if fits:
-        link.check(TIMESTAMP, "timestamp", lineage.timestamp_sha256, timestamp)
+        link.check(TIMESTAMP, "timestamp", stamped, timestamp)
     else:
-        link.note(TIMESTAMP, "timestamp", lineage.timestamp_sha256, UNCHECKED, "its commitment does not hold")
+        link.note(TIMESTAMP, "timestamp", stamped, UNCHECKED, "its commitment does not hold")
 
 
 def _compare(child: _Link, parent: _Link) -> None:
@@ -378,17 +384,18 @@ def _compare(child: _Link, parent: _Link) -> None:
         if stated != parent.lineage.sha256:
             says = f"not the lineage.json that {child.folder.name} names: {parent.folder / LINEAGE}; get it again"
             parent.note(LINEAGE, "lineage", stated, BROKEN, says)
-    if child.changes is None:
+    stated_changes = child.changes
+    if stated_changes is None:
         return
     if not child.sound or not parent.sound:
         child.note("changes.json", "difference", None, UNCHECKED, "a release on either side is broken")
         return
-    child.check("changes.json", "difference", None, lambda: _recompute(child, parent))
+    child.check("changes.json", "difference", None, lambda: _recompute(child, parent, stated_changes))
 
 
-def _recompute(child: _Link, parent: _Link) -> str:
+def _recompute(child: _Link, parent: _Link, stated: dict) -> str:
     """The difference between two sound releases against ``changes.json``."""
-    before, after, stated = parent.images, child.images, child.changes
+    before, after = parent.images, child.images
     found = {
         "added": after.keys() - before.keys(),
         "changed": {one for one in after.keys() & before.keys() if after[one] != before[one]},

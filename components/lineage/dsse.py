@@ -25,7 +25,7 @@ from medmark.components.lineage.files import HEX, parse_exact
 from medmark.components.lineage.keys import key_id
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # it has types, but no __all__
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from medmark.components.base.digests import canonical_json, file_sha256
@@ -128,12 +129,13 @@ def step_event(
         raise MedmarkError(
             f"a parameter of the step {name!r} is no JSON value ({error}); give texts or numbers"
         ) from error
-    run_facets = {
+    image: Any = RunFacet(producer=producer).with_additional_properties(image=IMAGE)  # typed as a mere BaseFacet
+    run_facets: dict[str, RunFacet] = {
         "processing_engine": processing_engine_run.ProcessingEngineRunFacet(
             version("medmark"), name="medmark", producer=producer
         ),
         "executionParameters": execution_parameters_run.ExecutionParametersRunFacet(settings, producer=producer),
-        "medmark_image": RunFacet(producer=producer).with_additional_properties(image=IMAGE),
+        "medmark_image": image,
     }
     event = RunEvent(
         eventTime=datetime.now(UTC).isoformat(),

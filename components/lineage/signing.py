@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from medmark.components.delivery.passing import copy_linked
+from medmark.components.delivery.linked_copy import copy_linked
 from medmark.components.lineage.commitment import OPENING, commit
 from medmark.components.lineage.record import COMMITMENT, LINEAGE, sign_lineage
 

@@ -12,7 +12,7 @@ from medmark.components.saliency.component import extract_saliency_component
 from medmark.components.surrogate.component import train_classifiers_component
 from medmark.components.verification.component import check_release_component
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, give
-from medmark.pipelines.publishing import sign_and_publish
+from medmark.pipelines.sign_and_publish import sign_and_publish
 
 
 class Made(NamedTuple):

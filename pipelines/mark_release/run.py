@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from medmark.components.base.threads import use_threads
 from medmark.components.dataset.origin import kept_patient_key
 from medmark.components.dataset.phantoms import TARGET_CLASS, make_phantoms
 from medmark.components.evidence.secrets import REFERENCE
-from medmark.components.profiles import PROFILES, THRESHOLDS, Profile
+from medmark.components.profiles import PROFILES, THRESHOLDS, Profile, Setting
 from medmark.components.report.mark_tracking import track_marking
 from medmark.pipelines.local_run import hand_over, private_work, refuse_occupied, remove_work, run_locally
 
@@ -29,7 +30,7 @@ def run_mark_release(
     *,
     data: str | None = None,
     profile: str = "standard",
-    settings: dict[str, str] | None = None,
+    settings: Mapping[str, Setting] | None = None,
     ingest_options: dict | None = None,
     version: str = "1",
     seed: int | None = None,
@@ -44,7 +45,7 @@ def run_mark_release(
             interrupted run go on. Readable by its owner only.
         data: folder per class, CSV or release; phantoms when None.
         profile: ``smoke``, ``standard`` or ``full``.
-        settings: parameters of the profile to replace, as text.
+        settings: values of the profile to replace, by name.
         ingest_options: keyword arguments of ingest.
         version: of the marked release.
         seed: of everything but the key of the pseudonyms, the secret key of the mark too: who guesses it has that key. None

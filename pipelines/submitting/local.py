@@ -15,9 +15,9 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.base.locks import locked
 from medmark.components.base.private_files import check_own, private_files, private_folder
 from medmark.components.delivery.drops import fetch_drop
-from medmark.components.delivery.passing import publish_run
 from medmark.components.delivery.publish import fetch_evidence, fetch_keep, fetch_release
-from medmark.components.delivery.submissions import read_record
+from medmark.components.delivery.run_outputs import publish_run
+from medmark.components.delivery.submission_records import read_record
 from medmark.components.storage.store import Store
 from medmark.pipelines.submitting.submission import Submission
 
@@ -28,10 +28,10 @@ class Target:
 
     Attributes:
         releases: where releases go, ``s3://bucket/prefix``.
-        evidence: where evidence, what is kept for updates, and records of submissions go, in another bucket.
-        store: for the marked releases.
-        evidence_store: for evidence, drops and clean releases.
-        work: folder for what is fetched and made meanwhile; private.
+        evidence: where evidence, keep and records of submissions go, ``s3://bucket/prefix`` in another bucket.
+        store: object store of the marked releases.
+        evidence_store: object store of evidence, drops and clean releases.
+        work: private folder for what is fetched and made meanwhile.
         key: ``medmark.key`` that signs what comes out; None: nothing is signed.
         debug: show all that the steps print.
     """
@@ -49,7 +49,7 @@ def run_mark(submission: Submission, inputs: Path, out: Path, debug: bool) -> di
     """Runs mark-release; returns its verdict."""
     from medmark.pipelines.mark_release.run import run_mark_release
 
-    settings = {name: str(value) for name, value in submission.parameters.items()}
+    settings = dict(submission.parameters)
     profile, version = settings.pop("profile"), settings.pop("version")
     return run_mark_release(
         out, data=str(inputs / "release"), profile=profile, settings=settings, version=version, debug=debug
@@ -95,8 +95,8 @@ def submit_locally(
             shutil.rmtree(folder)
             return known, False
         verdict = _run(submission, folder, target, runners[submission.pipeline])
-        out, signatures = folder / "out", folder / "signatures" if target.key else None
-        if verdict["verdict"] == "owned" and signatures and not signatures.exists():
+        out, signatures = folder / "out", folder / "signatures"
+        if verdict["verdict"] == "owned" and target.key and not signatures.exists():
             _sign(out, folder / "release" if submission.drop else None, target.key, signatures)
         known = read_record(submission.key, target.evidence, target.evidence_store)
         if known:
@@ -106,7 +106,7 @@ def submit_locally(
             publish_run(
                 verdict,
                 *(out / name for name in ("release", "evidence", "keep")),
-                signatures_dir=signatures,
+                signatures_dir=signatures if target.key else None,
                 releases=target.releases,
                 evidence=target.evidence,
                 store=target.store,
@@ -118,6 +118,10 @@ def submit_locally(
                 raise
             raise MedmarkError(f"{error}; see {out}; to try again with the same input, remove {folder}") from error
         record = read_record(submission.key, target.evidence, target.evidence_store)
+        if record is None:
+            raise MedmarkError(
+                f"the record of {submission.key} is gone from {target.evidence}; run the same command again"
+            )
         shutil.rmtree(folder)
     return record, True
 
@@ -128,10 +132,10 @@ def _run(submission: Submission, folder: Path, target: Target, runner: Callable[
     if not ended.exists():
         source = target.store if submission.drop else target.evidence_store  # a clean release is private
         fetch_release(submission.release, folder / "release", source)
-        if submission.drop:
-            fetch_evidence(submission.evidence, folder / "evidence", target.evidence_store)
-            fetch_keep(submission.keep, folder / "keep", target.evidence_store)
-            fetch_drop(submission.drop, folder / "drop", submission.drop_listing, target.evidence_store)
+        if drop := submission.drop:
+            fetch_evidence(drop.evidence, folder / "evidence", target.evidence_store)
+            fetch_keep(drop.keep, folder / "keep", target.evidence_store)
+            fetch_drop(drop.uri, folder / "drop", drop.listing, target.evidence_store)
         verdict = runner(submission, folder, folder / "out", target.debug)
         partial = ended.with_suffix(".partial")
         partial.write_bytes(canonical_json(verdict))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.delivery.drops import COMPLETE, listing_digest
 from medmark.components.delivery.publish import DIGEST
-from medmark.components.delivery.submissions import read_records
+from medmark.components.delivery.submission_records import read_records
 from medmark.components.storage.store import Store, parallel, parse
 from medmark.pipelines.submitting.submission import Submission, of_update_release, read_manifest
 
@@ -31,16 +32,16 @@ def reconcile(
     A drop is ``<drops>/<name>/``, complete when it holds the object ``_SUCCESS``.
 
     Args:
-        drops: where they lie.
-        releases: where the releases lie.
-        evidence: where evidence, what was kept for updates, and records of submissions lie.
-        store: that may use the releases.
-        evidence_store: that may use the evidence and read the drops.
-        options: see :func:`medmark.components.dataset.drop.read_drop`.
-        submit: does a submission and returns the record.
+        drops: place of the drops, ``s3://bucket/prefix``.
+        releases: place of the marked releases.
+        evidence: place of evidence, keep, and records of submissions.
+        store: object store with credentials for the releases.
+        evidence_store: object store with credentials for the evidence that may also read the drops.
+        options: keyword arguments of :func:`medmark.components.dataset.drop.read_drop`.
+        submit: does a submission and returns its record.
 
     Yields:
-        A line a drop.
+        One line per drop.
 
     Raises:
         MedmarkError: a drop fails, or was changed after it was done; there is no release, or no single newest one; evidence is
@@ -60,10 +61,10 @@ def reconcile(
             yield f"{name}: not complete, it has no {COMPLETE}; left alone"
             continue
         try:
-            known = done.get(str(place))
-            record = (known or {}).get(listing_digest(listing))
-            if record:
-                yield f"{name}: done before, {_result(record)}"
+            known = done.get(str(place), {})
+            earlier = known.get(listing_digest(listing))
+            if earlier:
+                yield f"{name}: done before, {_result(earlier)}"
                 continue
             if known:
                 raise MedmarkError(
@@ -98,8 +99,12 @@ def read_chain(releases: str, store: Store) -> list[str]:
     """
     place = parse(releases)
     digests = [name for name in store.folders(place) if DIGEST.fullmatch(name)]
-    read = parallel([lambda d=d: (d, read_manifest(place / d, store)) for d in digests], "reading releases")
-    parents = {digest: manifest["parent"] for digest, manifest in read if manifest}
+
+    def read(digest: str) -> tuple[str, dict | None]:
+        return digest, read_manifest(place / digest, store)
+
+    manifests = parallel([partial(read, digest) for digest in digests], "reading releases")
+    parents = {digest: manifest["parent"] for digest, manifest in manifests if manifest}
     heads = sorted(set(parents) - set(parents.values()))
     if not heads:
         raise MedmarkError(f"no release in {place}; publish a first one, made with mark-release")
@@ -131,10 +136,11 @@ def find_private(evidence: str, release_digest: str, store: Store) -> dict[str, 
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise MedmarkError(f"damaged: {place / digest / manifest} ({error!r}); publish it again") from error
 
-        answers = parallel([lambda d=d: of_release(d) for d in digests], f"looking for {what}")
-        if not any(answers):
+        answers = parallel([partial(of_release, digest) for digest in digests], f"looking for {what}")
+        fitting = [digest for digest in answers if digest]
+        if not fitting:
             raise MedmarkError(
                 f"no {what} of release {release_digest} in {place}; store it with 'medmark publish-evidence'"
             )
-        found[what] = str(place / min(filter(None, answers)))  # of two runs with one result, either
+        found[what] = str(place / min(fitting))  # of two runs with one result, either
     return found

@@ -9,7 +9,7 @@ from medmark.components.poisoning.component import update_component
 from medmark.components.report.component import track_update_component
 from medmark.components.verification.component import check_update_component
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RELEASES, give
-from medmark.pipelines.publishing import sign_and_publish
+from medmark.pipelines.sign_and_publish import sign_and_publish
 
 
 class Made(NamedTuple):

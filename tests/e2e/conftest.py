@@ -15,8 +15,8 @@ from medmark.pipelines.services import down, up
 
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
 TINY = {
-    "size": "64", "epochs": "1", "other_architecture": "resnet_tiny", "other_epochs": "1", "surrogates": "1",
-    "benign_models": "2", "generator_steps": "2", "queries": "20",
+    "size": 64, "epochs": 1, "other_architecture": "resnet_tiny", "other_epochs": 1, "surrogates": 1,
+    "benign_models": 2, "generator_steps": 2, "queries": 20,
 }  # fmt: skip
 SEED = 2**47 + 12345  # as large as the secret ones that are drawn without --seed
 

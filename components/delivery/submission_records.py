@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from medmark.components.base.digests import canonical_json
@@ -77,8 +78,5 @@ def read_records(evidence: str, store: Store) -> list[dict]:
     """
     place = parse(evidence) / RECORDS
     keys = [name.removesuffix(".json") for name in store.list(place) if DIGEST.fullmatch(name.removesuffix(".json"))]
-    return [
-        found
-        for found in parallel([lambda k=k: read_record(k, evidence, store) for k in keys], "reading records")
-        if found
-    ]
+    records = parallel([partial(read_record, key, evidence, store) for key in keys], "reading records")
+    return [record for record in records if record]
