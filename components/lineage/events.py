@@ -113,11 +113,25 @@ def step_event(
     def counted(port: str) -> dict:
         if port != "source" or source_files is None:
             return {}
-        files = input_statistics_input_dataset.InputStatisticsInputDatasetFacet(
-            fileCount=source_files, producer=producer
-        )
-        return {"inputStatistics": files}
+        counts = input_statistics_input_dataset.InputStatisticsInputDatasetFacet
+        return {"inputStatistics": counts(fileCount=source_files, producer=producer)}
 
+    event = RunEvent(
+        eventTime=datetime.now(UTC).isoformat(),
+        producer=producer,
+        eventType=RunState.COMPLETE,
+        run=Run(str(generate_new_uuid()), _run_facets(name, parameters, producer)),
+        job=Job(NAMESPACE, name),
+        inputs=[InputDataset(NAMESPACE, p, counted(p), facets=facets(d)) for p, d in sorted(inputs.items())],
+        outputs=[OutputDataset(NAMESPACE, p, facets=facets(d)) for p, d in sorted(outputs.items())],
+    )
+    made = Serde.to_dict(event)
+    _Step.of(made)
+    return made
+
+
+def _run_facets(name: str, parameters: dict, producer: str) -> dict[str, RunFacet]:
+    """What an event says of the run: the version of medmark, the parameters, and the image."""
     try:
         settings = [
             execution_parameters_run.ExecutionParameter(
@@ -130,25 +144,13 @@ def step_event(
             f"a parameter of the step {name!r} is no JSON value ({error}); give texts or numbers"
         ) from error
     image: Any = RunFacet(producer=producer).with_additional_properties(image=IMAGE)  # typed as a mere BaseFacet
-    run_facets: dict[str, RunFacet] = {
+    return {
         "processing_engine": processing_engine_run.ProcessingEngineRunFacet(
             version("medmark"), name="medmark", producer=producer
         ),
         "executionParameters": execution_parameters_run.ExecutionParametersRunFacet(settings, producer=producer),
         "medmark_image": image,
     }
-    event = RunEvent(
-        eventTime=datetime.now(UTC).isoformat(),
-        producer=producer,
-        eventType=RunState.COMPLETE,
-        run=Run(str(generate_new_uuid()), run_facets),
-        job=Job(NAMESPACE, name),
-        inputs=[InputDataset(NAMESPACE, p, counted(p), facets=facets(d)) for p, d in sorted(inputs.items())],
-        outputs=[OutputDataset(NAMESPACE, p, facets=facets(d)) for p, d in sorted(outputs.items())],
-    )
-    made = Serde.to_dict(event)
-    _Step.of(made)
-    return made
 
 
 def with_secrets(event: dict, drawn: Secrets) -> dict:

@@ -1,4 +1,4 @@
-"""The nightly sweep: drops whose event was lost, in the order of their names, each on top of the newest release."""
+"""The nightly sweep: submits drops whose event was lost, in the order of their names, each on top of the newest release."""
 
 from __future__ import annotations
 
@@ -47,10 +47,7 @@ def reconcile(
         MedmarkError: a drop fails, or was changed after it was done; there is no release, or no single newest one; evidence is
             missing; or a store fails.
     """
-    done: dict[str, dict[str, dict]] = {}  # place of the drop to digest of its listing to record
-    for record in read_records(evidence, evidence_store):
-        if record["drop"]:
-            done.setdefault(record["drop"]["uri"], {})[record["drop"]["listing_sha256"]] = record
+    done = _records_by_drop(evidence, evidence_store)
     names = evidence_store.folders(drops)
     if not names:
         yield f"no drop in {parse(drops)}"
@@ -70,16 +67,10 @@ def reconcile(
                 raise MedmarkError(
                     f"changed after it was done: {place}; undo that, and put what is new into a new drop"
                 )
-            chain = read_chain(releases, store)
-            submission = of_update_release(
-                f"{parse(releases) / chain[-1]}/release.json",
-                store,
-                drop=str(place),
-                drop_store=evidence_store,
-                **find_private(evidence, chain[-1], evidence_store),
-                options=options,
-            )
-            record = submit(submission)
+            newest = read_chain(releases, store)[-1]
+            private = find_private(evidence, newest, evidence_store)
+            drop = {"drop": str(place), "drop_store": evidence_store, "options": options}
+            record = submit(of_update_release(f"{parse(releases) / newest}/release.json", store, **drop, **private))
         except MedmarkError as error:
             waiting = len(names) - position - 1
             later = f" ({waiting} after it not looked at)" if waiting else ""
@@ -87,12 +78,21 @@ def reconcile(
         yield f"{name}: done on top of {record['release_digest']}, {_result(record)}"
 
 
+def _records_by_drop(evidence: str, store: Store) -> dict[str, dict[str, dict]]:
+    """Returns records of updates by the digest of the drop's listing, by the drop's address."""
+    done: dict[str, dict[str, dict]] = {}
+    for record in read_records(evidence, store):
+        if record["drop"]:
+            done.setdefault(record["drop"]["uri"], {})[record["drop"]["listing_sha256"]] = record
+    return done
+
+
 def _result(record: dict) -> str:
     return f"release {record['result']}" if record["result"] else "nothing changed"
 
 
 def read_chain(releases: str, store: Store) -> list[str]:
-    """Digests of the releases, oldest first; each is the parent of the next.
+    """Returns the digests of the releases, oldest first; each is the parent of the next.
 
     Raises:
         MedmarkError: there is none, two are no other's parent, or one is damaged.
@@ -119,7 +119,7 @@ def read_chain(releases: str, store: Store) -> list[str]:
 
 
 def find_private(evidence: str, release_digest: str, store: Store) -> dict[str, str]:
-    """Addresses of a release's ``evidence`` and ``keep``.
+    """Finds the addresses of a release's ``evidence`` and ``keep``.
 
     Raises:
         MedmarkError: one of them is not there.
