@@ -194,7 +194,7 @@ def run_update_release_command(
 
 
 def print_update(verdict: dict, out: str) -> None:
-    """What changed, and whether the mark still works."""
+    """Prints what changed, and whether the mark still works."""
     change, model = verdict["change"], verdict["model"]
     if not change["changed"]:
         why = f"; images set aside: {change['set_aside']}, run without --quarantine to see why"

@@ -1,4 +1,4 @@
-"""Running a submission on this machine and publishing what comes out."""
+"""Runs a submission on this machine and publishes what comes out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Target:
 
 
 def run_mark(submission: Submission, inputs: Path, out: Path, debug: bool) -> dict:
-    """Runs mark-release; returns its verdict."""
+    """Runs mark-release and returns its verdict."""
     from medmark.pipelines.mark_release.run import run_mark_release
 
     settings = dict(submission.parameters)
@@ -57,7 +57,7 @@ def run_mark(submission: Submission, inputs: Path, out: Path, debug: bool) -> di
 
 
 def run_update(submission: Submission, inputs: Path, out: Path, debug: bool) -> dict:
-    """Runs update-release; returns its verdict."""
+    """Runs update-release and returns its verdict."""
     from medmark.pipelines.update_release.run import run_update_release
 
     options = dict(submission.parameters)
@@ -73,15 +73,15 @@ def submit_locally(
 ) -> tuple[dict, bool]:
     """Runs a submission unless it was done, publishes what comes out, and writes the record, in this order.
 
-    What was finished stays in ``<work>/<16 digits of the key>`` when something fails, and a second call goes on from there.
-    Two at once on one machine: the second is refused. On two machines: both run; the one that ends later finds the other's
-    record and throws its own result away. In the seconds between looking and publishing that can fail; then both
-    releases of a first marking lie there, and :func:`medmark.pipelines.submitting.reconcile.read_chain` names them.
+    If something fails, ``<work>/<16 digits of the key>`` keeps what was finished, and a second call goes on from there.
+    Of two calls at once on one machine, the second is refused. On two machines both run, and the one that ends later finds the
+    record of the other and throws its own result away. That can fail in the seconds between looking and publishing: then both
+    releases of a first marking are published, and :func:`medmark.pipelines.submitting.reconcile.read_chain` names them.
 
     Args:
         submission: what to run.
-        target: where to.
-        runners: by name of the pipeline: called with submission, folder of inputs, output folder and debug.
+        target: where to run it.
+        runners: function by name of the pipeline, called with submission, folder of inputs, output folder and debug.
 
     Returns:
         The record, and whether it is new.
@@ -127,7 +127,7 @@ def submit_locally(
 
 
 def _run(submission: Submission, folder: Path, target: Target, runner: Callable[..., dict]) -> dict:
-    """The verdict of the run, which is not run again once it has ended."""
+    """Returns the verdict of the run, and runs it unless it has ended before."""
     ended = folder / "ended.json"
     if not ended.exists():
         source = target.store if submission.drop else target.evidence_store  # a clean release is private
@@ -144,7 +144,7 @@ def _run(submission: Submission, folder: Path, target: Target, runner: Callable[
 
 
 def _sign(out: Path, parent: Path | None, key: Path, signatures: Path) -> None:
-    """Signs what a run made; loads the cryptography only then."""
+    """Signs what a run made; loads the cryptography only when needed."""
     from medmark.components.lineage.keys import ask_passphrase, load_private
     from medmark.components.lineage.signing import sign_run
 
@@ -154,7 +154,7 @@ def _sign(out: Path, parent: Path | None, key: Path, signatures: Path) -> None:
 
 @contextlib.contextmanager
 def _private_folder(folder: Path) -> Iterator[Path]:
-    """A folder that only its owner may read and that no other process works in; nothing in the block is readable by others."""
+    """Makes a folder in which no other process works meanwhile. Only its owner can read it and what the block writes."""
     taken = f"submitted at this moment by another process, which works in {folder}; wait for it"
     with private_files():
         try:
