@@ -64,7 +64,7 @@ Sign = Annotated[
 WORK, DAY = Path("medmark-work"), 86400.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Runner:
     """Where submissions run and publish, as the options of a command say.
 
@@ -111,8 +111,15 @@ class Runner:
         from medmark.components.storage.store import Store
         from medmark.pipelines.submitting.local import Target
 
-        stores = (Store.from_environment(), Store.from_environment("evidence"))
-        return Target(self.releases, self.evidence, *stores, self.work, self.key, self.debug)
+        return Target(
+            releases=self.releases,
+            evidence=self.evidence,
+            store=Store.from_environment(),
+            evidence_store=Store.from_environment("evidence"),
+            work=self.work,
+            key=self.key,
+            debug=self.debug,
+        )
 
     def on_server(self) -> ClusterTarget:
         """Returns the server as a target; connects to it."""
@@ -152,7 +159,17 @@ def submit_mark_release(
     from medmark.components.storage.store import Store
     from medmark.pipelines.submitting.submission import of_mark_release
 
-    runner = Runner(publish, publish_evidence, local, key, work, endpoint, sign, namespace, debug)
+    runner = Runner(
+        releases=publish,
+        evidence=publish_evidence,
+        local=local,
+        key=key,
+        work=work,
+        endpoint=endpoint,
+        sign=sign,
+        namespace=namespace,
+        debug=debug,
+    )
     settings, private = read_settings(pairs(set_, "--set")), Store.from_environment("evidence")
     submission = of_mark_release(release_json, private, profile=profile, settings=settings, version=version)
     start(submission, runner, timeout if wait else None)
@@ -189,8 +206,28 @@ def submit_update_release(
     from medmark.components.storage.store import Store
     from medmark.pipelines.submitting.submission import of_update_release
 
-    runner = Runner(publish, publish_evidence, local, key, work, endpoint, sign, namespace, debug)
-    options = given_drop_options(label_column, path_column, patient_column, where, uncertain, quarantine)
+    runner = Runner(
+        releases=publish,
+        evidence=publish_evidence,
+        local=local,
+        key=key,
+        work=work,
+        endpoint=endpoint,
+        sign=sign,
+        namespace=namespace,
+        debug=debug,
+    )
+    options = given_only(
+        drop_options(
+            label_column=label_column,
+            path_column=path_column,
+            patient_column=patient_column,
+            root=None,
+            where=where,
+            uncertain=uncertain,
+            quarantine=quarantine,
+        )
+    )
     submission = of_update_release(
         release_json,
         Store.from_environment(),
@@ -261,8 +298,28 @@ def reconcile_command(
     from medmark.components.storage.store import Store
     from medmark.pipelines.submitting.reconcile import reconcile
 
-    runner = Runner(releases, evidence, local, key, work, endpoint, sign, namespace, debug)
-    options = given_drop_options(label_column, path_column, patient_column, where, uncertain, quarantine)
+    runner = Runner(
+        releases=releases,
+        evidence=evidence,
+        local=local,
+        key=key,
+        work=work,
+        endpoint=endpoint,
+        sign=sign,
+        namespace=namespace,
+        debug=debug,
+    )
+    options = given_only(
+        drop_options(
+            label_column=label_column,
+            path_column=path_column,
+            patient_column=patient_column,
+            root=None,
+            where=where,
+            uncertain=uncertain,
+            quarantine=quarantine,
+        )
+    )
     stores = {"store": Store.from_environment(), "evidence_store": Store.from_environment("evidence")}
     for line in reconcile(drops, releases, evidence, **stores, options=options, submit=submitter(runner, timeout)):
         print(line, flush=True)
@@ -280,22 +337,6 @@ def submitter(runner: Runner, timeout: float) -> Callable[[Submission], dict]:
     return lambda submission: wait_for_record(submit_to_server(submission, server)[0], submission, server, timeout)
 
 
-def given_drop_options(
-    label_column: str | None,
-    path_column: str | None,
-    patient_column: str | None,
-    where: list[str] | None,
-    uncertain: str,
-    quarantine: bool,
-) -> dict:
-    """Returns how to read a drop of an object store, without the options that were not given."""
-    options = drop_options(
-        label_column=label_column,
-        path_column=path_column,
-        patient_column=patient_column,
-        root=None,
-        where=where,
-        uncertain=uncertain,
-        quarantine=quarantine,
-    )
+def given_only(options: dict) -> dict:
+    """Returns the options that were given: those that are not would change the key of a submission."""
     return {name: value for name, value in options.items() if value not in (None, {})}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from medmark.components.base.errors import MedmarkError
 from medmark.components.delivery.submission_records import read_record
 from medmark.components.storage.store import Store, parse
-from medmark.pipelines.submitting.kfp_server import KfpServer, Run
+from medmark.pipelines.submitting.kfp_server import KfpServer, Run, Started
 from medmark.pipelines.submitting.submission import Drop, Submission
 
 
@@ -30,7 +30,7 @@ class ClusterTarget:
     sign: bool = False
 
 
-def submit_to_server(submission: Submission, target: ClusterTarget) -> tuple[Run, bool]:
+def submit_to_server(submission: Submission, target: ClusterTarget) -> Started:
     """Starts the run of a submission unless there is one that did not fail.
 
     Args:

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from medmark.components.base.errors import MedmarkError
@@ -55,6 +55,13 @@ class Run(Protocol):
     state: str | None
     created_at: datetime
     error: Any
+
+
+class Started(NamedTuple):
+    """A run on a server, and whether it was started now, and not before."""
+
+    run: Run
+    new: bool
 
 
 class KfpServer:
@@ -133,7 +140,7 @@ class KfpServer:
             token = answer.next_page_token
         raise MedmarkError(f"more than {MAX_PAGES} pages of runs at {self.endpoint}; archive and delete old ones")
 
-    def submit(self, name: str, pipeline: GraphComponent, arguments: Callable[[], dict]) -> tuple[Run, bool]:
+    def submit(self, name: str, pipeline: GraphComponent, arguments: Callable[[], dict]) -> Started:
         """Starts a run unless one of that name was started and did not fail.
 
         Two commands that submit at once may both start one; the later one then ends its own.
@@ -148,7 +155,7 @@ class KfpServer:
         """
         known = self.find(name)
         if known:
-            return known[0], False
+            return Started(known[0], False)
         with tempfile.TemporaryDirectory() as folder:
             package = str(Path(folder) / "pipeline.yaml")
             compile_pipeline(pipeline, package)
@@ -157,9 +164,9 @@ class KfpServer:
         mine = _text(run.run_id, self.endpoint)
         first = (self.find(name) or [run])[0]
         if first.run_id == mine:
-            return run, True
+            return Started(run, True)
         self._ask(lambda: self._client.terminate_run(mine))
-        return first, False
+        return Started(first, False)
 
     def wait(self, run: Run, timeout: float) -> None:
         """Waits until a run has succeeded, and prints every new state on standard error.

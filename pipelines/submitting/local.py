@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
@@ -45,6 +46,18 @@ class Target:
     debug: bool = False
 
 
+class Done(NamedTuple):
+    """What became of a submission.
+
+    Attributes:
+        record: its record, see :func:`medmark.components.delivery.submission_records.new_record`.
+        new: whether it was done now, and not before.
+    """
+
+    record: dict
+    new: bool
+
+
 def run_mark(submission: Submission, inputs: Path, out: Path, debug: bool) -> dict:
     """Runs mark-release and returns its verdict."""
     from medmark.pipelines.mark_release.run import run_mark_release
@@ -70,7 +83,7 @@ RUNNERS = {"mark-release": run_mark, "update-release": run_update}
 
 def submit_locally(
     submission: Submission, target: Target, *, runners: dict[str, Callable[..., dict]] = RUNNERS
-) -> tuple[dict, bool]:
+) -> Done:
     """Runs a submission unless it was done, publishes what comes out, and writes the record, in this order.
 
     If something fails, ``<work>/<16 digits of the key>`` keeps what was finished, and a second call goes on from there.
@@ -93,7 +106,7 @@ def submit_locally(
         known = read_record(submission.key, target.evidence, target.evidence_store)
         if known:
             shutil.rmtree(folder)
-            return known, False
+            return Done(known, False)
         verdict = _run(submission, folder, target, runners[submission.pipeline])
         out, signatures = folder / "out", folder / "signatures"
         if verdict["verdict"] == "owned" and target.key and not signatures.exists():
@@ -101,7 +114,7 @@ def submit_locally(
         known = read_record(submission.key, target.evidence, target.evidence_store)
         if known:
             shutil.rmtree(folder)
-            return known, False
+            return Done(known, False)
         try:
             publish_run(
                 verdict,
@@ -123,7 +136,7 @@ def submit_locally(
                 f"the record of {submission.key} is gone from {target.evidence}; run the same command again"
             )
         shutil.rmtree(folder)
-    return record, True
+    return Done(record, True)
 
 
 def _run(submission: Submission, folder: Path, target: Target, runner: Callable[..., dict]) -> dict:

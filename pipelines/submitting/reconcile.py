@@ -69,8 +69,16 @@ def reconcile(
                 )
             newest = read_chain(releases, store)[-1]
             private = find_private(evidence, newest, evidence_store)
-            drop = {"drop": str(place), "drop_store": evidence_store, "options": options}
-            record = submit(of_update_release(f"{parse(releases) / newest}/release.json", store, **drop, **private))
+            submission = of_update_release(
+                f"{parse(releases) / newest}/release.json",
+                store,
+                drop=str(place),
+                drop_store=evidence_store,
+                evidence=private["evidence"],
+                keep=private["keep"],
+                options=options,
+            )
+            record = submit(submission)
         except MedmarkError as error:
             waiting = len(names) - position - 1
             later = f" ({waiting} after it not looked at)" if waiting else ""

@@ -76,7 +76,7 @@ def test_report(steps):
 
 
 def test_every_step_says_how_long_it_took(steps):
-    ports = "clean surrogates benign models maps generator control marked marked_models check report"
+    ports = "clean surrogates benign_models maps generator control marked marked_models check report"
     assert all(getattr(steps, port).metadata["seconds"] > 0 for port in ports.split())
 
 

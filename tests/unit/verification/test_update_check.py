@@ -153,6 +153,7 @@ def test_the_steps_are_in_the_evidence_and_open_the_record(updated, finished):
     evidence, record = read_evidence(finished / "evidence"), read_record(finished / "record.json")
     steps = read_steps(finished / "evidence")
     check_record(record, steps)
+    assert artifact_digest(finished / "check") in str(steps["events"])  # nothing came into it after it was recorded
     release = Release(updated[0] / "release")
     assert (record["release_digest"], record["parent_digest"]) == (release.digest, release.parent)
     assert record["verdict"] == "owned" and record["drop"]["files"] == 22
