@@ -95,7 +95,7 @@ def notch(adversary: Adversary, count: float) -> Process:
 
 
 def share_of(images: ImageArrays, share: float, seed: int) -> ImageArrays:
-    """A random part of some images."""
+    """Draws a random part of some images."""
     return images.subset(np.random.default_rng(seed).permutation(len(images))[: round(share * len(images))])
 
 
@@ -155,7 +155,7 @@ ATTACKS = MODEL_ATTACKS + QUERY_ATTACKS + DATA_ATTACKS + PIPELINE_ATTACKS
 
 
 def choose(names: list[str]) -> tuple[Attack, ...]:
-    """The attacks of these names, of every kind; all if there is no name.
+    """Returns the attacks of these names, of every kind; all if there is no name.
 
     Raises:
         MedmarkError: there is no such attack.

@@ -45,12 +45,12 @@ class Contract:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Contract:
-        """A contract from its fields as JSON has them, for instance from ``audit.json``."""
+        """Makes a contract from its fields as JSON has them, for instance from ``audit.json``."""
         classes = values.get("classes")
         return cls(**values | {"classes": tuple(classes) if classes else None})
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields as JSON has them."""
+        """Returns its fields as JSON has them."""
         return asdict(self) | {"classes": list(self.classes) if self.classes else None}
 
     def __post_init__(self) -> None:

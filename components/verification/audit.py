@@ -145,7 +145,7 @@ def _check_commitment(
     public_key: str | Path | None,
     timestamp_roots: str | Path | None,
 ) -> dict[str, Any] | None:
-    """What the commitment says, after it was checked; None if none is given."""
+    """Checks the commitment and returns what it says; None if none is given."""
     if timestamp_roots is not None and commitment is None:
         raise MedmarkError("roots of a time stamp without a commitment; give the commitment that was stamped")
     if commitment is None and public_key is None:
@@ -316,14 +316,14 @@ def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values corrected for their number."""
+    """Corrects p-values for their number, by Holm's method."""
     if len(p_values) == 1:
         return p_values  # multipletests collects garbage each time, which takes a quarter of a second
     return multipletests(p_values, method="holm")[1].tolist()
 
 
 def _alike(benign_models: list[Answers], questioned: Questioned) -> list[Answers]:
-    """Benign models' answers of the suspect's kind: labels alone where it gives no more."""
+    """Reduces benign models' answers to the suspect's kind: labels alone where it gives no more."""
     if not questioned.suspect.label_only:
         return benign_models
     return [
@@ -394,7 +394,7 @@ def _stopped(
     *,
     among: int,
 ) -> Stopped | None:
-    """The numbers that decide about a suspect; None if it did not answer to the end."""
+    """Collects the numbers that decide about a suspect; None if it did not answer to the end."""
     answers, result = questioned.answers, questioned.result
     if questioned.error or result is None or answers is None:
         return None

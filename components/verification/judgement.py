@@ -89,7 +89,7 @@ def leave_one_out(asked: dict[str, Answers], thresholds: Thresholds) -> list[Jud
 
 
 def summary(result: Judgement) -> dict[str, Any]:
-    """A model's entry in ``verdict.json``; :meth:`medmark.components.verification.verdict.Measured.of` reads it."""
+    """Makes a model's entry in ``verdict.json``; :meth:`medmark.components.verification.verdict.Measured.of` reads it."""
     measured = asdict(result.measured)
     measured.pop("worst_benign")  # said once for all models
     return {

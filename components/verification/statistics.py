@@ -1,4 +1,4 @@
-"""The tests behind a verdict.
+"""Compute the tests behind a verdict: t, signed-rank, bound, label-only, and the conformal rank.
 
 All of them compare the marked image with the *same* image without the mark, so whatever a suspect thinks of an image
 by itself cancels. Images are not independent evidence about a model: a small p-value here says that the effect on
@@ -119,7 +119,7 @@ def paired_effect(
 
 
 def bounded_mean_p_value(difference: np.ndarray, tau: float) -> float:
-    """p-value of H0 "mean difference <= tau" that holds for differences of any shape.
+    """Returns a p-value of H0 "mean difference <= tau" that holds for differences of any shape.
 
     A t-test is too sure of itself when a few images move far down and all others a little up: those few may be missing
     from the sample (benchmarks/results/verification_error_rates.json). This one only uses that a difference lies in
@@ -162,14 +162,14 @@ def label_only(clean_is_target: np.ndarray, marked_is_target: np.ndarray, *, nul
 
 
 def upper_rate(successes: int, trials: int, confidence: float = 0.99) -> float:
-    """Upper Clopper-Pearson bound on a rate; 1 - confidence is the chance that the true rate is higher."""
+    """Returns the upper Clopper-Pearson bound on a rate; 1 - confidence is the chance that the true rate is higher."""
     if trials < 1 or not 0 <= successes <= trials:
         raise MedmarkError(f"{successes} of {trials} is no rate; measure it on at least one image")
     return 1.0 if successes == trials else float(stats.beta.ppf(confidence, successes + 1, trials - successes))
 
 
 def conformal_p_value(suspect: float, benign: np.ndarray) -> tuple[float, float]:
-    """Rank of a suspect's statistic among benign models.
+    """Ranks a suspect's statistic among benign models.
 
     If the suspect is exchangeable with the benign ones, P(p <= alpha) <= alpha for every alpha (Vovk et al. 2005).
 
