@@ -27,8 +27,8 @@ def add_noise(images: torch.Tensor, sigma: float, seed: int = 0) -> torch.Tensor
     return (images + sigma * noise).clamp(0, 1)
 
 
-def median(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Takes the median of a window of ``side`` pixels."""
+def median(images: torch.Tensor, side: float) -> torch.Tensor:
+    """Takes the median of a window of ``side`` pixels, a whole number."""
     return torch.from_numpy(ndimage.median_filter(images.numpy(), size=(1, 1, int(side), int(side))))
 
 

@@ -38,6 +38,7 @@ from medmark.components.verification.interrogation import Answers
 from medmark.components.verification.questioning import Questioned, question
 from medmark.components.verification.sealing import read_benign
 from medmark.components.verification.sequential import log_wealth, rank_stopped
+from medmark.components.verification.statistics import Rank
 from medmark.components.verification.verdict import (
     GUILTY,
     Decision,
@@ -307,8 +308,8 @@ def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds
         if q.error is None and q.answers is not None:
             ranks.append(rank_stopped(q.answers, _alike(benign_models, q), thresholds=stricter))
         else:
-            ranks.append((1.0, 1 / (len(benign_models) + 1)))
-    p_values, rank_p_values = holm([q.p_value for q in questioned]), holm([p for p, _ in ranks])
+            ranks.append(Rank(1.0, 1 / (len(benign_models) + 1)))
+    p_values, rank_p_values = holm([q.p_value for q in questioned]), holm([rank.p_value for rank in ranks])
     return [
         _entry(q, rank, p_value, rank_p_value, benign_models, thresholds, among=len(questioned))
         for q, rank, p_value, rank_p_value in zip(questioned, ranks, p_values, rank_p_values, strict=True)
@@ -334,7 +335,7 @@ def _alike(benign_models: list[Answers], questioned: Questioned) -> list[Answers
 
 def _entry(
     questioned: Questioned,
-    rank: tuple[float, float],
+    rank: Rank,
     p_value: float,
     rank_p_value: float,
     benign_models: list[Answers],
@@ -346,7 +347,7 @@ def _entry(
 
     Args:
         questioned: the suspect.
-        rank: p-value and resolution of its rank among benign models.
+        rank: among benign models.
         p_value: of "no mark", corrected for the number of suspects.
         rank_p_value: of the rank, likewise.
         benign_models: benign models' answers to all queries.
@@ -373,9 +374,9 @@ def _entry(
         "e_values_log10": questioned.e_values | control,
         "p_value": questioned.p_value,
         "p_value_holm": p_value,
-        "rank_p_value": rank[0],
+        "rank_p_value": rank.p_value,
         "rank_p_value_holm": rank_p_value,
-        "rank_resolution": rank[1],
+        "rank_resolution": rank.resolution,
         "passed": decision.passed,
         "failed": decision.failed,
         "missing": decision.missing,
@@ -386,7 +387,7 @@ def _entry(
 
 def _stopped(
     questioned: Questioned,
-    rank: tuple[float, float],
+    rank: Rank,
     p_value: float,
     rank_p_value: float,
     benign_models: list[Answers],
@@ -407,9 +408,9 @@ def _stopped(
         cleared=cleared,
         e_values=questioned.e_values,
         p_value=p_value,
-        rank_p_value=rank[0],
+        rank_p_value=rank.p_value,
         rank_p_value_holm=rank_p_value,
-        rank_resolution=rank[1],
+        rank_resolution=rank.resolution,
         benign_models=len(benign_models),
         worst_benign=max(other.delta_p for other in _alike(benign_models, questioned)),
         control=control,

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 from medmark.components.base.errors import MedmarkError
 from medmark.components.verification.interrogation import Answers
-from medmark.components.verification.statistics import BETS, MIN_PAIRS, conformal_p_value, probabilities
+from medmark.components.verification.statistics import BETS, MIN_PAIRS, Rank, conformal_p_value, probabilities
 from medmark.components.verification.verdict import GUILTY, Thresholds
 
 
@@ -117,7 +117,7 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
     return SequentialResult(state, used, {name: log[:used] / np.log(10) for name, log in logs.items()})
 
 
-def rank_stopped(suspect: Answers, benign_models: list[Answers], *, thresholds: Thresholds) -> tuple[float, float]:
+def rank_stopped(suspect: Answers, benign_models: list[Answers], *, thresholds: Thresholds) -> Rank:
     """Ranks a suspect among benign models that undergo the same procedure, each with its own time of stopping.
 
     Ranking the suspect's delta-P at *its* time of stopping would be unfair: the benign models' answers were not stopped

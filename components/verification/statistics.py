@@ -9,6 +9,7 @@ generator and the prior commitment are for; see :mod:`medmark.components.verific
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
@@ -65,6 +66,18 @@ class LabelOnly:
     mcnemar_p_value: float
     binomial_p_value: float
     p_value: float
+
+
+class Rank(NamedTuple):
+    """Rank of a suspect among N benign models.
+
+    Attributes:
+        p_value: (1 + number of benign models that are at least as suspicious) / (N + 1).
+        resolution: 1 / (N + 1); no smaller p-value can come out.
+    """
+
+    p_value: float
+    resolution: float
 
 
 def probabilities(values: np.ndarray, what: str) -> np.ndarray:
@@ -168,7 +181,7 @@ def upper_rate(successes: int, trials: int, confidence: float = 0.99) -> float:
     return 1.0 if successes == trials else float(stats.beta.ppf(confidence, successes + 1, trials - successes))
 
 
-def conformal_p_value(suspect: float, benign: np.ndarray) -> tuple[float, float]:
+def conformal_p_value(suspect: float, benign: np.ndarray) -> Rank:
     """Ranks a suspect's statistic among benign models.
 
     If the suspect is exchangeable with the benign ones, P(p <= alpha) <= alpha for every alpha (Vovk et al. 2005).
@@ -178,8 +191,7 @@ def conformal_p_value(suspect: float, benign: np.ndarray) -> tuple[float, float]
         benign: (N,) the benign models' statistics.
 
     Returns:
-        p-value (1 + #{benign >= suspect}) / (N + 1), and its resolution 1 / (N + 1): no smaller p can come out.
-        Ties, up to rounding, count against accusing.
+        p-value and resolution. Ties, up to rounding, count against accusing.
 
     Raises:
         MedmarkError: a statistic is not finite, or there is no benign model.
@@ -190,4 +202,4 @@ def conformal_p_value(suspect: float, benign: np.ndarray) -> tuple[float, float]
     if not np.isfinite(suspect) or not np.isfinite(benign).all():
         raise MedmarkError("a statistic is not finite; check the suspect's answers")
     at_least = int((benign >= suspect - NOISE).sum())
-    return (1 + at_least) / (len(benign) + 1), 1 / (len(benign) + 1)
+    return Rank((1 + at_least) / (len(benign) + 1), 1 / (len(benign) + 1))

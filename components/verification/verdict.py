@@ -14,7 +14,7 @@ import numpy as np
 from medmark.components.base.errors import MedmarkError
 from medmark.components.verification.statistics import MIN_PAIRS
 
-# delta-P of the weakest adversary that is let go with chance alpha at most. Ours: released marks reach 0.8, but the fixed
+# delta-P of the weakest adversary that is let go with chance alpha at most. Ours: marks are meant to give 0.8, but the fixed
 # verdict with 100 queries recognises four in five adversaries with 0.38 too. At 0.5 a third of those would be let go, for 10
 # instead of 13 queries with most benign suspects and 17 instead of 31 with those close to tau (``guilty`` in
 # benchmarks/results/sequential_savings.json).
