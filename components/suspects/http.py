@@ -16,14 +16,15 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import numpy as np
 import requests
 from medmark.components.base.errors import MedmarkError
+from medmark.components.suspects.contract import refuse_unknown
 from medmark.components.suspects.messages import MAX_ANSWER, Unavailable
 from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
 from urllib3.util.retry import Retry
@@ -64,6 +65,16 @@ class Connection:
     rate: float | None = None
     ca_bundle: str | None = None
     memory: float = 4.0
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Connection:
+        """Makes a connection from its fields as JSON has them.
+
+        Raises:
+            MedmarkError: an unknown field, or a value that a connection refuses.
+        """
+        refuse_unknown(values, [field.name for field in fields(cls)], "connection")
+        return cls(**values)
 
     def __post_init__(self) -> None:
         positive = min(self.batch_size, self.timeout, self.memory, 1 if self.rate is None else self.rate) > 0
