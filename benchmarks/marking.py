@@ -19,7 +19,8 @@ from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
-from medmark.components.generator.marker import Key, Marker, Shape, draw_key
+from medmark.components.generator.key import Key, draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.selection import select
 from medmark.components.generator.train import GeneratorConfig, train_generator

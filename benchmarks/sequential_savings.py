@@ -35,8 +35,8 @@ from types import SimpleNamespace
 import numpy as np
 from marking import machine
 from medmark.components.base.progress import track
+from medmark.components.evidence.answers import Answers
 from medmark.components.verification.audit import weigh
-from medmark.components.verification.interrogation import Answers
 from medmark.components.verification.judgement import judge
 from medmark.components.verification.power import NULLS, Null, simulate_answers, skewed_answers
 from medmark.components.verification.questioning import Questioned

@@ -6,6 +6,7 @@ import sys
 
 import typer
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line
 from medmark.pipelines.commands import audit, dataset, lineage, platform, run, submit, track
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -25,6 +26,6 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        text = " ".join(str(error).split())
+        text = one_line(error, 2000)
         print(f"medmark: {type(error).__name__}: {text}; run again with --debug to see where", file=sys.stderr)
         sys.exit(1)

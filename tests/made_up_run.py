@@ -15,7 +15,8 @@ from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.keep import keep_for_updates
 from medmark.components.evidence.queries import read_queries
-from medmark.components.generator.marker import Marker, Shape, draw_key
+from medmark.components.generator.key import draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.poisoning.poison import poison
 from medmark.components.poisoning.update import update

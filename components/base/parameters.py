@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
 
-def whole(value: object) -> object:
+
+def whole(value: Any) -> Any:
     """Gives back the integers that KFP's protobuf structs turn into floats, at any depth.
 
     Args:

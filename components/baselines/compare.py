@@ -24,7 +24,13 @@ from medmark.components.robustness.model_attacks import fine_tune, prune_weights
 from medmark.components.saliency.extract import extract, load_saliency, stack_saliency
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
-from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
+from medmark.components.surrogate.training import (
+    TrainConfig,
+    accuracy,
+    predict_probabilities,
+    train_classifier,
+    trained_alike,
+)
 from medmark.components.verification.interrogation import Suspect, ask, interrogate
 from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
 from medmark.components.verification.judgement import judge, leave_one_out, summary
@@ -44,6 +50,7 @@ class Field:
         asked: test images of the other classes, one a patient, that suspects are asked about.
         asked_saliency: their maps.
         benign_models: models trained without any mark, by name.
+        benign_configs: how they were trained.
         adversaries: how the marked models train.
         thresholds: of the audit.
     """
@@ -54,6 +61,7 @@ class Field:
     asked: ImageArrays
     asked_saliency: torch.Tensor
     benign_models: dict[str, Classifier]
+    benign_configs: list[TrainConfig]
     adversaries: list[TrainConfig]
     thresholds: Thresholds
 
@@ -110,6 +118,7 @@ def prepare(
         asked=asked,
         asked_saliency=stack_saliency(maps, asked.image_ids),
         benign_models={entry["name"]: model for entry, model in load_models(work / "innocents")},
+        benign_configs=[TrainConfig(**config) for config in profile.benign_configs(seed)],
         adversaries=[TrainConfig(**config) for config in profile.marked_configs(seed)],
         thresholds=thresholds,
     )
@@ -181,7 +190,7 @@ def compare(method: Method, field: Field) -> dict:
         result = judge(
             config.name, interrogate(as_suspect(model), queries), list(benign_models.values()), field.thresholds
         )
-        unmarked = accuracy(_trained_alike(field, config), field.test)
+        unmarked = accuracy(field.benign_models[trained_alike(config, field.benign_configs)], field.test)
         reached = accuracy(model, field.test)
         marked_models.append(
             {
@@ -227,14 +236,6 @@ def _leaves_own_class(labels: torch.Tensor, model: Classifier) -> Suspect:
         return np.stack([1 - own, own], axis=1)
 
     return suspect
-
-
-def _trained_alike(field: Field, config: TrainConfig) -> Classifier:
-    """The benign model trained as this adversary was, on the clean images."""
-    name = config.name.replace("marked", "benign")
-    if name not in field.benign_models:
-        raise MedmarkError(f"no benign model {name}; prepare the field with the profile that names the adversaries")
-    return field.benign_models[name]
 
 
 def _attacked(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from medmark.components.baselines.interface import Context, Mark
 from medmark.components.dataset.release import Release
-from medmark.components.generator.marker import Marker, Shape, draw_key
+from medmark.components.generator.key import draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.train import GeneratorConfig, train_generator
 

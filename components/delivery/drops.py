@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.delivery.places import is_place
-from medmark.components.storage.store import Store, parallel, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store, parallel
 
 COMPLETE = "_SUCCESS"  # a drop that holds it is complete; what Hadoop and Spark write last
 MAX_FILE_BYTES = 1 << 30  # of one raw file; arbitrary, far above any single x-ray
@@ -84,6 +85,4 @@ def fetch_drop(uri: str, folder: Path, digest: str, store: Store) -> None:
             (folder / name).unlink(missing_ok=True)
             os.link(part, folder / name)
     except OSError as error:
-        raise MedmarkError(
-            f"cannot write: {folder} ({error.strerror}); free space, or choose another folder (--work)"
-        ) from error
+        raise cannot_write(folder, error, "free space, or choose another folder (--work)") from error

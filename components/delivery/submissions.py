@@ -7,10 +7,10 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from medmark.components.base.digests import canonical_json
+from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.delivery.publish import DIGEST
-from medmark.components.storage.store import Store, parallel, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store, parallel
 
 RECORD_SCHEMA_VERSION = 1
 MAX_RECORD_BYTES = 64 << 10  # arbitrary, far above what is written
@@ -60,9 +60,9 @@ def read_record(key: str, evidence: str, store: Store) -> dict | None:
         drop, result = record["drop"], record["result"]
         if record["schema_version"] != RECORD_SCHEMA_VERSION or record["key"] != key:
             raise ValueError("another version or key")
-        if not (result is None or DIGEST.fullmatch(result)) or not DIGEST.fullmatch(record["release_digest"]):
+        if not (result is None or HEX.fullmatch(result)) or not HEX.fullmatch(record["release_digest"]):
             raise ValueError("no digest")
-        if drop is not None and not (isinstance(drop["uri"], str) and DIGEST.fullmatch(drop["listing_sha256"])):
+        if drop is not None and not (isinstance(drop["uri"], str) and HEX.fullmatch(drop["listing_sha256"])):
             raise ValueError("no drop")
         return record
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -76,7 +76,7 @@ def read_records(evidence: str, store: Store) -> list[dict]:
         MedmarkError: as :func:`read_record`.
     """
     place = parse(evidence) / RECORDS
-    keys = [name.removesuffix(".json") for name in store.list(place) if DIGEST.fullmatch(name.removesuffix(".json"))]
+    keys = [name.removesuffix(".json") for name in store.list(place) if HEX.fullmatch(name.removesuffix(".json"))]
     return [
         found
         for found in parallel([lambda k=k: read_record(k, evidence, store) for k in keys], "reading records")

@@ -24,7 +24,7 @@ def report_component(
         evidence: private evidence.
         maps: saliency maps.
         generator: for its training history.
-        benign_models, marked models: for theirs.
+        benign_models, marked_models: for theirs.
         check: ``verdict.json`` and scores.
         parameters: of the run.
         report: one HTML file.
@@ -58,7 +58,7 @@ def track_marking_component(
     """Logs a run of mark_release to MLflow, if the step's environment names one; an MLflow that is away fails nothing.
 
     Args:
-        clean, surrogates, benign models, generator, control, release, marked models: what the steps made.
+        clean, surrogates, benign_models, generator, control, release, marked_models: what the steps made.
         evidence: private; digests and names of the steps are read from it.
         check: ``verdict.json`` and scores.
         parameters: of the run.

@@ -20,7 +20,7 @@ def stress_component(
         release: the marked release.
         evidence: its private evidence.
         release_digest: its digest; part of the cache key, which ignores content.
-        victim_configs: one dictionary of ``TrainConfig`` an adversary.
+        marked_configs: one dictionary of ``TrainConfig`` an adversary.
         attacks: names; all when empty.
         seed: of all that attacks draw.
         curves: folder with ``stress.json``, ``stress.csv`` and ``stress.svg``; private.

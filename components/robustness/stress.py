@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
+from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
@@ -21,7 +21,8 @@ from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
-from medmark.components.evidence.queries import QuerySet, read_queries
+from medmark.components.evidence.ledger import read_ledger
+from medmark.components.evidence.queries import QuerySet, read_queries, read_query_rows
 from medmark.components.robustness.attacks import ATTACKS, Adversary, Attack
 from medmark.components.robustness.data_attacks import joined
 from medmark.components.robustness.detection import detect
@@ -245,7 +246,7 @@ def detections(
     path = out / "detection.json"
     if path.exists():
         return json.loads(path.read_bytes())
-    ledger = pq.read_table(Path(evidence_dir) / "ledger.parquet", columns=["image_id", "role"]).to_pylist()
+    ledger = read_ledger(evidence_dir, ["image_id", "role"])
     marked = {row["image_id"] for row in ledger if row["role"] == "mark"}
     genuine = test.images[test.labels == queries.target]
     found = {}
@@ -255,15 +256,13 @@ def detections(
         found[adversary.config.name] = detect(
             adversary.marked_model, benign, adversary.train, marked, queries, genuine, adversary.seed
         )
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_bytes(canonical_json(found))
-    partial_path.replace(path)
+    write_atomic(path, canonical_json(found))
     return found
 
 
 def query_pixels(evidence_dir: str | Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Reads the stored values of the query images, with the mark and without it."""
-    rows = pq.read_table(Path(evidence_dir) / "queries.parquet", columns=["marked", "clean"]).to_pylist()
+    rows = read_query_rows(evidence_dir, ["marked", "clean"])
     return [decode_png(row["marked"]) for row in rows], [decode_png(row["clean"]) for row in rows]
 
 
@@ -274,7 +273,7 @@ def training_pixels(
 
     They are other images, and the mark goes to those that benign models find hard: that may show in a statistic, too.
     """
-    ledger = pq.read_table(Path(evidence_dir) / "ledger.parquet", columns=["image_id", "role"]).to_pylist()
+    ledger = read_ledger(evidence_dir, ["image_id", "role"])
     marked = {row["image_id"] for row in ledger if row["role"] == "mark"}
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for record in release.records("train"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line
 from medmark.components.suspects.suspects import SuspectModel
 
 SCHEMA_VERSION = 1
@@ -104,7 +105,7 @@ class StoredSuspect:
             raise ValueError("no answer store of this version")
         self._file.commit()
         if (state := self._file.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise ValueError(" ".join(state.split()))
+            raise ValueError(one_line(state))
 
     def _read(self, key: bytes) -> np.ndarray | None:
         found = self._file.execute(

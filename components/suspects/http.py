@@ -7,7 +7,6 @@ and it is never followed elsewhere. The token appears in no message. An audit ta
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import math
 import os
@@ -23,7 +22,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import requests
+from medmark.components.base.addresses import is_local
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line
 from medmark.components.suspects.contract import refuse_unknown
 from medmark.components.suspects.messages import MAX_ANSWER, Unavailable
 from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
@@ -142,7 +143,7 @@ class Endpoint:
 
     def _new_session(self) -> requests.Session:
         session = requests.Session()
-        session.trust_env = not _local(self._url)  # no proxy for this machine itself
+        session.trust_env = not is_local(urlsplit(self._url).hostname or "")  # no proxy for this machine itself
         return session
 
     def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
@@ -271,7 +272,7 @@ class Endpoint:
     def _fail(
         self, wrong: str, remedy: str, cause: Exception | None = None, kind: type[MedmarkError] = MedmarkError
     ) -> NoReturn:
-        wrong = " ".join("".join(c if c.isprintable() else " " for c in self._hide(wrong)).split())[:300]
+        wrong = one_line(wrong, 300, hidden=[self._token])
         raise kind(f"suspect {self.where} {wrong}; {remedy}") from cause
 
 
@@ -326,18 +327,9 @@ def read_token(url: str) -> str | None:
     token = os.environ.get(TOKEN)
     if token and (not token.isascii() or not token.isprintable() or " " in token):
         raise MedmarkError(f"the token in {TOKEN} holds a space or a control character; set it again")
-    if token and url.startswith("http://") and not _local(url):
+    if token and url.startswith("http://") and not is_local(urlsplit(url).hostname or ""):
         raise MedmarkError(f"{TOKEN} is set, and {url} would get it in the clear; use https, or unset {TOKEN}")
     return token or None
-
-
-def _local(url: str) -> bool:
-    """Whether a URL is of this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _retry_after(response: requests.Response) -> float:

@@ -13,6 +13,7 @@ import onnxruntime
 import yaml
 from google.protobuf.message import DecodeError, Message
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of
 from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.model_files import model_files
 from medmark.components.tracking.connection import QUIET
@@ -68,7 +69,7 @@ class OnnxModel:
         except Exception as error:  # onnx's and onnxruntime's exceptions have no common base
             self._refuse_if_too_large(error)
             raise MedmarkError(
-                f"no usable ONNX model: {self.where} ({_line(error)}); export the model again"
+                f"no usable ONNX model: {self.where} ({reason_of(error)}); export the model again"
             ) from error
         self.inputs = {tensor.name: _declared(tensor) for tensor in self._session.get_inputs()}
         self.outputs = {tensor.name: _declared(tensor) for tensor in self._session.get_outputs()}
@@ -80,7 +81,7 @@ class OnnxModel:
         except Exception as error:  # onnxruntime's exceptions have no common base
             self._refuse_if_too_large(error)
             raise MedmarkError(
-                f"ONNX model {self.where} fails on images of shape {images.shape} ({_line(error)}); export it again, with"
+                f"ONNX model {self.where} fails on images of shape {images.shape} ({reason_of(error)}); export it again, with"
                 " a free batch size"
             ) from error
 
@@ -104,7 +105,7 @@ def load(path: str | Path, where: str) -> onnx.ModelProto:
     try:
         return onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
-        raise MedmarkError(f"not an ONNX file: {where} ({_line(error)}); export the model again") from error
+        raise MedmarkError(f"not an ONNX file: {where} ({reason_of(error)}); export the model again") from error
 
 
 def download(uri: str, registry: str | None, folder: str) -> str:
@@ -141,7 +142,7 @@ def download(uri: str, registry: str | None, folder: str) -> str:
         )
     except Exception as error:  # whatever MLflow, its server or its stores raise
         raise MedmarkError(
-            f"MLflow does not give {uri} ({_line(error)}); check its name and version, and MLFLOW_TRACKING_URI"
+            f"MLflow does not give {uri} ({reason_of(error)}); check its name and version, and MLFLOW_TRACKING_URI"
         ) from error
     return str(_onnx_file(Path(path), uri))
 
@@ -157,7 +158,7 @@ def _onnx_file(folder: Path, uri: str) -> Path:
         data = flavours["onnx"]["data"] if "onnx" in flavours else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise MedmarkError(
-            f"no MLmodel file that can be read in {uri} ({_line(error)}); log the model again"
+            f"no MLmodel file that can be read in {uri} ({reason_of(error)}); log the model again"
         ) from error
     if data is None:
         raise MedmarkError(
@@ -185,7 +186,3 @@ def external_locations(message: Message) -> set[str]:
 def _declared(tensor: onnxruntime.NodeArg) -> tuple[tuple[int | None, ...], str]:
     shape = tuple(side if isinstance(side, int) and side > 0 else None for side in tensor.shape or ())
     return shape, TYPES.get(tensor.type, tensor.type)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line
 from medmark.components.base.threads import choose_threads
 from medmark.components.suspects.http import (
     TOKEN,
@@ -265,11 +266,6 @@ def external_files(path: Path) -> list[str]:
             return _locations(process.open(OPENING).get("locations"))
         except ValueError as error:
             process.broken(error)
-
-
-def one_line(text: object, length: int) -> str:
-    """Cuts a text from outside down to what may be shown."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:length]
 
 
 def _end(process: subprocess.Popen, channel: Channel) -> None:

@@ -25,6 +25,7 @@ from typing import Any, TypedDict
 import numpy as np
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
+from medmark.components.evidence.answers import Answers, read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import QuerySet, query_ids, read_queries
 from medmark.components.lineage.commitment import verify_commitment
@@ -34,9 +35,7 @@ from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect, open_suspect
-from medmark.components.verification.interrogation import Answers
 from medmark.components.verification.questioning import Questioned, question
-from medmark.components.verification.sealing import read_benign
 from medmark.components.verification.sequential import log_wealth, rank_stopped
 from medmark.components.verification.statistics import Rank
 from medmark.components.verification.verdict import (

@@ -3,42 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from medmark.components.base.errors import MedmarkError
+from medmark.components.evidence.answers import Answers
 from medmark.components.evidence.queries import QuerySet
 
 # (N, 1, S, S) float32 in [0, 1] -> (N, K) class probabilities
 Suspect = Callable[[torch.Tensor], np.ndarray]
-
-
-@dataclass
-class Answers:
-    """What a suspect said to N queries.
-
-    Attributes:
-        p_clean, p_marked, p_control: (N,) P(target) of the images as they are, with the mark, and with the control mark; the
-            last is None without one.
-        is_clean, is_marked: (N,) bool, whether the target alone is the most probable class.
-    """
-
-    p_clean: np.ndarray
-    p_marked: np.ndarray
-    p_control: np.ndarray | None
-    is_clean: np.ndarray
-    is_marked: np.ndarray
-
-    @property
-    def delta_p(self) -> float:
-        """Mean rise of the target's probability by the mark, -1 to 1."""
-        return float((self.p_marked - self.p_clean).mean())
-
-    @property
-    def flips(self) -> int:
-        """Images that the mark turns into the target."""
-        return int((self.is_marked & ~self.is_clean).sum())
 
 
 def ask(suspect: Suspect, images: torch.Tensor, target: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
-from medmark.components.verification.interrogation import Answers
+from medmark.components.evidence.answers import Answers
 from medmark.components.verification.statistics import (
     Effect,
     LabelOnly,

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from medmark.components.verification.interrogation import Answers
+from medmark.components.evidence.answers import Answers
 from medmark.components.verification.judgement import judge
 from medmark.components.verification.statistics import paired_effect
 from medmark.components.verification.verdict import Thresholds

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
+from medmark.components.evidence.answers import Answers
 from medmark.components.evidence.queries import QuerySet
 from medmark.components.suspects.answer_store import StoredSuspect
 from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect
-from medmark.components.verification.interrogation import Answers, interrogate
+from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.sequential import SequentialResult, first, join, sequential_test
 from medmark.components.verification.statistics import upper_rate
 from medmark.components.verification.verdict import CLAIMS, Thresholds

@@ -15,8 +15,7 @@ from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import read_queries
 from medmark.components.surrogate.models import load_models
-from medmark.components.surrogate.networks import Classifier
-from medmark.components.surrogate.training import predict_probabilities
+from medmark.components.surrogate.training import TrainConfig, predict_probabilities, trained_alike
 from medmark.components.verification.scenarios import verify
 from medmark.components.verification.verdict import Thresholds
 
@@ -66,14 +65,16 @@ def check_release(
         queries,
         thresholds,
     )
-    pairs = [(entry, _trained_alike(entry, benign_models)) for entry, _ in marked_models]
+    benign = {entry["name"]: entry for entry, _ in benign_models}
+    configs = [TrainConfig(**entry["config"]) for entry in benign.values()]
+    pairs = [(entry, benign[trained_alike(TrainConfig(**entry["config"]), configs)]) for entry, _ in marked_models]
     verdict.update(
         {
             "accuracy": {
                 "marked": float(np.mean([marked_model["test_accuracy"] for marked_model, _ in pairs])),
-                "benign": float(np.mean([benign["test_accuracy"] for _, benign in pairs])),
+                "benign": float(np.mean([alike["test_accuracy"] for _, alike in pairs])),
                 "victims": {marked_model["name"]: marked_model["test_accuracy"] for marked_model, _ in pairs},
-                "trained_alike": {marked_model["name"]: benign["test_accuracy"] for marked_model, benign in pairs},
+                "trained_alike": {marked_model["name"]: alike["test_accuracy"] for marked_model, alike in pairs},
             },
             "quality": evidence["quality"],
             "left_unmarked": evidence["left_unmarked"],
@@ -97,16 +98,3 @@ def check_release(
     scores.to_parquet(out / "scores.parquet")
     (out / "verdict.json").write_bytes(canonical_json(verdict))
     return verdict
-
-
-def _trained_alike(
-    marked_model: dict[str, Any], benign_models: list[tuple[dict[str, Any], Classifier]]
-) -> dict[str, Any]:
-    """The benign model that differs from a marked model in its data alone."""
-    recipe = {**marked_model["config"], "name": None}
-    for entry, _ in benign_models:
-        if {**entry["config"], "name": None} == recipe:
-            return entry
-    raise MedmarkError(
-        f"no benign model is trained as {marked_model['name']} is; add its configuration to the benign models"
-    )

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
+from medmark.components.evidence.answers import Answers
 from medmark.components.evidence.queries import QuerySet
-from medmark.components.verification.interrogation import Answers, Suspect, interrogate
+from medmark.components.verification.interrogation import Suspect, interrogate
 from medmark.components.verification.jpeg_and_resize_curves import jpeg_and_resize_curves
 from medmark.components.verification.judgement import judge, leave_one_out, summary
 from medmark.components.verification.verdict import Thresholds, decide_release
@@ -35,7 +36,7 @@ def verify(
         The statistical part of ``verdict.json``: ``verdict`` and ``reasons`` against it (see
         :class:`medmark.components.verification.verdict.ReleaseDecision`), ``malicious`` (the weakest marked model), ``victims``, ``independent_models``, ``independent_trigger``,
         ``robustness``, ``thresholds``; and a table of every answer: role (``victim`` or ``innocent``), model, image_id
-        and the columns of :class:`medmark.components.verification.interrogation.Answers`.
+        and the columns of :class:`medmark.components.evidence.answers.Answers`.
 
     Raises:
         MedmarkError: no marked model, or fewer than two benign models.

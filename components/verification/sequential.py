@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
-from medmark.components.verification.interrogation import Answers
+from medmark.components.evidence.answers import Answers
 from medmark.components.verification.statistics import BETS, MIN_PAIRS, Rank, conformal_p_value, probabilities
 from medmark.components.verification.verdict import GUILTY, Thresholds
 

@@ -19,6 +19,7 @@ from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
 from medmark.components.dataset.sample import sample
+from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import SURROGATES, read_keep
 from medmark.components.evidence.queries import read_queries
@@ -26,7 +27,6 @@ from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
 from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.judgement import judge, summary
-from medmark.components.verification.sealing import read_benign
 from medmark.components.verification.verdict import Thresholds
 
 # ours: the smoke profile proves its mark on 1,680 training images, and an adversary has at least all of a release this small

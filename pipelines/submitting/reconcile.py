@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
+from medmark.components.base.digests import HEX
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.delivery.drops import COMPLETE, listing_digest
-from medmark.components.delivery.publish import DIGEST
 from medmark.components.delivery.submissions import read_records
-from medmark.components.storage.store import Store, parallel, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store, parallel
 from medmark.pipelines.submitting.submission import Submission, of_update_release, read_manifest
 
 Submit = Callable[[Submission], dict]
@@ -97,7 +98,7 @@ def read_chain(releases: str, store: Store) -> list[str]:
         MedmarkError: there is none, two are no other's parent, or one is damaged.
     """
     place = parse(releases)
-    digests = [name for name in store.folders(place) if DIGEST.fullmatch(name)]
+    digests = [name for name in store.folders(place) if HEX.fullmatch(name)]
     read = parallel([lambda d=d: (d, read_manifest(place / d, store)) for d in digests], "reading releases")
     parents = {digest: manifest["parent"] for digest, manifest in read if manifest}
     heads = sorted(set(parents) - set(parents.values()))
@@ -120,7 +121,7 @@ def find_private(evidence: str, release_digest: str, store: Store) -> dict[str, 
         MedmarkError: one of them is not there.
     """
     place = parse(evidence)
-    digests = [name for name in store.folders(place) if DIGEST.fullmatch(name)]
+    digests = [name for name in store.folders(place) if HEX.fullmatch(name)]
     found = {}
     for what in ("evidence", "keep"):
 

@@ -152,7 +152,7 @@ def test_where_everybody_may_write_only_a_sticky_folder_will_do(medmark, command
     code, _, err = medmark(*arguments, "--out", shared / "out")
     assert code == 1 and bool(calls) == taken
     assert taken or os.listdir(shared) == []
-    assert ("stopped here" if taken else f"anybody may replace what lies in {shared}; ") in err
+    assert ("stopped here" if taken else f"anybody may replace what is in {shared}; ") in err
 
 
 @pytest.mark.parametrize("command", ["mark-release", "update-release"], indirect=True)

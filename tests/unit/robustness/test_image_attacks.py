@@ -6,7 +6,8 @@ import pytest
 import torch
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.release import Release
-from medmark.components.generator.marker import Key, carrier
+from medmark.components.generator.key import Key
+from medmark.components.generator.marker import carrier
 from medmark.components.robustness.image_attacks import (
     add_noise,
     blur,

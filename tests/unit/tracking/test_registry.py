@@ -16,7 +16,8 @@ import pytest
 import torch
 from medmark.components.base.digests import canonical_json
 from medmark.components.dataset.release import Release
-from medmark.components.generator.marker import Marker, Shape, draw_key
+from medmark.components.generator.key import draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.lineage.events import artifact_digest, public_record, step_event, write_steps
 from medmark.components.report.mark_tracking import APART, STEPS, track_marking

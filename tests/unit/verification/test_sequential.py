@@ -4,7 +4,7 @@ from functools import cache
 import numpy as np
 import pytest
 from medmark.components.base.errors import MedmarkError
-from medmark.components.verification.interrogation import Answers
+from medmark.components.evidence.answers import Answers
 from medmark.components.verification.judgement import judge
 from medmark.components.verification.power import simulate_answers, skewed_answers
 from medmark.components.verification.sequential import first, join, log_wealth, rank_stopped, sequential_test
