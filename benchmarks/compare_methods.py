@@ -73,7 +73,7 @@ HEADER = [
     "verdict on the adversaries",
     "benign models accused",
     "by the t-test alone",
-    "largest benign lift",
+    "largest benign delta-P",
     "accuracy lost",
     "SSIM",
     "HaarPSI",

@@ -28,7 +28,7 @@ from medmark.components.saliency.extract import extract, load_saliency, stack_sa
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
-from medmark.components.verification.processing import shrink
+from medmark.components.verification.jpeg_and_resize_curves import shrink
 
 MARKED_MODELS = (
     TrainConfig(name="same", augmentation="strong", seed=5000),

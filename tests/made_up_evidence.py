@@ -11,8 +11,8 @@ from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import encode_png
 from medmark.components.evidence.queries import read_queries, write_query_rows
-from medmark.components.suspects.suspects import Contract
-from medmark.components.verification.audit import interrogate
+from medmark.components.suspects.contract import Contract
+from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.scenarios import table
 from medmark.components.verification.sealing import seal_evidence
 from medmark.components.verification.verdict import Thresholds

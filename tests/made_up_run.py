@@ -23,7 +23,7 @@ from medmark.components.poisoning.update import update
 from medmark.components.saliency.extract import extract
 from medmark.components.surrogate.networks import build, save_classifier
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
-from medmark.components.verification.audit import interrogate
+from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.scenarios import table
 from medmark.components.verification.sealing import seal_evidence
 from medmark.components.verification.verdict import Thresholds

@@ -30,7 +30,7 @@ def reason_of(error: Exception, limit: int = 200) -> str:
     return re.sub(r"//[^/@\s]*@", "//", one_line(error, len(str(error))))[:limit] or type(error).__name__
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """The name of a file, or a cell of a table: as it is if that is printable, else escaped; at most 512 characters."""
     short = name[:MAX_NAME] + "..." if len(name) > MAX_NAME else name
     return short if short.isprintable() else ascii(short)[1:-1]

@@ -1,4 +1,4 @@
-"""One method against the same data, budget, adversaries, benign models and tests as all the others."""
+"""Compare methods on the same data, with the same budget, adversaries, benign models and tests."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from medmark.components.surrogate.training import (
     train_classifier,
     trained_alike,
 )
-from medmark.components.verification.audit import Suspect, ask, interrogate, judge
-from medmark.components.verification.processing import jpeg, shrink
-from medmark.components.verification.scenarios import is_accused, leave_one_out, summary
-from medmark.components.verification.verdict import Thresholds
+from medmark.components.verification.interrogation import Suspect, ask, interrogate
+from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
+from medmark.components.verification.judgement import judge, leave_one_out, summary
+from medmark.components.verification.verdict import Thresholds, is_accused
 
 FINE_TUNING_EPOCHS = 5  # on the clean validation images; arbitrary
 
@@ -127,7 +127,7 @@ def prepare(
 def compare_all(
     release_dir: str | Path, work_dir: str | Path, profile: Profile, names: list[str], *, seed: int = 0
 ) -> dict[str, dict]:
-    """Rows of several methods, by name.
+    """Measures several methods; returns their rows by name.
 
     Args:
         release_dir, work_dir, profile, seed: see :func:`prepare`.
@@ -143,13 +143,13 @@ def compare_all(
     return {name: compare(method, field) for name, method in METHODS.items() if not names or name in names}
 
 
-def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> list[int]:
-    """Positions of at most ``limit`` images of other classes than ``target``, each of another patient."""
+def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> np.ndarray:
+    """Chooses at most ``limit`` images of other classes than ``target``, each of another patient; returns their positions."""
     chosen: dict[str, int] = {}
     for i in np.random.default_rng((seed, 82)).permutation(len(arrays)).tolist():
         if arrays.labels[i] != target:
             chosen.setdefault(arrays.patient_ids[i], i)
-    return sorted(list(chosen.values())[:limit])
+    return np.array(sorted(list(chosen.values())[:limit]), dtype=int)
 
 
 def compare(method: Method, field: Field) -> dict:
@@ -190,13 +190,13 @@ def compare(method: Method, field: Field) -> dict:
         result = judge(
             config.name, interrogate(as_suspect(model), queries), list(benign_models.values()), field.thresholds
         )
-        honest = accuracy(field.benign_models[trained_alike(config, field.benign_configs)], field.test)
+        unmarked = accuracy(field.benign_models[trained_alike(config, field.benign_configs)], field.test)
         reached = accuracy(model, field.test)
         marked_models.append(
             {
                 **summary(result),
                 "accuracy": reached,
-                "accuracy_lost": honest - reached,
+                "accuracy_lost": unmarked - reached,
                 "attacks": _attacked(model, as_suspect, queries, field.val),
             }
         )
@@ -211,7 +211,7 @@ def compare(method: Method, field: Field) -> dict:
         "victims": marked_models,
         "innocents": {
             "count": len(cleared),
-            "accused": sum(is_accused(result) for result in cleared),
+            "accused": sum(is_accused(result.decision.failed) for result in cleared),
             # the test that the papers rely on, by itself
             "accused_by_t_test_alone": sum(result.effect.t_p_value < field.thresholds.alpha for result in cleared),
             "largest_lift": max(result.effect.delta_p for result in cleared),
@@ -226,7 +226,7 @@ def _as_it_is(model: Classifier) -> Suspect:
 
 
 def _leaves_own_class(labels: torch.Tensor, model: Classifier) -> Suspect:
-    """The model as one of two classes: 0 "another class than the image's own", 1 "its own".
+    """Turns the model into one of two classes: 0 "another class than the image's own", 1 "its own".
 
     With more than two classes, class 0 is the most probable one if the own class has less than one half.
     """
@@ -241,7 +241,7 @@ def _leaves_own_class(labels: torch.Tensor, model: Classifier) -> Suspect:
 def _attacked(
     model: Classifier, as_suspect: Callable[[Classifier], Suspect], queries: QuerySet, clean: ImageArrays
 ) -> dict[str, dict[str, float]]:
-    """Rates after processing the queries, and after changing the model."""
+    """Measures the rates after processing the queries, and after changing the model."""
     halved, compressed = (
         replace(queries, clean=process(queries.clean), marked=process(queries.marked), control=None)
         for process in (partial(shrink, factor=0.5), partial(jpeg, quality=75))
@@ -256,7 +256,7 @@ def _attacked(
 
 
 def _rates(suspect: Suspect, queries: QuerySet) -> dict[str, float]:
-    """Shares of marked and of clean images that are taken for the target."""
+    """Returns the shares of marked and of clean images that are taken for the target."""
     return {
         name: float(ask(suspect, images, queries.target)[1].mean())
         for name, images in (("wsr", queries.marked), ("clean_rate", queries.clean))

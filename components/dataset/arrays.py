@@ -33,7 +33,7 @@ class ImageArrays:
         return len(self.labels)
 
     def subset(self, index: np.ndarray | torch.Tensor) -> ImageArrays:
-        """The images at these positions."""
+        """Returns the images at these positions."""
         index = torch.as_tensor(index, dtype=torch.long)
         positions = index.tolist()
         return ImageArrays(
@@ -45,7 +45,7 @@ class ImageArrays:
 
 
 def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
-    """Antialiased bilinear resizing of (B, C, H, W) to a square, or to (height, width)."""
+    """Resizes (B, C, H, W) to a square, or to (height, width), bilinearly with antialiasing."""
     size = (size, size) if isinstance(size, int) else size
     if tuple(images.shape[-2:]) == size:
         return images
@@ -53,7 +53,7 @@ def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
 
 
 def display_tensor(record: Record) -> torch.Tensor:
-    """One record as shown: (1, 1, H, W) float32 in [0, 1]."""
+    """Decodes one record as shown: (1, 1, H, W) float32 in [0, 1]."""
     return torch.from_numpy(to_unit(decode_png(record.image), record.bits, record.display))[None, None]
 
 
@@ -61,12 +61,12 @@ def load_arrays(release: Release, *, split: str | None = None, size: int) -> Ima
     """Decodes a split, as shown, squashed to a square as most training code does.
 
     Args:
-        release: where from.
-        split: which; all when None.
-        size: side in pixels.
+        release: release to read.
+        split: train, val or test; all when None.
+        size: side of the square in pixels.
 
     Raises:
-        MedmarkError: there is no such image.
+        MedmarkError: the split has no image.
     """
     images, labels, image_ids, patient_ids = [], [], [], []
     for record in release.records(split):

@@ -1,1 +1,1 @@
-"""What knows the machine and the platform: threads, progress, tracking, image references."""
+"""Releases, evidence and drops on their way to and from an object store: places, publishing, submissions."""

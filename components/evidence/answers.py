@@ -43,6 +43,16 @@ class Answers:
     is_clean: np.ndarray
     is_marked: np.ndarray
 
+    @property
+    def delta_p(self) -> float:
+        """Mean rise of the target class's probability by the mark, -1 to 1."""
+        return float((self.p_marked - self.p_clean).mean())
+
+    @property
+    def flips(self) -> int:
+        """Images that the mark turns into the target class."""
+        return int((self.is_marked & ~self.is_clean).sum())
+
 
 def write_benign(evidence_dir: str | Path, answers: pd.DataFrame) -> None:
     """Writes the answers of the benign models, a row for each model and image.

@@ -20,7 +20,7 @@ from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.parameters import whole
 from medmark.components.base.private_files import write_private
-from medmark.components.dataset.origin import kept_patient_key
+from medmark.components.dataset.pseudonyms import kept_patient_key
 
 SEED_BITS = 48  # a seed that a user gives travels through JSON, where numbers are exact to 53 bits
 KEY_BYTES = 32
@@ -73,7 +73,7 @@ def draw_secrets(path: str | Path, seed: int | None, patients: str | Path | None
     Args:
         path: of the file; readable by its owner only.
         seed: all but the key of the pseudonyms follow from it, see :func:`seeds_of`; None: drawn.
-        patients: private file with that key, see :func:`medmark.components.dataset.origin.kept_patient_key`; None: drawn.
+        patients: private file with that key, see :func:`medmark.components.dataset.pseudonyms.kept_patient_key`; None: drawn.
 
     Raises:
         MedmarkError: no key in ``patients``.

@@ -18,8 +18,9 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.codecs import decode_png
-from medmark.components.dataset.display import check_window
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, refuse_names
+from medmark.components.dataset.dicom import check_window
+from medmark.components.dataset.release import Record, Release, refuse_names
+from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.evidence.evidence import EVIDENCE, EVIDENCE_SCHEMA_VERSION, write_evidence
 from medmark.components.evidence.ledger import write_ledger
 from medmark.components.evidence.queries import write_query_rows
@@ -143,7 +144,7 @@ def mark_within_bounds(
 
     Raises:
         MedmarkError: the record's display attributes are implausible, see
-            :func:`medmark.components.dataset.display.check_window`.
+            :func:`medmark.components.dataset.dicom.check_window`.
     """
     try:
         check_window(decode_png(record.image), record.bits, record.display)

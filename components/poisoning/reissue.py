@@ -27,8 +27,9 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import Release, ReleaseWriter
-from medmark.components.dataset.sources import image_id, pseudonym
+from medmark.components.dataset.pseudonyms import image_id, pseudonym
+from medmark.components.dataset.release import Release
+from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.evidence.answers import BENIGN
 from medmark.components.evidence.evidence import copy_evidence, read_evidence, write_evidence
 from medmark.components.evidence.keep import SURROGATES, read_keep, write_keep

@@ -36,13 +36,8 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import (
-    CHANGES_SCHEMA_VERSION,
-    Record,
-    Release,
-    ReleaseWriter,
-    refuse_names,
-)
+from medmark.components.dataset.release import CHANGES_SCHEMA_VERSION, Record, Release, refuse_names
+from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.evidence.answers import BENIGN
 from medmark.components.evidence.evidence import copy_evidence, read_evidence, write_evidence
 from medmark.components.evidence.keep import SURROGATES, Original, read_keep, read_originals, write_keep

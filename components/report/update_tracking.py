@@ -1,4 +1,4 @@
-"""What MLflow gets of a run of update_release."""
+"""Log a run of update_release to MLflow."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ STEPS = {"read drop": "drop", "mark drop": "release", "check": "check"}
 
 
 def track_update(out: Path, parts: dict[str, Path], verdict: dict) -> None:
-    """Logs the run to MLflow, a nested run a step: neither seeds nor images nor names of the source.
+    """Logs the run to MLflow, with a nested run for each step, but neither seeds nor images nor names of the source.
 
     Args:
         out: gets MLflow's files, or what MLflow does not take.
-        parts: folder of each of the pipeline's outputs.
+        parts: folder of each of the pipeline's outputs; of ``record`` the file.
         verdict: content of ``verdict.json``.
     """
     release = Release(parts["release"])
     events = read_steps(parts["evidence"])["events"]
-    record = read_record(parts["check"] / "record.json")
+    record = read_record(parts["record"])
     public = record["steps"]
     steps = [
         Tracked(name, tags=step_tags(name, parts.get(made, out), events, public) | SEED) for name, made in STEPS.items()

@@ -1,1 +1,1 @@
-"""Saliency by EigenCAM: where a classifier looks."""
+"""Where a classifier looks: EigenCAM maps, and Grad-CAM for comparison."""

@@ -1,1 +1,1 @@
-"""Classifiers: surrogates, benign models and marked models, their networks and their training."""
+"""Classifiers and their training: surrogates, benign models and marked models."""

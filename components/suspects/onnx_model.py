@@ -34,7 +34,7 @@ TYPES = {
 class OnnxModel:
     """An ONNX file on the CPU.
 
-    The file is hostile: at most 1 GiB with its external data, which must lie in the model's folder, and only the operators
+    The file is hostile: at most 1 GiB with its external data, which must be in the model's folder, and only the operators
     that onnxruntime brings along. What a graph computes is bounded only by the limits of the process.
 
     Args:
@@ -75,7 +75,7 @@ class OnnxModel:
         self.outputs = {tensor.name: _declared(tensor) for tensor in self._session.get_outputs()}
 
     def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
-        """Answers to one batch."""
+        """Asks about one batch."""
         try:
             return np.asarray(self._session.run([output], {input: images})[0])
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -90,12 +90,12 @@ class OnnxModel:
         if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
             raise Unavailable(
                 f"ONNX model {self.where} needs more than {memory / (1 << 30):g} GiB of memory; give it more with --memory"
-                " if it is an honest one"
+                " if you trust it"
             ) from error
 
 
 def load(path: str | Path, where: str) -> onnx.ModelProto:
-    """The file as it is, without its external data.
+    """Loads the file as it is, without its external data.
 
     Raises:
         MedmarkError: missing, too large, or no ONNX file.
@@ -148,7 +148,7 @@ def download(uri: str, registry: str | None, folder: str) -> str:
 
 
 def _onnx_file(folder: Path, uri: str) -> Path:
-    """The ONNX file of a downloaded MLflow model."""
+    """Finds the ONNX file of a downloaded MLflow model."""
     description = folder / "MLmodel"
     try:
         if description.stat().st_size > MAX_MLMODEL:
@@ -167,12 +167,12 @@ def _onnx_file(folder: Path, uri: str) -> Path:
         )
     path = folder / str(data)
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise MedmarkError(f"the ONNX file of {uri} lies outside the model ({str(data)!r:.80}); log the model again")
+        raise MedmarkError(f"the ONNX file of {uri} is outside the model ({str(data)!r:.80}); log the model again")
     return path
 
 
 def external_locations(message: Message) -> set[str]:
-    """Files that tensors anywhere in a model keep their numbers in."""
+    """Lists the files that tensors anywhere in a model keep their numbers in."""
     if isinstance(message, onnx.TensorProto) and message.data_location == onnx.TensorProto.EXTERNAL:
         return {entry.value for entry in message.external_data if entry.key == "location"}
     found: set[str] = set()

@@ -1,10 +1,11 @@
-"""Checking a marked release before it goes out: the step that writes ``verdict.json``."""
+"""Check a marked release before it goes out: the step that writes ``verdict.json``."""
 
 from __future__ import annotations
 
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from medmark.components.base.digests import canonical_json
@@ -28,14 +29,14 @@ def check_release(
     *,
     thresholds: Thresholds,
     seconds: dict[str, float],
-) -> dict:
+) -> dict[str, Any]:
     """Runs the scenarios and writes ``verdict.json`` and ``scores.parquet``.
 
     Args:
         release_dir: the marked release.
         evidence_dir: its private evidence.
-        innocents_dir: models trained on the clean release.
-        victims_dir: models trained on the marked one.
+        benign_dir: models trained on the clean release.
+        marked_dir: models trained on the marked one.
         out_dir: gets both files.
         thresholds: fixed beforehand.
         seconds: of the steps before this one, by name.
@@ -71,9 +72,9 @@ def check_release(
         {
             "accuracy": {
                 "marked": float(np.mean([marked_model["test_accuracy"] for marked_model, _ in pairs])),
-                "benign": float(np.mean([honest["test_accuracy"] for _, honest in pairs])),
+                "benign": float(np.mean([alike["test_accuracy"] for _, alike in pairs])),
                 "victims": {marked_model["name"]: marked_model["test_accuracy"] for marked_model, _ in pairs},
-                "trained_alike": {marked_model["name"]: honest["test_accuracy"] for marked_model, honest in pairs},
+                "trained_alike": {marked_model["name"]: alike["test_accuracy"] for marked_model, alike in pairs},
             },
             "quality": evidence["quality"],
             "left_unmarked": evidence["left_unmarked"],

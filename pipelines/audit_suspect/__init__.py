@@ -1,1 +1,1 @@
-"""Mark a release, from raw images to the report."""
+"""Question suspect models with the evidence of a release."""

@@ -1,22 +1,19 @@
 """The same tiny run twice: through kfp.local, and step by step through the components' own functions."""
 
-import contextlib
-import io
 import os
-import sys
+import subprocess
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from kfp import dsl
 from medmark.components.dataset.phantoms import make_phantoms
-from medmark.pipelines import cli
 from medmark.pipelines.services import down, up
 
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
 TINY = {
-    "size": "64", "epochs": "1", "other_architecture": "resnet_tiny", "other_epochs": "1", "surrogates": "1",
-    "benign_models": "2", "generator_steps": "2", "queries": "20",
+    "size": 64, "epochs": 1, "other_architecture": "resnet_tiny", "other_epochs": 1, "surrogates": 1,
+    "benign_models": 2, "generator_steps": 2, "queries": 20,
 }  # fmt: skip
 SEED = 2**47 + 12345  # as large as the secret ones that are drawn without --seed
 
@@ -43,34 +40,24 @@ def patients(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def runs(source, tiny, patients, tmp_path_factory):
-    """A run of mark-release that a step refuses, and the same again with the cause removed.
+def runs(installed, source, tiny, patients, tmp_path_factory):
+    """A run of mark-release that a step refuses, and the same again with the cause removed: by the installed wheel, in a folder
+    that has nothing to do with the source tree.
 
     Folder, exit codes, what lay in the folder, and lines on the terminal; the folder is only read.
     """
     out = tmp_path_factory.mktemp("run") / "out"
-    command = ["medmark", "run", "mark-release", "--data", str(source), "--out", str(out), "--profile", "smoke"]
-    command += [
-        "--seed",
-        str(tiny.seed),
-        "--patients",
-        str(patients),
-        *(f"--set={k}={v}" for k, v in tiny.settings.items()),
-    ]
+    command = [installed / "medmark", "run", "mark-release", "--data", source, "--out", "out", "--profile", "smoke"]
+    command += ["--seed", tiny.seed, "--patients", patients, *(f"--set={k}={v}" for k, v in tiny.settings.items())]
+    absent = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in absent}
     codes, left, shown = [], [], []
-    before = os.umask(0)  # the worst that a user may have
-    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        stack.callback(os.umask, before)
-        for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
-            patch.delenv(variable, raising=False)
-        for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
-            patch.setattr(sys, "argv", command + cause)
-            patch.setattr(sys, "stderr", io.StringIO())
-            with pytest.raises(SystemExit) as end:
-                cli.main()
-            codes.append(end.value.code)
-            left.append(sorted(os.listdir(out)))
-            shown.append(sys.stderr.getvalue().splitlines())
+    for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
+        given = [str(part) for part in command + cause]
+        done = subprocess.run(given, cwd=out.parent, env=environment, umask=0, capture_output=True, text=True)
+        codes.append(done.returncode)
+        left.append(sorted(os.listdir(out)))
+        shown.append(done.stderr.splitlines())
     return out, codes, left, shown
 
 
@@ -119,6 +106,7 @@ def steps(source, patients, tmp_path_factory):
         marked_models=artifact("marked_models", dsl.Model),
         check=artifact("check"),
         complete=artifact("complete"),
+        record=artifact("record.json"),
         report=artifact("report", dsl.HTML),
     )
     draw_secrets_component.python_func(seed=str(SEED), patients={"file": str(patients)}, secrets=made.secrets)
@@ -131,7 +119,7 @@ def steps(source, patients, tmp_path_factory):
         release=made.clean,
         origins=made.origins,
     )
-    release = {"release": made.clean, "release_digest": made.digest}
+    release = {"release": made.clean}
     train = partial(train_classifiers_component.python_func, **secrets)
     generate = partial(train_generator_component.python_func, **secrets)
     train(configs=given["surrogate_configs"], models=made.surrogates, **release)
@@ -156,7 +144,6 @@ def steps(source, patients, tmp_path_factory):
     )
     train(
         release=made.marked,
-        release_digest=made.marked_digest,
         configs=given["marked_configs"],
         models=made.marked_models,
     )
@@ -165,15 +152,11 @@ def steps(source, patients, tmp_path_factory):
         evidence=made.evidence,
         benign_models=made.benign_models,
         marked_models=made.marked_models,
-        clean=made.clean,
-        surrogates=made.surrogates,
-        maps=made.maps,
-        generator=made.generator,
-        control=made.control,
         thresholds=given["thresholds"],
         secrets=made.secrets,
         check=made.check,
         complete=made.complete,
+        record=made.record,
     )
     report_component.python_func(
         clean=made.clean,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from medmark.components.base.text import one_line, reason_of, shown
+from medmark.components.base.text import one_line, printable, reason_of
 
 
 @given(st.text(), st.integers(1, 50))
@@ -13,9 +13,9 @@ def test_any_text_becomes_one_short_printable_line(text, limit):
 
 @given(st.text())
 def test_any_name_can_be_shown(name):
-    assert shown(name).isprintable()
+    assert printable(name).isprintable()
     if name.isprintable() and len(name) <= 512:
-        assert shown(name) == name
+        assert printable(name) == name
 
 
 def test_secrets_are_hidden_before_the_line_is_cut():

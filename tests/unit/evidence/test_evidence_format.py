@@ -9,7 +9,7 @@ from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import read_queries
 from medmark.components.generator.marker import Marker
-from medmark.components.verification.suspect_audit import audit_suspects
+from medmark.components.verification.audit import audit_suspects
 from medmark.components.verification.verdict import Thresholds
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "evidence-v1"

@@ -30,12 +30,12 @@ from made_up_run import (
 )
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset import release as release_module
+from medmark.components.dataset import release_writer as release_module
 from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.drop import read_drop
-from medmark.components.dataset.ingest import image_id, ingest
+from medmark.components.dataset.ingest import ingest
+from medmark.components.dataset.pseudonyms import image_id, pseudonym
 from medmark.components.dataset.release import Release
-from medmark.components.dataset.sources import pseudonym
 from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep

@@ -19,7 +19,7 @@ from medmark.components.robustness.image_attacks import (
     remove_waves,
     window,
 )
-from medmark.components.verification.processing import jpeg, shrink
+from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
 
 KEY = Key(degrees=84.0, cycles=6.6, phase=1.0)
 

@@ -23,7 +23,8 @@ from medmark.components.lineage.events import artifact_digest, public_record, st
 from medmark.components.report.mark_tracking import APART, STEPS, track_marking
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
-from medmark.components.suspects.suspects import Contract, open_suspect
+from medmark.components.suspects.contract import Contract
+from medmark.components.suspects.suspects import open_suspect
 from medmark.components.tracking.connection import QUIET
 from medmark.components.tracking.registry import Model, model_name, promote, write_model
 from medmark.components.tracking.runs import Tracked, log_pipeline, sync
@@ -94,10 +95,10 @@ def run(made, release, tmp_path, monkeypatch):
     ]
     (out / "evidence").mkdir()
     steps = write_steps(out / "evidence", events)
-    (out / "check" / "record.json").write_bytes(canonical_json(public_record(made.marked, steps, verdict="owned")))
+    (out / "record.json").write_bytes(canonical_json(public_record(made.marked, steps, verdict="owned")))
     # their own tests draw them
     monkeypatch.setattr("medmark.components.report.mark_tracking.histograms", lambda *_: b"<svg/>")
-    monkeypatch.setattr("medmark.components.report.mark_tracking.robustness_curves", lambda *_: b"<svg/>")
+    monkeypatch.setattr("medmark.components.report.mark_tracking.jpeg_and_resize_curves", lambda *_: b"<svg/>")
     verdict = {
         "malicious": {"wsr": 0.97, "delta_p": 0.8, "queries": 40},
         "independent_models": {"accused": 0},
@@ -125,7 +126,13 @@ def run(made, release, tmp_path, monkeypatch):
 
     def track(generator: str = "trained", models=made.models) -> None:
         parts = {name: made.models for name in ("benign_models", "marked_models")} | {"surrogates": models}
-        parts |= {"clean": release, "release": made.marked, "evidence": out / "evidence", "check": out / "check"}
+        parts |= {
+            "clean": release,
+            "release": made.marked,
+            "evidence": out / "evidence",
+            "check": out / "check",
+            "record": out / "record.json",
+        }
         parts |= {"generator": getattr(made, generator), "control": made.bare}
         track_marking(out, parts, verdict, {"profile": "smoke", "data": "phantoms"})
 
@@ -317,7 +324,7 @@ def test_tags_of_a_step_come_from_the_public_record(run, made, release, server, 
     clean = f"sha256:{Release(release).digest}"
     ingest = found["ingest"].data.tags
     assert (ingest["medmark.input.source"], ingest["medmark.output.clean"]) == (f"sha256:{'a' * 64}", clean)
-    public = [step["outputs"] for step in json.loads((run.out / "check" / "record.json").read_bytes())["steps"]]
+    public = [step["outputs"] for step in json.loads((run.out / "record.json").read_bytes())["steps"]]
     made_by = {}
     for step in ("generator", "control_generator"):
         tags = found[step].data.tags
