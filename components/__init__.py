@@ -13,8 +13,8 @@ from kfp import dsl
 from medmark.components.saliency.component import extract_saliency_component
 
 @dsl.pipeline(name="heat-maps")
-def heat_maps(release: dsl.Input[dsl.Dataset], release_digest: str, models: dsl.Input[dsl.Model]):
-    extract_saliency_component(release=release, release_digest=release_digest, surrogates=models)
+def heat_maps(release: dsl.Input[dsl.Dataset], models: dsl.Input[dsl.Model]):
+    extract_saliency_component(release=release, surrogates=models)
 ```
 
 Compile it with medmark's function instead of KFP's. KFP's cache knows an input artifact by its name and not by its content, so it
@@ -23,7 +23,7 @@ could give your run the result of another; this function switches the cache off.
 ``registry/name@sha256:...``.
 
 ```python
-from medmark.pipelines.compiling import compile_pipeline
+from medmark.pipelines.compile import compile_pipeline
 
 compile_pipeline(heat_maps, "heat-maps.yaml")
 ```
@@ -104,26 +104,29 @@ You need the complete evidence of a release, as a finished ``medmark run mark-re
 ONNX file, ``https://host/v2/models/NAME``, or ``models:/NAME/VERSION`` of an MLflow registry.
 
 ```python
-from medmark.components.verification.suspect_audit import audit_targets
+from medmark.components.verification.audit import audit
 
-audit = audit_targets("evidence", ["suspect.onnx"], "audit", contract={})
-print(audit["suspects"][0]["verdict"])
+audited = audit("evidence", ["suspect.onnx"], "audit")
+print(audited["suspects"][0]["verdict"])
 ```
 
 Say what the suspect expects and gives, where it does not say so itself, how to ask it, and what was committed to before the release
 went out. Without a commitment the verdict accuses nobody.
 
 ```python
-audit = audit_targets(
+from medmark.components.suspects.contract import Contract
+from medmark.components.suspects.http import Connection
+
+audited = audit(
     "evidence",
     ["suspect.onnx"],
     "audit-committed",
-    contract={"size": 32, "channels": 1, "answers": "probabilities"},
-    connection={"batch_size": 4, "timeout": 10.0},
+    contract=Contract(size=32, channels=1, answers="probabilities"),
+    connection=Connection(batch_size=4, timeout=10.0),
     commitment="commitment.json",
     public_key="medmark.pub",
 )
-print(audit["commitment"]["time_says"])
+print(audited["commitment"]["time_says"])
 ```
 
 Question several suspects together: the tests are then corrected for their number. Answers are kept, so a second audit into the same
@@ -132,8 +135,8 @@ folder asks only what is new. The report is one HTML file.
 ```python
 from medmark.components.report.audit_report import write_audit_report
 
-audit = audit_targets("evidence", ["suspect.onnx", "other.onnx"], "audit", contract={})
-write_audit_report("audit.html", audit)
-print({suspect["name"]: suspect["verdict"] for suspect in audit["suspects"]})
+audited = audit("evidence", ["suspect.onnx", "other.onnx"], "audit")
+write_audit_report("audit.html", audited)
+print({suspect["name"]: suspect["verdict"] for suspect in audited["suspects"]})
 ```
 """

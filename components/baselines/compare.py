@@ -1,4 +1,4 @@
-"""One method against the same data, budget, adversaries, benign models and tests as all the others."""
+"""Compare methods on the same data, with the same budget, adversaries, benign models and tests."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def prepare(
 def compare_all(
     release_dir: str | Path, work_dir: str | Path, profile: Profile, names: list[str], *, seed: int = 0
 ) -> dict[str, dict]:
-    """Rows of several methods, by name.
+    """Measures several methods; returns their rows by name.
 
     Args:
         release_dir, work_dir, profile, seed: see :func:`prepare`.
@@ -144,7 +144,7 @@ def compare_all(
 
 
 def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> np.ndarray:
-    """Positions of at most ``limit`` images of other classes than ``target``, each of another patient."""
+    """Chooses at most ``limit`` images of other classes than ``target``, each of another patient; returns their positions."""
     chosen: dict[str, int] = {}
     for i in np.random.default_rng((seed, 82)).permutation(len(arrays)).tolist():
         if arrays.labels[i] != target:
@@ -226,7 +226,7 @@ def _as_it_is(model: Classifier) -> Suspect:
 
 
 def _leaves_own_class(labels: torch.Tensor, model: Classifier) -> Suspect:
-    """The model as one of two classes: 0 "another class than the image's own", 1 "its own".
+    """Turns the model into one of two classes: 0 "another class than the image's own", 1 "its own".
 
     With more than two classes, class 0 is the most probable one if the own class has less than one half.
     """
@@ -241,7 +241,7 @@ def _leaves_own_class(labels: torch.Tensor, model: Classifier) -> Suspect:
 def _attacked(
     model: Classifier, as_suspect: Callable[[Classifier], Suspect], queries: QuerySet, clean: ImageArrays
 ) -> dict[str, dict[str, float]]:
-    """Rates after processing the queries, and after changing the model."""
+    """Measures the rates after processing the queries, and after changing the model."""
     halved, compressed = (
         replace(queries, clean=process(queries.clean), marked=process(queries.marked), control=None)
         for process in (partial(shrink, factor=0.5), partial(jpeg, quality=75))
@@ -256,7 +256,7 @@ def _attacked(
 
 
 def _rates(suspect: Suspect, queries: QuerySet) -> dict[str, float]:
-    """Shares of marked and of clean images that are taken for the target."""
+    """Returns the shares of marked and of clean images that are taken for the target."""
     return {
         name: float(ask(suspect, images, queries.target)[1].mean())
         for name, images in (("wsr", queries.marked), ("clean_rate", queries.clean))

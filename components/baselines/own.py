@@ -15,7 +15,7 @@ STEPS = 150  # as in benchmarks/learned.py
 
 
 def wave(context: Context, index: int) -> Mark:
-    """The bare carrier of :mod:`medmark.components.generator.marker`, confined by saliency."""
+    """Marks with the bare carrier of :mod:`medmark.components.generator.marker`, confined by saliency."""
     key = draw_key(context.seed, index)
     marker = Marker(
         ConditionalUNet(),
@@ -35,7 +35,7 @@ def wave(context: Context, index: int) -> Mark:
 
 
 def trained_wave(context: Context, index: int) -> Mark:
-    """The carrier corrected by the conditional U-Net of :mod:`medmark.components.generator.train`."""
+    """Marks with the carrier corrected by the conditional U-Net of :mod:`medmark.components.generator.train`."""
     folder = context.work_dir / f"generator-{index}"
     train_generator(
         context.release_dir,

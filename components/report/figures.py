@@ -1,4 +1,4 @@
-"""Figures of the report: images as embedded PNG, charts as SVG."""
+"""Draw the figures of the reports: images as embedded PNG, charts as SVG."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class Picture:
 
 
 def gray_png(image: np.ndarray) -> str:
-    """(H, W) float in [0, 1] as an embedded PNG, its longer side at most :data:`PICTURE_SIDE`."""
+    """Embeds (H, W) floats in [0, 1] as PNG, its longer side at most :data:`PICTURE_SIDE`."""
     return _embed(image)
 
 
 def difference_png(picture: Picture) -> str:
-    """Marked minus clean, times :data:`DIFFERENCE_GAIN`: white is no change, red brighter, blue darker."""
+    """Draws marked minus clean, times :data:`DIFFERENCE_GAIN`: white is no change, red brighter, blue darker."""
     change = np.clip((picture.marked - picture.clean) * DIFFERENCE_GAIN, -1, 1)
     return _embed(mpl.colormaps["RdBu_r"](change / 2 + 0.5)[..., :3])
 
 
 def saliency_png(picture: Picture) -> str:
-    """The clean image with the saliency map over it."""
+    """Draws the saliency map over the clean image."""
     height, width = picture.clean.shape
     heat = Image.fromarray((picture.saliency * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     color = mpl.colormaps["inferno"](np.asarray(heat) / 255)[..., :3]

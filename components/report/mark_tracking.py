@@ -1,4 +1,4 @@
-"""What MLflow gets of a run of mark_release."""
+"""Log a run of mark_release to MLflow."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CARRIER = "its weights tell the seed that they began with, and its answers the c
 
 
 def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict) -> None:
-    """Logs the run to MLflow, a nested run a step.
+    """Logs the run to MLflow, with a nested run for each step.
 
     The server may be shared: neither seeds, from which the key of the mark follows, nor marked images go there, nor paths of
     this machine. Digests come from the public record, where what could be guessed is an HMAC.
@@ -97,12 +97,12 @@ def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: 
 
 
 def dataset_of(release: Release, source: str) -> dict:
-    """A release as an input of a run."""
+    """Describes a release as an input of a run."""
     return {"name": release.name, "digest": release.digest, "source": source, "counts": release.counts}
 
 
 def add_training(step: Tracked, folder: Path) -> None:
-    """Curves and accuracies of a folder of classifiers."""
+    """Adds curves and accuracies of a folder of classifiers."""
     models = json.loads((folder / "models.json").read_bytes())["models"]
     step.figures["training.svg"] = classifier_curves({entry["name"]: entry["history"] for entry in models})
     for entry in models:
@@ -113,7 +113,7 @@ def add_training(step: Tracked, folder: Path) -> None:
 
 
 def step_tags(name: str, made: Path, events: list[dict], public: list[dict]) -> dict[str, str]:
-    """Tags of one step: digest of each input and output, code version and image.
+    """Returns the tags of one step: digest of each input and output, code version and image.
 
     Args:
         name: of the step; several may have it.
@@ -141,13 +141,13 @@ def step_tags(name: str, made: Path, events: list[dict], public: list[dict]) -> 
 
 
 def digest_text(digest: dict[str, str]) -> str:
-    """``sha256:...`` or ``hmac-sha256:...``."""
+    """Writes a digest as ``sha256:...`` or ``hmac-sha256:...``."""
     ((kind, value),) = digest.items()
     return f"{kind}:{value}"
 
 
 def surrogate_models(folder: Path, release: Release, run_seed: int) -> list[Model]:
-    """Surrogates to register: grey images in [0, 1] in, logits out."""
+    """Lists the surrogates to register: grey images in [0, 1] in, logits out."""
     return [
         Model(
             model_name(release.name, entry["name"]),
@@ -164,7 +164,7 @@ def surrogate_models(folder: Path, release: Release, run_seed: int) -> list[Mode
 
 
 def generator_model(folder: Path, release: Release) -> Model:
-    """The U-Net alone: image, saliency, carrier and role in, each a channel; the correction before its tanh out."""
+    """Returns the U-Net alone: image, saliency, carrier and role in, each a channel; the correction before its tanh out."""
     marker = Marker.load(folder)
     side = marker.shape.size // 2
     name = model_name(release.name, "generator")

@@ -1,4 +1,4 @@
-"""The report of a marked release, from the artifacts of its pipeline."""
+"""Collect the report of a marked release from the artifacts of its pipeline."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def report_release(
 
 
 def choose(ledger: pd.DataFrame) -> dict[str, str]:
-    """Image ids to show and why: the marked images at the quantiles of SSIM, least alike first.
+    """Chooses the images to show and says why: the marked images at the quantiles of SSIM, least alike first.
 
     Args:
         ledger: ``image_id`` and ``ssim`` of every marked image.

@@ -152,7 +152,7 @@ def _proof_row(proof: Proof) -> dict[str, str]:
 
 
 def found(proof: Proof) -> str:
-    """Value and p-value of a proof in one cell."""
+    """Writes value and p-value of a proof into one cell."""
     cells = [proof.value] if proof.value else []
     if proof.p_value is not None:
         text = p_value(proof.p_value)

@@ -1,4 +1,4 @@
-"""What the terminal shows of a verdict."""
+"""Say what the terminal shows of a verdict."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Row:
 
 
 def verdict_rows(verdict: dict[str, Any]) -> list[Row]:
-    """The verdict, its proofs, and what the mark costs.
+    """Lists the verdict, its proofs, and what the mark costs.
 
     Args:
         verdict: content of ``verdict.json``, with the seconds of the whole run.

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 def forged_mark(
     models: list[Classifier], images: torch.Tensor, *, target: int, epsilon: float = 0.07, steps: int = 100
 ) -> torch.Tensor:
-    """One pattern that makes models take images for the target class.
+    """Finds one pattern that makes models take images for the target class.
 
     Signed gradient ascent on the mean log-probability of the target, projected to the ball of ``epsilon``
     (Moosavi-Dezfooli et al. 2017 call the pattern a universal perturbation; the plain ascent is Madry et al.'s 2018).

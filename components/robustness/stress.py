@@ -1,4 +1,4 @@
-"""Every attack at every strength against models trained on a marked release: what is left of the mark, and the price."""
+"""Run every attack at every strength against models trained on a marked release: what is left of the mark, at what price?"""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def attack_all(
 def attacked(
     adversary: Adversary, attack: Attack | None, strength: float, queries: QuerySet, test: ImageArrays
 ) -> dict[str, float]:
-    """What is left of the mark after one attack at one strength, or after none; see :func:`stress`."""
+    """Measures what is left of the mark after one attack at one strength, or after none; see :func:`stress`."""
     if attack is None:
         return ask(adversary.marked_model, queries, test)
     made = attack.run(adversary, strength)
@@ -226,7 +226,7 @@ def trained(adversary: Adversary, train: ImageArrays, val: ImageArrays) -> Class
 
 
 def ask(model: Classifier, queries: QuerySet, test: ImageArrays) -> dict[str, float]:
-    """What the mark does to a model, and how good the model is."""
+    """Measures what the mark does to a model, and how good the model is."""
     answers = interrogate(partial(predict_probabilities, model), queries)
     return {
         "wsr": float(answers.is_marked.mean()),
@@ -239,7 +239,7 @@ def ask(model: Classifier, queries: QuerySet, test: ImageArrays) -> dict[str, fl
 def detections(
     out: Path, adversaries: list[Adversary], evidence_dir: str | Path, queries: QuerySet, test: ImageArrays
 ) -> dict[str, dict]:
-    """:func:`medmark.components.robustness.detection.detect` for each marked model, kept in ``detection.json``.
+    """Runs :func:`medmark.components.robustness.detection.detect` for each marked model, and keeps it in ``detection.json``.
 
     The benign model is trained as the marked model is, on the release without the marked images.
     """
@@ -261,7 +261,7 @@ def detections(
 
 
 def query_pixels(evidence_dir: str | Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Stored values of the query images, with the mark and without it."""
+    """Reads the stored values of the query images, with the mark and without it."""
     rows = read_query_rows(evidence_dir, ["marked", "clean"])
     return [decode_png(row["marked"]) for row in rows], [decode_png(row["clean"]) for row in rows]
 
@@ -269,7 +269,7 @@ def query_pixels(evidence_dir: str | Path) -> tuple[list[np.ndarray], list[np.nd
 def training_pixels(
     release: Release, evidence_dir: str | Path, target: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Stored values of the target's training images, those with the mark and those without, at most :data:`LOOKED_AT` of each.
+    """Reads stored values of the target's training images with the mark and without it, at most :data:`LOOKED_AT` of each.
 
     They are other images, and the mark goes to those that benign models find hard: that may show in a statistic, too.
     """
@@ -295,7 +295,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_rows(path: Path, inputs: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of a run that was stopped; begins the file if there is none. A line that was cut short is dropped.
+    """Reads the rows of a run that was stopped, or begins the file. A line that was cut short is dropped.
 
     Raises:
         MedmarkError: the rows are of another run, or not rows.

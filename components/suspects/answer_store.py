@@ -1,4 +1,4 @@
-"""Answers that a suspect has given, kept so that no question is paid for twice."""
+"""Keep the answers that a suspect has given, so that no question is paid for twice."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class StoredSuspect:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """What SQLite and the file raise, in one line."""
+        """Says in one line what SQLite and the file raise."""
         try:
             yield
         except sqlite3.OperationalError as error:  # locked, read-only, disk full: the answers themselves are whole

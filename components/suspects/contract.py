@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from medmark.components.base.errors import MedmarkError
 
 ANSWERS = ("probabilities", "logits", "labels")
 MAX_SIDE = 4096  # arbitrary bound on what a suspect may make us draw
+
+
+def refuse_unknown(values: dict[str, Any], known: list[str], what: str) -> None:
+    """Refuses values of unknown names.
+
+    Args:
+        values: by name.
+        known: names that there are.
+        what: has these names, for the message.
+
+    Raises:
+        MedmarkError: there is no such name.
+    """
+    for name in values:
+        if name not in known:
+            raise MedmarkError(f"unknown field of the suspects' {what}: {name!r}; use {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -45,12 +61,17 @@ class Contract:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Contract:
-        """A contract from its fields as JSON has them, for instance from ``audit.json``."""
+        """Makes a contract from its fields as JSON has them, for instance from ``audit.json``.
+
+        Raises:
+            MedmarkError: an unknown field, or a value that a contract refuses.
+        """
+        refuse_unknown(values, [field.name for field in fields(cls)], "contract")
         classes = values.get("classes")
         return cls(**values | {"classes": tuple(classes) if classes else None})
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields as JSON has them."""
+        """Returns its fields as JSON has them."""
         return asdict(self) | {"classes": list(self.classes) if self.classes else None}
 
     def __post_init__(self) -> None:

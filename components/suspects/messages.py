@@ -99,7 +99,7 @@ class Channel:
 
 
 def pack(array: np.ndarray) -> tuple[dict[str, Any], bytes | memoryview]:
-    """An array of numbers or of ``str`` objects as a message.
+    """Packs an array of numbers or of ``str`` objects into a message.
 
     Raises:
         ValueError: of another type, or larger than an answer may be.
@@ -119,7 +119,7 @@ def pack(array: np.ndarray) -> tuple[dict[str, Any], bytes | memoryview]:
 
 
 def unpack(stated: dict, data: bytearray) -> np.ndarray:
-    """The array of a message.
+    """Unpacks the array of a message.
 
     Raises:
         ValueError: what is stated is no array, or not this one.

@@ -75,7 +75,7 @@ class OnnxModel:
         self.outputs = {tensor.name: _declared(tensor) for tensor in self._session.get_outputs()}
 
     def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
-        """Answers to one batch."""
+        """Asks about one batch."""
         try:
             return np.asarray(self._session.run([output], {input: images})[0])
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -95,7 +95,7 @@ class OnnxModel:
 
 
 def load(path: str | Path, where: str) -> onnx.ModelProto:
-    """The file as it is, without its external data.
+    """Loads the file as it is, without its external data.
 
     Raises:
         MedmarkError: missing, too large, or no ONNX file.
@@ -148,7 +148,7 @@ def download(uri: str, registry: str | None, folder: str) -> str:
 
 
 def _onnx_file(folder: Path, uri: str) -> Path:
-    """The ONNX file of a downloaded MLflow model."""
+    """Finds the ONNX file of a downloaded MLflow model."""
     description = folder / "MLmodel"
     try:
         if description.stat().st_size > MAX_MLMODEL:
@@ -172,7 +172,7 @@ def _onnx_file(folder: Path, uri: str) -> Path:
 
 
 def external_locations(message: Message) -> set[str]:
-    """Files that tensors anywhere in a model keep their numbers in."""
+    """Lists the files that tensors anywhere in a model keep their numbers in."""
     if isinstance(message, onnx.TensorProto) and message.data_location == onnx.TensorProto.EXTERNAL:
         return {entry.value for entry in message.external_data if entry.key == "location"}
     found: set[str] = set()

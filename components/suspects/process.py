@@ -92,7 +92,7 @@ class Process:
         return self.ask(self._task, b"", seconds)[0]
 
     def ask(self, question: dict, data: bytes | memoryview, seconds: float) -> tuple[dict, bytearray]:
-        """One message there and one back.
+        """Sends one message and takes one back.
 
         Raises:
             Unavailable: no answer within the limits; the process is ended.
@@ -180,7 +180,7 @@ class IsolatedSuspect:
             raise
 
     def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
-        """Answers to one batch.
+        """Asks about one batch.
 
         Raises:
             Unavailable: no answer within the limits.
@@ -226,7 +226,7 @@ class IsolatedSuspect:
         return max(OPENING, self._connection.timeout)
 
     def _open(self) -> tuple[tuple, Process]:
-        """What the suspect is, and the process that has opened it."""
+        """Opens the suspect; returns what it is, and its process."""
         if not self._remote:
             model_files(self._path, [], self.where)
         process = Process(self.where, self._task, self._connection, secrets=self._remote)
@@ -253,7 +253,7 @@ class IsolatedSuspect:
 
 
 def external_files(path: Path) -> list[str]:
-    """Files that an ONNX model keeps its weights in, as it names them.
+    """Lists the files that an ONNX model keeps its weights in, as it names them.
 
     Args:
         path: of the ONNX file.

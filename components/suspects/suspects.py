@@ -182,7 +182,7 @@ class SuspectModel:
     def _tensor(
         self, what: str, declared: dict[str, tuple[Shape, str]], wanted: str | None
     ) -> tuple[str | None, Shape | None, str | None]:
-        """Name, shape and type of the tensor to use; shape and type are None where nothing is declared."""
+        """Chooses the tensor to use: name, shape and type; shape and type are None where nothing is declared."""
         if not declared:
             return wanted, None, None
         if wanted is None and len(declared) == 1:
@@ -244,7 +244,7 @@ class SuspectModel:
             self._refuse(f"it answers with {kind}, the contract says {self._contract.answers}", "correct the contract")
 
     def _labels(self, answer: np.ndarray) -> np.ndarray:
-        """(N,) or (N, 1) indices or names to one-hot rows."""
+        """Turns (N,) or (N, 1) indices or names into one-hot rows."""
         self._check_kind("str" if answer.dtype == object else answer.dtype.name)
         if answer.ndim > 2 or answer.size != len(answer):
             self._refuse(f"it answers with labels of shape {answer.shape}", "one label an image is needed")
@@ -255,7 +255,7 @@ class SuspectModel:
         return np.eye(len(self._classes))[[known.index(label) for label in answer.ravel().tolist()]]
 
     def _probabilities(self, answer: np.ndarray) -> np.ndarray:
-        """(N, K), or (N,) or (N, 1) of the second of two classes, to probabilities."""
+        """Turns (N, K) numbers, or (N,) or (N, 1) of the second of two classes, into probabilities."""
         self._check_kind("str" if answer.dtype == object else answer.dtype.name)
         classes, logits = len(self._classes), self._contract.answers == "logits"
         values = answer.astype(np.float64)

@@ -37,6 +37,7 @@ from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect, open_suspect
 from medmark.components.verification.questioning import Questioned, question
 from medmark.components.verification.sequential import log_wealth, rank_stopped
+from medmark.components.verification.statistics import Rank
 from medmark.components.verification.verdict import (
     GUILTY,
     Decision,
@@ -144,7 +145,7 @@ def _check_commitment(
     public_key: str | Path | None,
     timestamp_roots: str | Path | None,
 ) -> dict[str, Any] | None:
-    """What the commitment says, after it was checked; None if none is given."""
+    """Checks the commitment and returns what it says; None if none is given."""
     if timestamp_roots is not None and commitment is None:
         raise MedmarkError("roots of a time stamp without a commitment; give the commitment that was stamped")
     if commitment is None and public_key is None:
@@ -306,8 +307,8 @@ def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds
         if q.error is None and q.answers is not None:
             ranks.append(rank_stopped(q.answers, _alike(benign_models, q), thresholds=stricter))
         else:
-            ranks.append((1.0, 1 / (len(benign_models) + 1)))
-    p_values, rank_p_values = holm([q.p_value for q in questioned]), holm([p for p, _ in ranks])
+            ranks.append(Rank(1.0, 1 / (len(benign_models) + 1)))
+    p_values, rank_p_values = holm([q.p_value for q in questioned]), holm([rank.p_value for rank in ranks])
     return [
         _entry(q, rank, p_value, rank_p_value, benign_models, thresholds, among=len(questioned))
         for q, rank, p_value, rank_p_value in zip(questioned, ranks, p_values, rank_p_values, strict=True)
@@ -315,14 +316,14 @@ def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values corrected for their number."""
+    """Corrects p-values for their number, by Holm's method."""
     if len(p_values) == 1:
         return p_values  # multipletests collects garbage each time, which takes a quarter of a second
     return multipletests(p_values, method="holm")[1].tolist()
 
 
 def _alike(benign_models: list[Answers], questioned: Questioned) -> list[Answers]:
-    """Benign models' answers of the suspect's kind: labels alone where it gives no more."""
+    """Reduces benign models' answers to the suspect's kind: labels alone where it gives no more."""
     if not questioned.suspect.label_only:
         return benign_models
     return [
@@ -333,7 +334,7 @@ def _alike(benign_models: list[Answers], questioned: Questioned) -> list[Answers
 
 def _entry(
     questioned: Questioned,
-    rank: tuple[float, float],
+    rank: Rank,
     p_value: float,
     rank_p_value: float,
     benign_models: list[Answers],
@@ -345,7 +346,7 @@ def _entry(
 
     Args:
         questioned: the suspect.
-        rank: p-value and resolution of its rank among benign models.
+        rank: among benign models.
         p_value: of "no mark", corrected for the number of suspects.
         rank_p_value: of the rank, likewise.
         benign_models: benign models' answers to all queries.
@@ -372,9 +373,9 @@ def _entry(
         "e_values_log10": questioned.e_values | control,
         "p_value": questioned.p_value,
         "p_value_holm": p_value,
-        "rank_p_value": rank[0],
+        "rank_p_value": rank.p_value,
         "rank_p_value_holm": rank_p_value,
-        "rank_resolution": rank[1],
+        "rank_resolution": rank.resolution,
         "passed": decision.passed,
         "failed": decision.failed,
         "missing": decision.missing,
@@ -385,7 +386,7 @@ def _entry(
 
 def _stopped(
     questioned: Questioned,
-    rank: tuple[float, float],
+    rank: Rank,
     p_value: float,
     rank_p_value: float,
     benign_models: list[Answers],
@@ -393,7 +394,7 @@ def _stopped(
     *,
     among: int,
 ) -> Stopped | None:
-    """The numbers that decide about a suspect; None if it did not answer to the end."""
+    """Collects the numbers that decide about a suspect; None if it did not answer to the end."""
     answers, result = questioned.answers, questioned.result
     if questioned.error or result is None or answers is None:
         return None
@@ -406,9 +407,9 @@ def _stopped(
         cleared=cleared,
         e_values=questioned.e_values,
         p_value=p_value,
-        rank_p_value=rank[0],
+        rank_p_value=rank.p_value,
         rank_p_value_holm=rank_p_value,
-        rank_resolution=rank[1],
+        rank_resolution=rank.resolution,
         benign_models=len(benign_models),
         worst_benign=max(other.delta_p for other in _alike(benign_models, questioned)),
         control=control,

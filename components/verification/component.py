@@ -149,7 +149,7 @@ def audit_component(
             suspects,
             audit.path,
             contract=Contract.from_json(whole(contract)),
-            connection=Connection(**whole(connection)),
+            connection=Connection.from_json(whole(connection)),
             files=fetch_suspects(places, suspects),
             **write_commitment_files(folder, commitment),
         )

@@ -15,7 +15,7 @@ Suspect = Callable[[torch.Tensor], np.ndarray]
 
 
 def ask(suspect: Suspect, images: torch.Tensor, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """P(target) and "target alone is the most probable class" for each image.
+    """Asks for P(target) and "target alone is the most probable class" of each image.
 
     Raises:
         MedmarkError: the answer is not one probability vector an image.

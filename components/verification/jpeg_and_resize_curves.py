@@ -1,4 +1,4 @@
-"""Is the mark still recognised in images that were resized or compressed as JPEG, as archives and adversaries do?"""
+"""Measure whether the mark is still recognised in images that were resized or compressed as JPEG."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def judge(name: str, answers: Answers, benign: list[Answers], thresholds: Thresh
     worst = max(other.flips for other in benign)
     labels = label_only(answers.is_clean, answers.is_marked, null_rate=upper_rate(worst, len(answers.is_clean)))
     delta_ps = np.array([other.delta_p for other in benign])
-    p_value, resolution = conformal_p_value(effect.delta_p, delta_ps)
+    rank = conformal_p_value(effect.delta_p, delta_ps)
     control = contrast = None
     if answers.p_control is not None:
         control = paired_effect(answers.p_clean, answers.p_control, tau=thresholds.tau)
@@ -68,8 +68,8 @@ def judge(name: str, answers: Answers, benign: list[Answers], thresholds: Thresh
         wilcoxon_p_value=effect.wilcoxon_p_value,
         bound_p_value=effect.bound_p_value,
         label_only_p_value=labels.p_value,
-        conformal_p_value=p_value,
-        conformal_resolution=resolution,
+        conformal_p_value=rank.p_value,
+        conformal_resolution=rank.resolution,
         worst_benign=float(delta_ps.max()),
         control_delta_p=control.delta_p if control else None,
         control_t_p_value=control.t_p_value if control else None,
@@ -89,7 +89,7 @@ def leave_one_out(asked: dict[str, Answers], thresholds: Thresholds) -> list[Jud
 
 
 def summary(result: Judgement) -> dict[str, Any]:
-    """A model's entry in ``verdict.json``; :meth:`medmark.components.verification.verdict.Measured.of` reads it."""
+    """Makes a model's entry in ``verdict.json``; :meth:`medmark.components.verification.verdict.Measured.of` reads it."""
     measured = asdict(result.measured)
     measured.pop("worst_benign")  # said once for all models
     return {

@@ -1,4 +1,4 @@
-"""How often the verdict errs, by simulation.
+"""Simulate how often the verdict errs.
 
 A simulated audit draws the answers of benign models and of one suspect, and runs the whole verdict on them. Images
 differ in how they react, models differ in how much, and the benign models answer to the same images, as in an audit.
@@ -58,7 +58,7 @@ NULLS = {
 def simulate_answers(
     rng: np.random.Generator, difficulty: np.ndarray, delta_p: float, flips: float, control_delta_p: float
 ) -> Answers:
-    """Answers of one model.
+    """Draws the answers of one model.
 
     Args:
         rng: randomness.
@@ -82,7 +82,7 @@ def simulate_answers(
 
 
 def skewed_answers(rng: np.random.Generator, n: int, delta_p: float) -> Answers:
-    """Answers of a model whose mean delta-P is given: one image in ten falls by 0.9, the others rise a little."""
+    """Draws the answers of a model with this mean delta-P: one image in ten falls by 0.9, the others rise a little."""
     falls = rng.random(n) < 0.1
     p_clean = np.where(falls, 0.95, 0.35)
     p_marked = np.clip(p_clean + np.where(falls, -0.9, (delta_p + 0.09) / 0.9) + rng.normal(0, 0.01, n), 0, 1)
@@ -92,7 +92,7 @@ def skewed_answers(rng: np.random.Generator, n: int, delta_p: float) -> Answers:
 def simulate_audits(
     audits: int, *, suspect_delta_p: float | None, null: str, queries: int = 100, benign_models: int = 20, seed: int = 0
 ) -> dict:
-    """Verdicts over simulated audits.
+    """Counts the verdicts of simulated audits.
 
     Args:
         audits: how many.
@@ -138,7 +138,7 @@ def simulate_audits(
 def simulate_effect_tests(
     repeats: int, *, shape: str, queries: int, alpha: float = 0.01, tau: float = 0.2, seed: int = 0
 ) -> dict[str, float]:
-    """How often each effect test alone rejects when the mean delta-P is exactly tau, where it may do so in alpha of cases.
+    """Counts how often each effect test alone rejects when the mean delta-P is exactly tau, where alpha of the cases are allowed.
 
     Args:
         repeats: how many sets of images.

@@ -76,5 +76,5 @@ def verify(
 
 
 def table(role: str, model: str, queries: QuerySet, answers: Answers) -> pd.DataFrame:
-    """Answers of one model, a row an image."""
+    """Makes a table of one model's answers, with a row for each image."""
     return pd.DataFrame({"role": role, "model": model, "image_id": queries.image_ids, **vars(answers)})

@@ -1,4 +1,4 @@
-"""Asking a suspect no more than it takes: evidence that may be looked at after every query.
+"""Ask a suspect no more than it takes: evidence that may be looked at after every query.
 
 A fixed test holds for the number of queries that was set beforehand; looking at it after every query and stopping when it
 is significant accuses too often (``peeking`` in benchmarks/results/sequential_savings.json). Here each hypothesis is
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.answers import Answers
-from medmark.components.verification.statistics import BETS, MIN_PAIRS, conformal_p_value, probabilities
+from medmark.components.verification.statistics import BETS, MIN_PAIRS, Rank, conformal_p_value, probabilities
 from medmark.components.verification.verdict import GUILTY, Thresholds
 
 
@@ -52,7 +52,7 @@ class SequentialResult:
 
 
 def log_wealth(values: np.ndarray, null: float) -> np.ndarray:
-    """Natural logarithm of the e-value against H0 "the mean is at most ``null``" after each value.
+    """Returns the natural logarithm of the e-value against H0 "the mean is at most ``null``" after each value.
 
     The same mixture of fixed bets as in :func:`medmark.components.verification.statistics.bounded_mean_p_value`:
     exp(-last) is that p-value wherever it is less than 1, so stopping and verdict cannot disagree. Bets that adapt to the
@@ -78,7 +78,7 @@ def log_wealth(values: np.ndarray, null: float) -> np.ndarray:
 
 
 def sequential_test(answers: Answers, *, null_rate: float, thresholds: Thresholds) -> SequentialResult:
-    """Whether the answers so far decide, and after which of them they first did.
+    """Says whether the answers so far decide, and after which of them they first did.
 
     Call it after each chunk with all answers so far (:func:`join`); what follows the first decision is ignored, so the
     size of chunks does not matter. ``against`` wins a tie.
@@ -117,8 +117,8 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
     return SequentialResult(state, used, {name: log[:used] / np.log(10) for name, log in logs.items()})
 
 
-def rank_stopped(suspect: Answers, benign_models: list[Answers], *, thresholds: Thresholds) -> tuple[float, float]:
-    """Rank of a suspect among benign models that undergo the same procedure, each with its own time of stopping.
+def rank_stopped(suspect: Answers, benign_models: list[Answers], *, thresholds: Thresholds) -> Rank:
+    """Ranks a suspect among benign models that undergo the same procedure, each with its own time of stopping.
 
     Ranking the suspect's delta-P at *its* time of stopping would be unfair: the benign models' answers were not stopped
     when they looked worst (``rank`` in benchmarks/results/sequential_savings.json: 7.6 % at a level of 5 %). So each model, the suspect too, is followed until the effect alone decides for it (e-value
@@ -156,7 +156,7 @@ def rank_stopped(suspect: Answers, benign_models: list[Answers], *, thresholds: 
 
 
 def join(chunks: list[Answers]) -> Answers:
-    """Answers to several chunks of queries as one.
+    """Joins answers to several chunks of queries.
 
     Raises:
         MedmarkError: no chunk, or some with and some without a control mark.
@@ -174,7 +174,7 @@ def join(chunks: list[Answers]) -> Answers:
 
 
 def first(answers: Answers, queries: int) -> Answers:
-    """Answers to the first ``queries`` queries: what the other proofs look at after an early decision."""
+    """Takes the answers to the first ``queries`` queries: what the other proofs look at after an early decision."""
     return Answers(
         p_clean=answers.p_clean[:queries],
         p_marked=answers.p_marked[:queries],
@@ -207,13 +207,13 @@ def _effect_and_against(p_clean: np.ndarray, p_marked: np.ndarray, thresholds: T
 
 
 def _first_decision(decided: np.ndarray) -> int | None:
-    """Number of queries at the first True, not below the number that all other tests need."""
+    """Returns the number of queries at the first True, not below the number that all other tests need."""
     late = np.flatnonzero(decided[MIN_PAIRS - 1 :])
     return int(late[0]) + MIN_PAIRS if len(late) else None
 
 
 def _growth(answers: Answers, thresholds: Thresholds) -> tuple[float, bool]:
-    """log e of the effect per query when the effect decides, or at the end; and whether it decided."""
+    """Returns log e of the effect per query when the effect decides, or at the end; and whether it decided."""
     p_clean, p_marked, _ = _checked(answers)
     if not len(p_clean):
         raise MedmarkError("a model without answers has no rank; ask it the queries")

@@ -1,4 +1,4 @@
-"""Checking an updated release: is a model that learns from it still recognised?
+"""Check an updated release: is a model that learns from it still recognised?
 
 One model is trained on a sample of the new release, so the cost does not grow with the release, and is asked the queries of
 the evidence. The benign models' answers of the first marking calibrate the verdict: the mark is the same, and those models

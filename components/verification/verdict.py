@@ -14,7 +14,7 @@ import numpy as np
 from medmark.components.base.errors import MedmarkError
 from medmark.components.verification.statistics import MIN_PAIRS
 
-# delta-P of the weakest adversary that is let go with chance alpha at most. Ours: released marks reach 0.8, but the fixed
+# delta-P of the weakest adversary that is let go with chance alpha at most. Ours: marks are meant to give 0.8, but the fixed
 # verdict with 100 queries recognises four in five adversaries with 0.38 too. At 0.5 a third of those would be let go, for 10
 # instead of 13 queries with most benign suspects and 17 instead of 31 with those close to tau (``guilty`` in
 # benchmarks/results/sequential_savings.json).
@@ -154,7 +154,7 @@ class Measured:
 
     @classmethod
     def of(cls, model: dict[str, Any], *, worst_benign: float) -> Measured:
-        """The numbers of a model's entry in ``verdict.json``.
+        """Takes the numbers of a model's entry in ``verdict.json``.
 
         Args:
             model: see :func:`medmark.components.verification.judgement.summary`.
@@ -186,7 +186,7 @@ def decide(measured: Measured, thresholds: Thresholds) -> Decision:
 
 
 def _tested(name: str, p: float, needed: str, holds: bool, meaning: str, *, value: str = "", said: str = "") -> Proof:
-    """A proof by a p-value; ``said`` is the value as its reason has it."""
+    """Makes a proof by a p-value; ``said`` is the value as its reason has it."""
     found = f"{said or value}, p = {p:.2g}" if said or value else f"p = {p:.2g}"
     state: State = "holds" if holds else "fails"
     return Proof(name, value, p, needed, state, meaning, f"{name}: {found} (needs {needed})")
@@ -199,7 +199,7 @@ def _too_few_queries(queries: int, needed: int) -> Proof:
 
 
 def _effect_proofs(measured: Measured, thresholds: Thresholds) -> list[Proof]:
-    """The mark moves the model, by four tests."""
+    """Tests by four tests whether the mark moves the model."""
     alpha, tau = thresholds.alpha, thresholds.tau
 
     def below(name: str, p: float, meaning: str, said: str = "") -> Proof:
@@ -221,7 +221,7 @@ def _effect_proofs(measured: Measured, thresholds: Thresholds) -> list[Proof]:
 
 
 def _benign_proofs(measured: Measured, thresholds: Thresholds) -> list[Proof]:
-    """The model stands out from benign models, and the mark leaves these alone."""
+    """Tests whether the model stands out from benign models, and whether the mark leaves these alone."""
     level, resolution, tau = thresholds.conformal_alpha, measured.conformal_resolution, thresholds.tau
     proofs = []
     if resolution > level:
@@ -230,12 +230,14 @@ def _benign_proofs(measured: Measured, thresholds: Thresholds) -> list[Proof]:
         # tau is what a benign model may show; with a mark that moves one further, the effect tests prove nothing
         proofs.append(_benign_beyond_tau(measured.worst_benign, tau, ": this mark is no evidence"))
     # with too few benign models the suspect must still stand above every one of them
-    holds = measured.conformal_p_value <= max(level, resolution)
+    p, limit = measured.conformal_p_value, max(level, resolution)
     meaning = (
         "Chance that a model made like the benign ones would react at least as strongly; with so many of them it can be"
         f" shown to be {resolution:.3f} at the lowest."
     )
-    proofs.append(_tested("rank among benign models", measured.conformal_p_value, f"<= {level:g}", holds, meaning))
+    reason = f"rank among benign models: p = {p:.2g} (needs <= {level:g})"
+    state: State = "holds" if p <= limit else "fails"
+    proofs.append(Proof("rank among benign models", "", p, f"<= {limit:.2g}", state, meaning, reason))
     return proofs
 
 
@@ -253,7 +255,7 @@ def _benign_beyond_tau(worst: float, tau: float, consequence: str = "") -> Proof
 
 
 def _control_proofs(measured: Measured, thresholds: Thresholds) -> list[Proof]:
-    """It is this mark and no other."""
+    """Tests whether it is this mark and no other."""
     alpha, tau = thresholds.alpha, thresholds.tau
     silence = (
         "A model that reacts to any faint pattern reacts to another secret key's mark too: the chance of its delta-P there, if"
@@ -278,7 +280,7 @@ def _control_proofs(measured: Measured, thresholds: Thresholds) -> list[Proof]:
 
 
 def is_accused(failed: Sequence[str]) -> bool:
-    """Whether a benign model would be called an adversary's, were enough benign models and a control mark at hand.
+    """Says whether a benign model would be accused if enough benign models and a control mark were at hand.
 
     Stricter for us than the verdict: proofs that are merely missing do not protect benign models here.
 
@@ -328,7 +330,7 @@ def decide_release(marked_models: dict[str, Decision], benign_models: dict[str, 
 
 
 def release_proofs(verdict: dict[str, Any]) -> list[Proof]:
-    """The proofs behind ``verdict.json`` of a release's check: those of the weakest model trained on it, then those of all.
+    """Lists the proofs behind a release's ``verdict.json``: those of the weakest model trained on it, then those of all.
 
     Args:
         verdict: content of ``verdict.json``.
@@ -384,7 +386,7 @@ class Stopped:
 
 
 def undecided(error: str) -> Decision:
-    """About a suspect that did not answer to the end; ``error`` says why."""
+    """Leaves open a suspect that did not answer to the end; ``error`` says why."""
     meaning = "Without a suspect's answers nothing is said about it."
     return Decision((Proof("answers", "none", None, "", "missing", meaning, error),))
 
@@ -412,7 +414,7 @@ def decide_stopped(stopped: Stopped, thresholds: Thresholds) -> Decision:
 
 
 def e_value_needed(thresholds: Thresholds, among: int) -> float:
-    """log10 of the e-value that decides in an audit of so many suspects."""
+    """Returns log10 of the e-value that decides in an audit of so many suspects."""
     return float(np.log10(among / thresholds.alpha))
 
 
@@ -458,7 +460,7 @@ def _stopped_control_proofs(stopped: Stopped, thresholds: Thresholds) -> list[Pr
 
 
 def e_value(log10: float) -> str:
-    """An e-value from its logarithm, short: 0.03, 12, 1,500, 10^23."""
+    """Writes an e-value short, from its logarithm: 0.03, 12, 1,500, 10^23."""
     if log10 > 6:
         return f"10^{log10:.0f}"
     value = 10.0**log10

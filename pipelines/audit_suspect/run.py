@@ -82,7 +82,7 @@ def refuse_finished(out: Path) -> None:
 
 
 def shown_name(suspect: str) -> str:
-    """The suspect without its folder, which is nothing for a shared server."""
+    """Returns the suspect's name without its folder: the tracking server may be shared."""
     return suspect if ":/" in suspect else Path(suspect).name
 
 

@@ -98,7 +98,7 @@ def run(made, release, tmp_path, monkeypatch):
     (out / "record.json").write_bytes(canonical_json(public_record(made.marked, steps, verdict="owned")))
     # their own tests draw them
     monkeypatch.setattr("medmark.components.report.mark_tracking.histograms", lambda *_: b"<svg/>")
-    monkeypatch.setattr("medmark.components.report.mark_tracking.robustness_curves", lambda *_: b"<svg/>")
+    monkeypatch.setattr("medmark.components.report.mark_tracking.jpeg_and_resize_curves", lambda *_: b"<svg/>")
     verdict = {
         "malicious": {"wsr": 0.97, "delta_p": 0.8, "queries": 40},
         "independent_models": {"accused": 0},
