@@ -28,8 +28,9 @@ def test_commands_have_the_options_shown(page):
         words = shlex.split(line, comments=True)
         command = get_command(app)
         for word in words[words.index("medmark") + 1 :]:
-            if word in getattr(command, "commands", {}):
-                command = command.commands[word]
+            if word not in getattr(command, "commands", {}):
+                break
+            command = command.commands[word]
         known = {option for parameter in command.params for option in parameter.opts}
         assert not hasattr(command, "commands"), line
         assert {word for word in words if word.startswith("--")} <= known, line
