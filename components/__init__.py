@@ -104,26 +104,29 @@ You need the complete evidence of a release, as a finished ``medmark run mark-re
 ONNX file, ``https://host/v2/models/NAME``, or ``models:/NAME/VERSION`` of an MLflow registry.
 
 ```python
-from medmark.components.verification.suspect_audit import audit_targets
+from medmark.components.verification.audit import audit
 
-audit = audit_targets("evidence", ["suspect.onnx"], "audit", contract={})
-print(audit["suspects"][0]["verdict"])
+result = audit("evidence", ["suspect.onnx"], "audit")
+print(result["suspects"][0]["verdict"])
 ```
 
 Say what the suspect expects and gives, where it does not say so itself, how to ask it, and what was committed to before the release
 went out. Without a commitment the verdict accuses nobody.
 
 ```python
-audit = audit_targets(
+from medmark.components.suspects.contract import Contract
+from medmark.components.suspects.http import Connection
+
+result = audit(
     "evidence",
     ["suspect.onnx"],
     "audit-committed",
-    contract={"size": 32, "channels": 1, "answers": "probabilities"},
-    connection={"batch_size": 4, "timeout": 10.0},
+    contract=Contract(size=32, channels=1, answers="probabilities"),
+    connection=Connection(batch_size=4, timeout=10.0),
     commitment="commitment.json",
     public_key="medmark.pub",
 )
-print(audit["commitment"]["time_says"])
+print(result["commitment"]["time_says"])
 ```
 
 Question several suspects together: the tests are then corrected for their number. Answers are kept, so a second audit into the same
@@ -132,8 +135,8 @@ folder asks only what is new. The report is one HTML file.
 ```python
 from medmark.components.report.audit_report import write_audit_report
 
-audit = audit_targets("evidence", ["suspect.onnx", "other.onnx"], "audit", contract={})
-write_audit_report("audit.html", audit)
-print({suspect["name"]: suspect["verdict"] for suspect in audit["suspects"]})
+result = audit("evidence", ["suspect.onnx", "other.onnx"], "audit")
+write_audit_report("audit.html", result)
+print({suspect["name"]: suspect["verdict"] for suspect in result["suspects"]})
 ```
 """
