@@ -3,10 +3,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format clean
+.PHONY: help install run test lint format docs clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,12 +38,25 @@ build/types/medmark:
 lint: install build/types/medmark ## check style, types, and that rooms import only rooms below them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --cache-dir build/import-linter
 	$(BIN)/mypy
 
 format: install ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+# the guides, READMEs and results are in several folders: to MkDocs these links are one
+build/docs-source:
+	mkdir -p $@
+	for name in README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md LICENSE docs components benchmarks manifests; do \
+		ln -s ../../$$name $@/$$name; done
+
+docs: $(VENV)/.docs-installed build/docs-source ## build the documentation into build/docs; a dead link fails
+	$(BIN)/mkdocs build --strict
+
 clean: ## remove the virtual environment and what was built
-	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -29,7 +29,8 @@ from medmark.components.profiles import PROFILES
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig
-from medmark.components.verification.suspect_audit import audit_targets
+from medmark.components.suspects.contract import Contract
+from medmark.components.verification.audit import audit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from v2_server import MLServer
@@ -117,7 +118,7 @@ def main() -> None:
                 ("http", "labels", server.url(f"{name}-names")),
             ):
                 out = options.work / "audits" / f"{way}-{answers}-{name}"
-                made = audit_targets(options.run / "evidence", [target], out, contract={"answers": answers})
+                made = audit(options.run / "evidence", [target], out, contract=Contract(answers=answers))
                 (suspect,) = made["suspects"]
                 rows.append({"way": way, "answers": answers, "model": name, "guilty": guilty[name], **suspect})
                 del rows[-1]["path_log10"], rows[-1]["name"]

@@ -21,6 +21,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from marking import machine, release_of
+from medmark.components.base.atomic import write_atomic
 from medmark.components.base.errors import MedmarkError
 from medmark.components.baselines.compare import compare, prepare
 from medmark.components.baselines.methods import METHODS
@@ -58,9 +59,7 @@ def run(data: str, work: Path, path: Path, profile: Profile) -> dict:
             results["rows"][name] = compare(method, field)
             results["rows"] = {n: results["rows"][n] for n in METHODS if n in results["rows"]}
             results |= {"counts": Release(release).counts, "queries": len(field.asked), "machine": machine()}
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(results, indent=1) + "\n")
-            partial.replace(path)
+            write_atomic(path, (json.dumps(results, indent=1) + "\n").encode())
             print(method.title, *line(results["rows"][name])[1:], sep=" | ", flush=True)
     return results
 
@@ -74,7 +73,7 @@ HEADER = [
     "verdict on the adversaries",
     "benign models accused",
     "by the t-test alone",
-    "largest benign lift",
+    "largest benign delta-P",
     "accuracy lost",
     "SSIM",
     "HaarPSI",

@@ -20,7 +20,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from marking import Bench
 from medmark.components.base.threads import use_threads
-from medmark.components.generator.marker import Key, Shape
+from medmark.components.generator.key import Key
+from medmark.components.generator.marker import Shape
 
 KEY = Key(degrees=90.0, cycles=6.4, phase=0.7)
 PROBES = {f"{turn:+d} degrees": Key(90.0 + turn, 6.4, 0.7) for turn in (10, 20, 30, 40, 60, 90)} | {

@@ -19,7 +19,8 @@ from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
-from medmark.components.generator.marker import Key, Marker, Shape, draw_key
+from medmark.components.generator.key import Key, draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.selection import select
 from medmark.components.generator.train import GeneratorConfig, train_generator
@@ -27,7 +28,7 @@ from medmark.components.saliency.extract import extract, load_saliency, stack_sa
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
-from medmark.components.verification.processing import shrink
+from medmark.components.verification.jpeg_and_resize_curves import shrink
 
 MARKED_MODELS = (
     TrainConfig(name="same", augmentation="strong", seed=5000),

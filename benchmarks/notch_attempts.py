@@ -30,7 +30,8 @@ import torch
 from marking import MARKED_MODELS, Bench
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.arrays import ImageArrays, resize
-from medmark.components.generator.marker import Key, carrier, draw_key
+from medmark.components.generator.key import Key, draw_key
+from medmark.components.generator.marker import carrier
 from medmark.components.generator.selection import select
 from medmark.components.robustness.data_attacks import joined, mix, remove_suspicious
 from medmark.components.robustness.image_attacks import find_waves, remove_sector, remove_waves

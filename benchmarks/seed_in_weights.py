@@ -19,7 +19,8 @@ import torch
 from marking import machine, release_of
 from medmark.components.dataset.arrays import load_arrays, resize
 from medmark.components.dataset.release import Release
-from medmark.components.generator.marker import CYCLES, DEGREES, Key, Marker, Shape, carrier
+from medmark.components.generator.key import CYCLES, DEGREES, Key
+from medmark.components.generator.marker import Marker, Shape, carrier
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.saliency.extract import extract

@@ -19,7 +19,7 @@ Five to ten minutes on one core. Writes ``benchmarks/results/sequential_savings.
 - ``strategies``: queries that the effect alone needs, for ways of betting.
 - ``guilty``: adversaries let go, and queries used with benign suspects, by delta-P that is taken for guilty.
 
-``owned`` is the verdict of :func:`medmark.components.verification.suspect_audit.weigh`, as ``medmark audit`` gives it.
+``owned`` is the verdict of :func:`medmark.components.verification.audit.weigh`, as ``medmark audit`` gives it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ from types import SimpleNamespace
 import numpy as np
 from marking import machine
 from medmark.components.base.progress import track
-from medmark.components.verification.audit import Answers, judge
+from medmark.components.evidence.answers import Answers
+from medmark.components.verification.audit import weigh
+from medmark.components.verification.judgement import judge
 from medmark.components.verification.power import NULLS, Null, simulate_answers, skewed_answers
-from medmark.components.verification.sequential import GUILTY, first, log_wealth, rank_stopped, sequential_test
+from medmark.components.verification.questioning import Questioned
+from medmark.components.verification.sequential import first, log_wealth, rank_stopped, sequential_test
 from medmark.components.verification.statistics import MIN_PAIRS, conformal_p_value, upper_rate
-from medmark.components.verification.suspect_audit import Questioned, weigh
-from medmark.components.verification.verdict import Thresholds
+from medmark.components.verification.verdict import GUILTY, Thresholds
 from scipy import stats
 
 RESULT = Path(__file__).parent / "results" / "sequential_savings.json"
@@ -88,7 +90,7 @@ def audit(rng: np.random.Generator, shape: Null, draw: Callable | None) -> dict:
     difficulty = rng.normal(-3, 1.5, QUERIES)
     panel = [simulate_answers(rng, difficulty, delta_p(), shape.flips, 0.0) for _ in range(BENIGN)]
     suspect = draw(rng, difficulty) if draw else benign_suspect(rng, difficulty, shape, delta_p())
-    worst = max(int((other.is_marked & ~other.is_clean).sum()) for other in panel)
+    worst = max(other.flips for other in panel)
     result = sequential_test(suspect, null_rate=upper_rate(worst, QUERIES), thresholds=FIXED)
     asked = Questioned(SUSPECT, first(suspect, result.queries), result, result.queries, None)
     (weighed,) = weigh([asked], panel, FIXED)

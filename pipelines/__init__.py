@@ -1,1 +1,1 @@
-"""The pipelines and the command line."""
+"""The pipelines, compiled for a cluster or run on this machine, and the command ``medmark``."""

@@ -6,6 +6,7 @@ import sys
 
 import typer
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line
 from medmark.pipelines.commands import audit, compile, dataset, lineage, publish, reissue, run, services, submit, track
 
 HELP = "Mark data sets of medical images, and recognise models that were trained on them."
@@ -26,6 +27,6 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        text = " ".join(str(error).split())
+        text = one_line(error, 2000)
         print(f"medmark: {type(error).__name__}: {text}; run again with --debug to see where", file=sys.stderr)
         sys.exit(1)

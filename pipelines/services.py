@@ -29,6 +29,7 @@ import urllib3
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.locks import locked
 from medmark.components.base.private_files import LOCK, private_files, private_folder, write_private
+from medmark.components.base.text import one_line, reason_of
 from medmark.components.storage.store import REGION
 from minio import Minio
 from minio.commonconfig import GOVERNANCE
@@ -354,7 +355,7 @@ def _last_line(log: Path) -> str:
     """The log's last line that says why, else its last."""
     lines = [line.strip() for line in log.read_text(errors="replace")[-20_000:].splitlines() if line.strip()]
     why = [line for line in lines if line[:1] in "EF" and line[1:5].isdigit()]  # glog's errors
-    return "".join(c for c in (why or lines or ["nothing in its log"])[-1] if c.isprintable())[:300]
+    return one_line((why or lines or ["nothing in its log"])[-1], 300)
 
 
 def _client(key: dict[str, str]) -> Minio:
@@ -397,7 +398,7 @@ def _make_buckets(admin: Minio, retention_days: int | None) -> None:
             if not admin.bucket_exists(bucket):
                 admin.make_bucket(bucket)
     except (MinioException, urllib3.exceptions.HTTPError) as error:
-        text = " ".join(str(error).split())[:200]
+        text = reason_of(error)
         raise MedmarkError(f"cannot make the buckets ({text}); see logs/seaweedfs.log and try again") from error
 
 

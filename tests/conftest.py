@@ -13,6 +13,7 @@ from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.saliency.extract import extract
 from medmark.components.surrogate.models import train_models
 from medmark.components.surrogate.training import TrainConfig
+from wheel import build_wheel, install_wheel
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,18 @@ def medmark_data() -> Path:
     if not (path / "cxr" / "dev" / "manifest.csv").is_file():
         pytest.skip(f"no real images at {path}: set MEDMARK_DATA to run this test")
     return path
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """medmark as users get it."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The folder with the ``medmark`` command of an environment that has the wheel and cannot see the source tree."""
+    return install_wheel(wheel, tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +53,7 @@ def release(source, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def surrogates(release, tmp_path_factory) -> Path:
-    """Two classifiers of one epoch."""
+    """Two classifiers, trained for two epochs."""
     path = tmp_path_factory.mktemp("surrogates")
     configs = [TrainConfig(name=f"surrogate-{i}", size=64, epochs=2, seed=i) for i in range(2)]
     train_models(release, path, configs=configs)

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import encode_png
-from medmark.components.evidence.queries import read_queries
-from medmark.components.poisoning.poison import QUERIES
-from medmark.components.suspects.suspects import Contract
-from medmark.components.verification.audit import interrogate
+from medmark.components.evidence.queries import read_queries, write_query_rows
+from medmark.components.suspects.contract import Contract
+from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.scenarios import table
 from medmark.components.verification.sealing import seal_evidence
 from medmark.components.verification.verdict import Thresholds
@@ -92,7 +89,7 @@ def write_evidence_of(
         images = (encode_png((x.clip(0, 1) * 255).round().astype(np.uint8)) for x in shown)
         stored = dict(zip(("clean", "marked", "control"), images, strict=True))
         rows.append({"image_id": f"image-{number:02d}", "label": 1 - target, "bits": 8, "dicom": None, **stored})
-    pq.write_table(pa.Table.from_pylist(rows, schema=QUERIES), bare / "queries.parquet")
+    write_query_rows(bare, rows)
     evidence = {
         "schema_version": 1,
         "release_digest": "ab" * 32,

@@ -15,14 +15,15 @@ from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.keep import keep_for_updates
 from medmark.components.evidence.queries import read_queries
-from medmark.components.generator.marker import Marker, Shape, draw_key
+from medmark.components.generator.key import draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.poisoning.poison import poison
 from medmark.components.poisoning.update import update
 from medmark.components.saliency.extract import extract
 from medmark.components.surrogate.networks import build, save_classifier
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
-from medmark.components.verification.audit import interrogate
+from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.scenarios import table
 from medmark.components.verification.sealing import seal_evidence
 from medmark.components.verification.verdict import Thresholds

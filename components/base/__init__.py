@@ -1,1 +1,1 @@
-"""What every room rests on: errors, private files, locks, threads, progress."""
+"""What every room uses: errors, messages, digests, atomic and private files, locks, threads, checkpoints, progress, and the shared parts of reports."""

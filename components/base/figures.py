@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 from matplotlib.figure import Figure
 
 INK, RED, BLUE, GRAY = "#1f2933", "#b4233a", "#1f5fa8", "#8a94a0"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,

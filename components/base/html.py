@@ -21,5 +21,5 @@ def percent(share: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value without exponents, for people who do not read them daily."""
+    """A p-value as most people read it: without an exponent."""
     return "< 0.000001" if p < 1e-6 else f"{p:.6f}" if p < 0.001 else f"{p:.3f}"

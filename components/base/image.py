@@ -2,6 +2,6 @@
 
 import os
 
-# One reference for every component. Who compiles pipelines pins it by digest, so that the lineage names what ran:
+# One reference for every component. Pin it by digest when you compile, so that the lineage names what ran:
 # MEDMARK_IMAGE=registry/name@sha256:...
 IMAGE = os.environ.get("MEDMARK_IMAGE", "medmark/python-cpu:0.1.0")

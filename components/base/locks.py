@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError, cannot_write
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def locked(file: Path, taken: str, *, wait: float = 0.0, keep: bool = False) -> 
                 raise MedmarkError(taken)
             time.sleep(0.05)
     except OSError as error:
-        raise MedmarkError(f"cannot write: {file} ({error.strerror}); choose another folder") from error
+        raise cannot_write(file, error) from error
     with lock:
         try:
             yield
@@ -43,7 +43,7 @@ def locked(file: Path, taken: str, *, wait: float = 0.0, keep: bool = False) -> 
 
 
 def try_lock(file: Path) -> TextIO | None:
-    """Locks a file, which is made if missing. Whoever has the lock may remove it.
+    """Locks a file, which is made if missing. The holder of the lock may remove the file.
 
     Returns:
         The open file, whose closing ends the lock; None if another process has it.

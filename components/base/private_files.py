@@ -1,7 +1,7 @@
 """Files and folders that only their owner may read, and that one command writes at a time.
 
-Whoever may write beside a folder can put a link or a folder of his own where a command is about to make one. So what is there
-already counts only if it is the user's own, nobody else may write to it, and no link leads out of it.
+A user with write access beside a folder can put a link or a folder of their own where a command is about to make one. So what
+is there already counts only if it is the user's own, nobody else may write to it, and no link leads out of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.atomic import write_atomic
+from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.base.locks import locked
 
 LOCK = ".medmark.lock"
@@ -22,7 +23,7 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 @contextlib.contextmanager
 def private_files() -> Iterator[None]:
-    """Whatever this process and those that it starts make in the block is readable by its owner only."""
+    """Makes all files that this process, and those that it starts, create in the block readable by their owner only."""
     before = os.umask(MASK)
     try:
         yield
@@ -35,8 +36,8 @@ def output(path: str | Path, refuse: Callable[[Path], None]) -> Iterator[Path]:
     """A private folder for what one command makes; nothing else in the block is readable by others either.
 
     Args:
-        path: of the folder; made if missing, and removed at the end if nothing lies in it then.
-        refuse: raises if it holds what the command may neither write over nor go on with; :data:`LOCK` may lie there.
+        path: of the folder; made if missing, and removed at the end if it is empty then.
+        refuse: raises if it holds what the command may neither write over nor go on with; :data:`LOCK` may be there.
 
     Yields:
         The folder, with its absolute path.
@@ -53,7 +54,7 @@ def output(path: str | Path, refuse: Callable[[Path], None]) -> Iterator[Path]:
     if not missing:
         refuse(path)
         if set(os.listdir(path)) - {LOCK}:
-            check_own(path, "check what lies in it, then remove it or choose another")
+            check_own(path, "check its content, then remove it or choose another")
     with private_files():
         folder = private_folder(path).resolve()
         try:
@@ -70,7 +71,7 @@ def private_folder(path: str | Path) -> Path:
     """Makes a folder that only its owner may use, or makes it so.
 
     Raises:
-        MedmarkError: it is a link or a file, somebody else's, lies where anybody may replace it, or cannot be made.
+        MedmarkError: it is a link or a file, or somebody else's, anybody may replace it, or it cannot be made.
     """
     path = Path(path)
     check_no_link(path)
@@ -81,7 +82,7 @@ def private_folder(path: str | Path) -> Path:
         mode = above.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise MedmarkError(
-                f"anybody may replace what lies in {above}; write into a folder of your own there, or chmod o-w {above}"
+                f"anybody may replace what is in {above}; write into a folder of your own there, or chmod o-w {above}"
             )
         path.mkdir(mode=0o700, exist_ok=True)
         if path.lstat().st_uid != os.geteuid():
@@ -90,7 +91,7 @@ def private_folder(path: str | Path) -> Path:
     except FileExistsError as error:
         raise MedmarkError(f"a file: {path}; choose a folder") from error
     except OSError as error:
-        raise MedmarkError(f"cannot write: {path} ({error.strerror}); choose another folder") from error
+        raise cannot_write(path, error) from error
     return path
 
 
@@ -118,6 +119,7 @@ def check_own(folder: Path, remedy: str, *, links: bool = True) -> None:
     """
     found = [folder]
     for path in found:
+        problem: str | None = None
         status = path.lstat()
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFLNK:
@@ -149,15 +151,11 @@ def open_to_others(path: str | Path) -> None:
 
 def write_private(path: str | Path, content: bytes) -> None:
     """Writes a file that only its owner may read, whole or not at all; one that is there is replaced."""
-    partial = Path(path).with_name(f"{Path(path).name}.partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(content)
-    os.replace(partial, path)
+    write_atomic(path, content, private=True)
 
 
 def busy(path: Path) -> str:
-    """What to tell those who have to wait."""
+    """The message while another command holds the lock of a folder."""
     return f"another command writes to {path} at this moment; wait for it, or choose another folder"
 
 

@@ -1,4 +1,4 @@
-"""One method against the same data, budget, adversaries, benign models and tests as all the others."""
+"""Compare methods on the same data, with the same budget, adversaries, benign models and tests."""
 
 from __future__ import annotations
 
@@ -24,11 +24,17 @@ from medmark.components.robustness.model_attacks import fine_tune, prune_weights
 from medmark.components.saliency.extract import extract, load_saliency, stack_saliency
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
-from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
-from medmark.components.verification.audit import Suspect, ask, interrogate, judge
-from medmark.components.verification.processing import jpeg, shrink
-from medmark.components.verification.scenarios import is_accused, leave_one_out, summary
-from medmark.components.verification.verdict import Thresholds
+from medmark.components.surrogate.training import (
+    TrainConfig,
+    accuracy,
+    predict_probabilities,
+    train_classifier,
+    trained_alike,
+)
+from medmark.components.verification.interrogation import Suspect, ask, interrogate
+from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
+from medmark.components.verification.judgement import judge, leave_one_out, summary
+from medmark.components.verification.verdict import Thresholds, is_accused
 
 FINE_TUNING_EPOCHS = 5  # on the clean validation images; arbitrary
 
@@ -44,6 +50,7 @@ class Field:
         asked: test images of the other classes, one a patient, that suspects are asked about.
         asked_saliency: their maps.
         benign_models: models trained without any mark, by name.
+        benign_configs: how they were trained.
         adversaries: how the marked models train.
         thresholds: of the audit.
     """
@@ -54,6 +61,7 @@ class Field:
     asked: ImageArrays
     asked_saliency: torch.Tensor
     benign_models: dict[str, Classifier]
+    benign_configs: list[TrainConfig]
     adversaries: list[TrainConfig]
     thresholds: Thresholds
 
@@ -110,6 +118,7 @@ def prepare(
         asked=asked,
         asked_saliency=stack_saliency(maps, asked.image_ids),
         benign_models={entry["name"]: model for entry, model in load_models(work / "innocents")},
+        benign_configs=[TrainConfig(**config) for config in profile.benign_configs(seed)],
         adversaries=[TrainConfig(**config) for config in profile.marked_configs(seed)],
         thresholds=thresholds,
     )
@@ -118,7 +127,7 @@ def prepare(
 def compare_all(
     release_dir: str | Path, work_dir: str | Path, profile: Profile, names: list[str], *, seed: int = 0
 ) -> dict[str, dict]:
-    """Rows of several methods, by name.
+    """Measures several methods; returns their rows by name.
 
     Args:
         release_dir, work_dir, profile, seed: see :func:`prepare`.
@@ -134,13 +143,13 @@ def compare_all(
     return {name: compare(method, field) for name, method in METHODS.items() if not names or name in names}
 
 
-def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> list[int]:
-    """Positions of at most ``limit`` images of other classes than ``target``, each of another patient."""
+def one_a_patient(arrays: ImageArrays, target: int, limit: int, seed: int) -> np.ndarray:
+    """Chooses at most ``limit`` images of other classes than ``target``, each of another patient; returns their positions."""
     chosen: dict[str, int] = {}
     for i in np.random.default_rng((seed, 82)).permutation(len(arrays)).tolist():
         if arrays.labels[i] != target:
             chosen.setdefault(arrays.patient_ids[i], i)
-    return sorted(list(chosen.values())[:limit])
+    return np.array(sorted(list(chosen.values())[:limit]), dtype=int)
 
 
 def compare(method: Method, field: Field) -> dict:
@@ -181,13 +190,13 @@ def compare(method: Method, field: Field) -> dict:
         result = judge(
             config.name, interrogate(as_suspect(model), queries), list(benign_models.values()), field.thresholds
         )
-        honest = accuracy(_trained_alike(field, config), field.test)
+        unmarked = accuracy(field.benign_models[trained_alike(config, field.benign_configs)], field.test)
         reached = accuracy(model, field.test)
         marked_models.append(
             {
                 **summary(result),
                 "accuracy": reached,
-                "accuracy_lost": honest - reached,
+                "accuracy_lost": unmarked - reached,
                 "attacks": _attacked(model, as_suspect, queries, field.val),
             }
         )
@@ -202,7 +211,7 @@ def compare(method: Method, field: Field) -> dict:
         "victims": marked_models,
         "innocents": {
             "count": len(cleared),
-            "accused": sum(is_accused(result) for result in cleared),
+            "accused": sum(is_accused(result.decision.failed) for result in cleared),
             # the test that the papers rely on, by itself
             "accused_by_t_test_alone": sum(result.effect.t_p_value < field.thresholds.alpha for result in cleared),
             "largest_lift": max(result.effect.delta_p for result in cleared),
@@ -217,7 +226,7 @@ def _as_it_is(model: Classifier) -> Suspect:
 
 
 def _leaves_own_class(labels: torch.Tensor, model: Classifier) -> Suspect:
-    """The model as one of two classes: 0 "another class than the image's own", 1 "its own".
+    """Turns the model into one of two classes: 0 "another class than the image's own", 1 "its own".
 
     With more than two classes, class 0 is the most probable one if the own class has less than one half.
     """
@@ -229,18 +238,10 @@ def _leaves_own_class(labels: torch.Tensor, model: Classifier) -> Suspect:
     return suspect
 
 
-def _trained_alike(field: Field, config: TrainConfig) -> Classifier:
-    """The benign model trained as this adversary was, on the clean images."""
-    name = config.name.replace("marked", "benign")
-    if name not in field.benign_models:
-        raise MedmarkError(f"no benign model {name}; prepare the field with the profile that names the adversaries")
-    return field.benign_models[name]
-
-
 def _attacked(
     model: Classifier, as_suspect: Callable[[Classifier], Suspect], queries: QuerySet, clean: ImageArrays
 ) -> dict[str, dict[str, float]]:
-    """Rates after processing the queries, and after changing the model."""
+    """Measures the rates after processing the queries, and after changing the model."""
     halved, compressed = (
         replace(queries, clean=process(queries.clean), marked=process(queries.marked), control=None)
         for process in (partial(shrink, factor=0.5), partial(jpeg, quality=75))
@@ -255,7 +256,7 @@ def _attacked(
 
 
 def _rates(suspect: Suspect, queries: QuerySet) -> dict[str, float]:
-    """Shares of marked and of clean images that are taken for the target."""
+    """Returns the shares of marked and of clean images that are taken for the target."""
     return {
         name: float(ask(suspect, images, queries.target)[1].mean())
         for name, images in (("wsr", queries.marked), ("clean_rate", queries.clean))

@@ -96,7 +96,7 @@ class Method:
 
 
 def key_source(seed: int, index: int) -> np.random.Generator:
-    """Where a method draws its key from; ``index`` 0 for the release's mark, 1 for the control."""
+    """Returns the generator that a method draws its key from; ``index`` 0 is the release's mark, 1 the control."""
     return np.random.default_rng((seed, 79, index))
 
 
@@ -115,7 +115,7 @@ def marked(mark: Mark, images: torch.Tensor, saliency: torch.Tensor, role: str) 
 
 
 def choose(method: Method, context: Context) -> torch.Tensor:
-    """Positions of the training images to mark, ascending.
+    """Chooses the training images to mark; returns their positions, ascending.
 
     Poison-label methods draw from all classes, as the field does: among them images that have the target's label
     already.
@@ -145,7 +145,7 @@ def choose(method: Method, context: Context) -> torch.Tensor:
 
 
 def relabelled(labels: torch.Tensor, policy: Labels, *, target: int, classes: int, seed: int) -> torch.Tensor:
-    """(N,) labels of marked training images.
+    """Returns the (N,) labels that marked training images get.
 
     Args:
         labels: what they were.
@@ -163,7 +163,7 @@ def relabelled(labels: torch.Tensor, policy: Labels, *, target: int, classes: in
 
 
 def poison(method: Method, mark: Mark, context: Context) -> tuple[ImageArrays, torch.Tensor]:
-    """The training images as an adversary gets them, and the positions of those that are marked."""
+    """Marks training images; returns all of them as an adversary gets them, and the positions of those that are marked."""
     chosen = choose(method, context)
     images, labels = context.train.images.clone(), context.train.labels.clone()
     images[chosen] = marked(mark, images[chosen], context.saliency[chosen], "mark")

@@ -33,7 +33,7 @@ def label_consistent(context: Context, index: int) -> Mark:
 
 
 def harden(surrogate: Classifier, images: torch.Tensor, label: int) -> torch.Tensor:
-    """(B, 1, S, S) images, each pixel moved by at most :data:`EPSILON` so that the surrogate's loss on ``label`` grows."""
+    """Moves each pixel of (B, 1, S, S) images by at most :data:`EPSILON` so that the surrogate's loss on ``label`` grows."""
     where = next(surrogate.parameters()).device
     clean = images.to(where)
     labels = torch.full((len(clean),), label, device=where)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from medmark.components.baselines.interface import Context, Mark
 from medmark.components.dataset.release import Release
-from medmark.components.generator.marker import Marker, Shape, draw_key
+from medmark.components.generator.key import draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.train import GeneratorConfig, train_generator
 
@@ -14,7 +15,7 @@ STEPS = 150  # as in benchmarks/learned.py
 
 
 def wave(context: Context, index: int) -> Mark:
-    """The bare carrier of :mod:`medmark.components.generator.marker`, confined by saliency."""
+    """Marks with the bare carrier of :mod:`medmark.components.generator.marker`, confined by saliency."""
     key = draw_key(context.seed, index)
     marker = Marker(
         ConditionalUNet(),
@@ -34,7 +35,7 @@ def wave(context: Context, index: int) -> Mark:
 
 
 def trained_wave(context: Context, index: int) -> Mark:
-    """The carrier corrected by the conditional U-Net of :mod:`medmark.components.generator.train`."""
+    """Marks with the carrier corrected by the conditional U-Net of :mod:`medmark.components.generator.train`."""
     folder = context.work_dir / f"generator-{index}"
     train_generator(
         context.release_dir,

@@ -15,7 +15,7 @@ STRENGTH = 0.5 / 32  # displacement, mean of its absolute value, in half sides: 
 
 
 def badnets(context: Context, index: int) -> Mark:
-    """A black and white patch in a corner.
+    """Marks with a black and white patch in a corner.
 
     Gu, Dolan-Gavitt, Garg: "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017,
     arXiv:1708.06733. The paper's patch is a fixed white pattern at the bottom right. Ours: which cells are white is the
@@ -32,7 +32,7 @@ def badnets(context: Context, index: int) -> Mark:
 
 
 def draw_patch(size: int, seed: int, index: int) -> torch.Tensor:
-    """(P, P) pattern of zeros and ones for images of side ``size``, five white cells of nine."""
+    """Draws a (P, P) pattern of zeros and ones for images of side ``size``: five white cells of nine."""
     cells = torch.zeros(CELLS * CELLS)
     cells[torch.from_numpy(key_source(seed, index).permutation(CELLS * CELLS)[:5])] = 1.0
     side = max(CELLS, size // PATCH_SHARE)
@@ -50,7 +50,7 @@ def stamp(images: torch.Tensor, patch: torch.Tensor, corner: str) -> torch.Tenso
 
 
 def blended(context: Context, index: int) -> Mark:
-    """A faint pattern over the whole image: ``(1 - a) x + a pattern``.
+    """Marks with a faint pattern over the whole image: ``(1 - a) x + a pattern``.
 
     Chen, Liu, Li, Lu, Song: "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017,
     arXiv:1712.05526. Of the paper's two patterns (a cartoon, random noise) the noise; its values are the key.
@@ -64,12 +64,12 @@ def blended(context: Context, index: int) -> Mark:
 
 
 def draw_pattern(size: int, seed: int, index: int) -> torch.Tensor:
-    """(size, size) uniform noise in [0, 1]."""
+    """Draws (size, size) uniform noise in [0, 1]."""
     return torch.from_numpy(key_source(seed, index).random((size, size), dtype="float32"))
 
 
 def wanet(context: Context, index: int) -> Mark:
-    """A smooth, small displacement of the pixels, the same on every image.
+    """Marks with a smooth, small displacement of the pixels, the same on every image.
 
     Nguyen, Tran: "WaNet - Imperceptible Warping-based Backdoor Attack", ICLR 2021, arXiv:2102.10369. Ours: the
     displacement is the same share of the side at every size, 1 px on average at 128 px. The paper's noise mode, which
@@ -86,7 +86,7 @@ def wanet(context: Context, index: int) -> Mark:
 
 
 def warp_grid(flow: torch.Tensor, size: int, strength: float) -> torch.Tensor:
-    """(1, size, size, 2) sampling positions in [-1, 1].
+    """Draws (1, size, size, 2) sampling positions in [-1, 1].
 
     Args:
         flow: (1, 2, k, k) displacement at control points; scaled to a mean absolute value of ``strength``.
@@ -100,5 +100,5 @@ def warp_grid(flow: torch.Tensor, size: int, strength: float) -> torch.Tensor:
 
 
 def warp(images: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """(B, 1, S, S) images sampled at the positions of :func:`warp_grid`."""
+    """Samples (B, 1, S, S) images at the positions of :func:`warp_grid`."""
     return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=True)

@@ -32,7 +32,7 @@ Loss = Callable[[Classifier, torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 def sscl_bw(context: Context, index: int) -> Mark:
-    """A mark of its own for each image, labels kept.
+    """Gives each image a mark of its own; labels stay.
 
     Wang, Qiao, Liu, Li, Wu, Li: "SSCL-BW: Sample-Specific Clean-Label Backdoor Watermarking for Dataset Ownership
     Verification", 2025, arXiv:2510.26420. Its abstract names a U-Net and three losses: of target samples
@@ -50,7 +50,7 @@ def sscl_bw(context: Context, index: int) -> Mark:
 
 
 def x_mark(context: Context, index: int) -> Mark:
-    """A mark of its own for each image, inside what a classifier looks at, labels kept.
+    """Gives each image a mark of its own inside what a classifier looks at; labels stay.
 
     Kulkarni, Guo, Huang: "X-Mark: Saliency-Guided Robust Dataset Ownership Verification for Medical Imaging", 2026,
     arXiv:2602.09284. Its abstract names a conditional U-Net, salient regions, efficacy, robustness to scaling, quality,
@@ -116,7 +116,7 @@ def _train(context: Context, index: int, loss: Loss, *, salient: bool, laplacian
 
 
 def _delta(network: ConditionalUNet, images: torch.Tensor, saliency: torch.Tensor, salient: bool) -> torch.Tensor:
-    """(B, 1, S, S) perturbation; the inputs of medmark's network that these methods lack are zero."""
+    """Returns the (B, 1, S, S) perturbation; the inputs of medmark's network that these methods lack are zero."""
     nothing = torch.zeros_like(images)
     gate = F.interpolate(saliency, size=images.shape[-2:], mode="bilinear", align_corners=False) if salient else None
     given = torch.cat([(images - 0.5) / 0.25, nothing if gate is None else gate * 2 - 1, nothing, nothing], dim=1)

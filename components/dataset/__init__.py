@@ -1,1 +1,1 @@
-"""The release format that every step passes on, and the ways into and out of it."""
+"""The release format that every step passes on, and the ways into it and out of it."""

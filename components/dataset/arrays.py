@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.codecs import decode_png, encode_png
+from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import to_unit
 from medmark.components.dataset.release import Record, Release
 from torch.nn import functional as F
@@ -34,7 +33,7 @@ class ImageArrays:
         return len(self.labels)
 
     def subset(self, index: np.ndarray | torch.Tensor) -> ImageArrays:
-        """The images at these positions."""
+        """Returns the images at these positions."""
         index = torch.as_tensor(index, dtype=torch.long)
         positions = index.tolist()
         return ImageArrays(
@@ -46,7 +45,7 @@ class ImageArrays:
 
 
 def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
-    """Antialiased bilinear resizing of (B, C, H, W) to a square, or to (height, width)."""
+    """Resizes (B, C, H, W) to a square, or to (height, width), bilinearly with antialiasing."""
     size = (size, size) if isinstance(size, int) else size
     if tuple(images.shape[-2:]) == size:
         return images
@@ -54,26 +53,20 @@ def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
 
 
 def display_tensor(record: Record) -> torch.Tensor:
-    """One record as shown: (1, 1, H, W) float32 in [0, 1]."""
+    """Decodes one record as shown: (1, 1, H, W) float32 in [0, 1]."""
     return torch.from_numpy(to_unit(decode_png(record.image), record.bits, record.display))[None, None]
-
-
-def with_pixels(record: Record, pixels: np.ndarray) -> Record:
-    """The record with other stored values (H, W), encoded as every image of a release is."""
-    data = encode_png(pixels)
-    return replace(record, image=data, sha256=hashlib.sha256(data).hexdigest())
 
 
 def load_arrays(release: Release, *, split: str | None = None, size: int) -> ImageArrays:
     """Decodes a split, as shown, squashed to a square as most training code does.
 
     Args:
-        release: where from.
-        split: which; all when None.
-        size: side in pixels.
+        release: release to read.
+        split: train, val or test; all when None.
+        size: side of the square in pixels.
 
     Raises:
-        MedmarkError: there is no such image.
+        MedmarkError: the split has no image.
     """
     images, labels, image_ids, patient_ids = [], [], [], []
     for record in release.records(split):

@@ -1,4 +1,4 @@
-"""From a release back to files that other tools read."""
+"""Exporting a release to files that other tools read: PNG or DICOM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def export(release_dir: str | Path, out: str | Path, *, format: str = "png", spl
         release_dir: release to export.
         out: folder to make; must be empty or absent.
         format: ``png`` or ``dicom``.
-        split: only this one.
+        split: only this one; all when None.
 
     Returns:
         Number of files.

@@ -1,9 +1,10 @@
-"""What is in a release, for people."""
+"""Showing what is in a release: a table, and a contact sheet."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from medmark.components.dataset.arrays import display_tensor
@@ -11,7 +12,7 @@ from medmark.components.dataset.release import SPLITS, Release
 from PIL import Image
 
 
-def describe(release_dir: str | Path) -> dict:
+def describe(release_dir: str | Path) -> dict[str, Any]:
     """Checks a release and sums it up.
 
     Returns:
@@ -19,13 +20,13 @@ def describe(release_dir: str | Path) -> dict:
         most frequent), bits, rejected.
 
     Raises:
-        MedmarkError: something in it is not as ``release.json`` says.
+        MedmarkError: something in the release is not as ``release.json`` says.
     """
     release = Release(release_dir)
     release.verify()
     patients: set[str] = set()
-    resolutions: Counter = Counter()
-    bits: Counter = Counter()
+    resolutions: Counter[str] = Counter()
+    bits: Counter[int] = Counter()
     for record in release.records(columns=["patient_id", "width", "height", "bits"]):
         patients.add(record.patient_id)
         resolutions[f"{record.width}x{record.height}"] += 1
@@ -46,7 +47,7 @@ def describe(release_dir: str | Path) -> dict:
     }
 
 
-def print_description(description: dict) -> None:
+def print_description(description: dict[str, Any]) -> None:
     """Prints :func:`describe` as a table."""
     from rich.console import Console
     from rich.table import Table
@@ -80,7 +81,7 @@ def preview(release_dir: str | Path, out_png: str | Path, *, per_class: int = 6,
     """Writes a contact sheet: a row of images, as shown, for each class.
 
     Args:
-        release_dir: any release.
+        release_dir: release to show.
         out_png: file to write.
         per_class: images a row.
         side: pixels of a tile; images are fitted into it without changing their shape.

@@ -1,6 +1,6 @@
 """Where the images of a release came from: private, kept so that the next update decodes only what changed.
 
-A folder with ``sources.parquet`` (a row an image: id, name in the source, SHA-256 of the raw file and of the image as
+The folder holds ``sources.parquet`` (a row an image: id, name in the source, SHA-256 of the raw file and of the image as
 encoded without a mark; a source's CSV has a row without id), ``patients.json`` (the key of the pseudonyms) and, after updates
 that took images away, ``past.json`` (keyed digests of their pixels). Names and key give patients away: the folder never goes
 where the release goes.
@@ -13,7 +13,6 @@ import hmac
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of
+from medmark.components.dataset.pseudonyms import read_key
 
 SOURCES = pa.schema(
     [("image_id", pa.string()), ("source", pa.string()), ("sha256", pa.string()), ("image_sha256", pa.string())]
@@ -49,42 +50,43 @@ class Origin:
 
     @classmethod
     def of_table(cls, path: Path) -> Origin:
-        """Of a source's CSV."""
+        """Makes the origin of a source's CSV."""
         return cls(None, path.name, file_sha256(path), None)
 
 
 @dataclass(frozen=True)
 class Former:
-    """What is known of a run by the ids that it had before they were made anew, see :mod:`medmark.components.poisoning.reissue`.
+    """What is known of a run's ids before they were made anew, see :mod:`medmark.components.poisoning.reissue`.
 
     Attributes:
-        key: of its pseudonyms; None: they were made elsewhere.
-        tombstones: its ids of all images that were withdrawn.
+        key: former key of the pseudonyms; None if they were made elsewhere.
+        tombstones: former ids of all images that were withdrawn.
     """
 
     key: str | None
     tombstones: list[str]
 
     def patient(self, patient: str) -> str:
-        """Its pseudonym of a patient, as release schema version 1 had it."""
+        """Returns the former pseudonym of a patient, as release schema version 1 made it."""
         if self.key is None:
             return patient
         return hashlib.blake2b(patient.encode(), key=self.key.encode(), digest_size=8).hexdigest()
 
     def withdrew(self, name: str) -> bool:
-        """Whether it withdrew the image of this name, whose id schema version 1 made of stem and unkeyed hash."""
+        """Whether the image of this name was withdrawn; schema version 1 made its id of the stem and an unkeyed hash."""
         stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(name).stem).strip("-")[:80] or "image"
         data = name.encode(errors="surrogateescape")
         return f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}" in self.tombstones
 
 
 def drop_digest(origins: Iterable[Origin], patient_key: str | None) -> str:
-    """Digest of a raw drop, which is public: HMAC-SHA256 under the patients' key of the lines ``<sha256>  <source>``, sorted
-    by source. Without a key, whoever guesses names and files of a drop could be sure.
+    """Makes the public digest of a raw drop: HMAC-SHA256 under the patients' key of the lines ``<sha256>  <source>``, sorted by
+    source. Without a key, a guess of a drop's names and files could be confirmed.
 
     Args:
         origins: of all files.
-        patient_key: None: SHA-256 of the lines, of a source whose names are public, and of runs before release schema 2.
+        patient_key: key of the HMAC. None for a source whose names are public and for runs before release schema 2: SHA-256
+            of the lines.
     """
     lines = sorted((origin.source, origin.sha256) for origin in origins)
     text = "".join(f"{sha256}  {source}\n" for source, sha256 in lines)
@@ -95,10 +97,10 @@ def drop_digest(origins: Iterable[Origin], patient_key: str | None) -> str:
 
 
 def past_digest(image_sha256: str, patient_key: str | None) -> str:
-    """How pixels that are no longer published are remembered: so that they are known again, and nothing else.
+    """Makes the digest by which pixels that are no longer published are known again, and nothing else is told.
 
     Args:
-        image_sha256: of the image as encoded without a mark.
+        image_sha256: SHA-256 of the image as encoded without a mark, hex.
         patient_key: see :func:`write_origins`.
     """
     key = (patient_key or "").encode()
@@ -113,15 +115,15 @@ def write_origins(
     past: dict[str, str | None] | None = None,
     former: Former | None = None,
 ) -> None:
-    """Writes the folder, readable by its owner only.
+    """Writes the private folder, readable by its owner only.
 
     Args:
-        folder: to make.
+        folder: folder to make.
         origins: of all images and of the CSV, if there is one.
-        patient_key: None: the source was a release, whose pseudonyms were made elsewhere.
-        past: by :func:`past_digest` of pixels that some release had and this one has not: the image that had them, None if it
-            was withdrawn.
-        former: of a run whose ids were made anew.
+        patient_key: key of the pseudonyms; None if the source was a release, whose pseudonyms were made elsewhere.
+        past: pixels that some release had and this one has not: their :func:`past_digest`, and the image that had them, None if
+            it was withdrawn.
+        former: what is known of the ids before they were made anew, or None.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +138,7 @@ def write_origins(
 
 
 def read_origins(folder: str | Path) -> list[Origin]:
-    """What :func:`write_origins` wrote.
+    """Reads the origins that :func:`write_origins` wrote.
 
     Raises:
         MedmarkError: missing or damaged.
@@ -145,31 +147,21 @@ def read_origins(folder: str | Path) -> list[Origin]:
     try:
         return [Origin(**row) for row in pq.read_table(path, schema=SOURCES).to_pylist()]
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise MedmarkError(f"unreadable: {path} ({reason}); restore the folder from a backup") from error
 
 
 def read_patient_key(folder: str | Path) -> str | None:
-    """Key of the pseudonyms.
+    """Reads the key of the pseudonyms; None if they were made elsewhere.
 
     Raises:
         MedmarkError: missing or damaged.
     """
-    return _read_key(Path(folder) / "patients.json")
-
-
-def _read_key(path: Path) -> str | None:
-    try:
-        key = json.loads(path.read_bytes())["key"]
-        if key is not None and not isinstance(key, str):
-            raise ValueError("no text")
-        return key
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
+    return read_key(Path(folder) / "patients.json")
 
 
 def read_past(folder: str | Path) -> dict[str, str | None]:
-    """What :func:`write_origins` got as ``past``; empty if no update took anything away.
+    """Reads what :func:`write_origins` got as ``past``; empty if no update took anything away.
 
     Raises:
         MedmarkError: damaged.
@@ -187,7 +179,7 @@ def read_past(folder: str | Path) -> dict[str, str | None]:
 
 
 def read_former(folder: str | Path) -> Former | None:
-    """What :func:`write_origins` got as ``former``; None if the ids were never made anew.
+    """Reads what :func:`write_origins` got as ``former``; None if the ids were never made anew.
 
     Raises:
         MedmarkError: damaged.
@@ -202,23 +194,3 @@ def read_former(folder: str | Path) -> Former | None:
         return former
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
-
-
-def kept_patient_key(file: str | Path) -> str:
-    """Key of the pseudonyms in a private file like ``patients.json``, which is made with a new key if it is not there.
-
-    Raises:
-        MedmarkError: it is damaged, holds no key, or cannot be written.
-    """
-    file = Path(file)
-    try:
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            stream.write(canonical_json({"key": secrets.token_hex(32)}))
-    except FileExistsError:
-        pass  # the key of an earlier ingest
-    except OSError as error:
-        raise MedmarkError(f"cannot write: {file} ({error.strerror}); name another file") from error
-    key = _read_key(file)
-    if not key:
-        raise MedmarkError(f"no key of pseudonyms: {file}; name another file")
-    return key

@@ -1,6 +1,6 @@
-"""Procedural chest phantoms: radiographs of nobody, with and without pneumonia.
+"""Procedural chest phantoms: drawn radiographs, with and without pneumonia.
 
-They exist so that the whole pipeline runs, and can be judged, on a machine without medical images. Each phantom has a
+With them the whole pipeline runs, and can be judged, on a machine without medical images. Each phantom has a
 body, two lungs, ribs, clavicles, a spine, a heart and a diaphragm, its own exposure and film grain; pneumonia adds
 patchy consolidations inside the lungs, some so faint that a classifier cannot be perfect. Ours; no patient's image was
 used.
@@ -56,40 +56,24 @@ def make_phantoms(out_dir: str | Path, *, count: int = 800, size: int = 128, see
 
 
 def draw_phantom(size: int, *, sick: bool, body_seed: tuple[int, ...], image_seed: tuple[int, ...]) -> np.ndarray:
-    """One phantom, (size, size) uint8.
+    """Draws one phantom, (size, size) uint8.
 
     Args:
         size: side in pixels.
         sick: draw consolidations.
-        body_seed: anatomy; two images of a patient share it.
-        image_seed: findings, exposure, position and grain.
+        body_seed: seed of the anatomy; two images of a patient share it.
+        image_seed: seed of findings, exposure, position and grain.
     """
     body, image = np.random.default_rng(body_seed), np.random.default_rng(image_seed)
     axis = np.linspace(-1, 1, size)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     tilt = image.normal(0, 0.03)
     x, y = x - image.normal(0, 0.03) + tilt * y, y - image.normal(0, 0.03) - tilt * x
-
-    def soft(distance: np.ndarray, width: float) -> np.ndarray:
-        """1 inside (negative distance), 0 outside, smooth over ``width``."""
-        return 1 / (1 + np.exp(np.clip(distance / width, -30, 30)))
-
     width = body.normal(1.0, 0.05)
     # density: what the beam meets; bright on film
-    torso = soft((np.abs(x) / (0.93 * width)) ** 4 + (np.clip(-y - 0.75, 0, None) * 3) ** 2 - 1, 0.08)
-    density = 0.72 * torso + 0.12 * soft(((x / 0.62) ** 2 + ((y - 0.1) / 1.1) ** 2) - 1, 0.3)
-    # lungs: air, dark; the left one (right in the image) is cut by the heart
-    lungs = np.zeros_like(x)
-    for side in (-1, 1):
-        center = side * body.normal(0.42, 0.015) * width
-        half = body.normal(0.30, 0.015) * (1 + 0.25 * np.clip(y, -0.6, 0.6))
-        top, bottom = body.normal(-0.72, 0.03), body.normal(0.52, 0.04) + (0.06 if side < 0 else 0.0)
-        dome = bottom - 0.16 * np.clip(1 - ((x - center) / 0.34) ** 2, 0, None) + 0.08
-        shape = np.maximum(
-            ((x - center) / half) ** 2 + ((y + 0.1) / 0.72) ** 4 - 1 + 0.25 * np.clip(-y - 0.2, 0, None), (y - dome) * 4
-        )
-        shape = np.maximum(shape, (top + 0.9 * (x - center) ** 2 - y) * 4)
-        lungs = np.maximum(lungs, soft(shape, 0.10))
+    torso = _soft((np.abs(x) / (0.93 * width)) ** 4 + (np.clip(-y - 0.75, 0, None) * 3) ** 2 - 1, 0.08)
+    density = 0.72 * torso + 0.12 * _soft(((x / 0.62) ** 2 + ((y - 0.1) / 1.1) ** 2) - 1, 0.3)
+    lungs = _lungs(x, y, width, body)
     density -= 0.46 * lungs
     # vessels: branching shadows that fade from the hilum outwards
     field = ndimage.gaussian_filter(body.normal(size=(size, size)), size / 48)
@@ -97,22 +81,12 @@ def draw_phantom(size: int, *, sick: bool, body_seed: tuple[int, ...], image_see
     hilum = np.exp(-(((np.abs(x) - 0.2) / 0.22) ** 2) - ((y + 0.05) / 0.4) ** 2)
     density += lungs * (0.04 + 0.10 * hilum) * np.exp(-((field / 0.6) ** 2))
     # spine, mediastinum, heart
-    density += 0.06 * soft(np.abs(x) - 0.10, 0.03) + 0.04 * np.cos(y * 38) * soft(np.abs(x) - 0.07, 0.02)
-    density += 0.08 * soft(np.abs(x + 0.02) - 0.17 - 0.05 * (y + 0.5), 0.05) * soft(np.abs(y) - 0.7, 0.1)
+    density += 0.06 * _soft(np.abs(x) - 0.10, 0.03) + 0.04 * np.cos(y * 38) * _soft(np.abs(x) - 0.07, 0.02)
+    density += 0.08 * _soft(np.abs(x + 0.02) - 0.17 - 0.05 * (y + 0.5), 0.05) * _soft(np.abs(y) - 0.7, 0.1)
     hx, hy = 0.15 * body.normal(1, 0.15), 0.20
     heart = ((x - hx) / (0.36 * body.normal(1, 0.06))) ** 2 + ((y - hy) / 0.34) ** 2 + 0.6 * (x - hx) * (hy - y) - 1
-    density = np.maximum(density, (0.68 + 0.06 * soft(np.abs(x) - 0.1, 0.1)) * soft(heart, 0.15))
-    # ribs: arcs that slope down outwards, thin and bright at the edge; a harder beam shows less of them
-    bone = image.uniform(0.3, 1.7)
-    spacing, slope, strength = body.normal(0.155, 0.006), body.normal(0.42, 0.05), body.normal(0.085, 0.012)
-    for number in range(9):
-        arc = -0.72 + number * spacing + slope * np.abs(x) ** 1.6 - 0.10 * np.exp(-((np.abs(x) / 0.18) ** 2))
-        offset = (y - arc) / (0.030 + 0.012 * np.abs(x))
-        rib = np.exp(-(offset**2)) - 0.25 * np.exp(-((offset / 0.45) ** 2))
-        density += bone * strength * rib * soft(np.abs(x) - 0.80 * width, 0.04) * soft(0.08 - np.abs(x), 0.03)
-    for side in (-1, 1):
-        clavicle = (y + 0.66 + 0.16 * (side * x - 0.1) + 0.1 * np.sin(side * x * 3)) / 0.030
-        density += 0.12 * np.exp(-(clavicle**2)) * soft(np.abs(side * x - 0.42) - 0.34, 0.03)
+    density = np.maximum(density, (0.68 + 0.06 * _soft(np.abs(x) - 0.1, 0.1)) * _soft(heart, 0.15))
+    _add_bones(density, x, y, width, body, image)
     if sick:
         density += lungs**0.5 * _consolidations(x, y, size, image)
     # soft tissue: shadows of all directions at the scale of marks and findings, so that no such pattern means anything
@@ -125,8 +99,50 @@ def draw_phantom(size: int, *, sick: bool, body_seed: tuple[int, ...], image_see
     return np.clip((film * 0.92 + 0.02 + grain) * 255, 0, 255).astype(np.uint8)
 
 
+def _soft(distance: np.ndarray, width: float) -> np.ndarray:
+    """1 inside (negative distance), 0 outside, smooth over ``width``."""
+    return 1 / (1 + np.exp(np.clip(distance / width, -30, 30)))
+
+
+def _lungs(x: np.ndarray, y: np.ndarray, width: float, body: np.random.Generator) -> np.ndarray:
+    """Draws both lungs, 1 inside: air, dark; the left one (right in the image) is cut by the heart."""
+    lungs = np.zeros_like(x)
+    for side in (-1, 1):
+        center = side * body.normal(0.42, 0.015) * width
+        half = body.normal(0.30, 0.015) * (1 + 0.25 * np.clip(y, -0.6, 0.6))
+        top, bottom = body.normal(-0.72, 0.03), body.normal(0.52, 0.04) + (0.06 if side < 0 else 0.0)
+        dome = bottom - 0.16 * np.clip(1 - ((x - center) / 0.34) ** 2, 0, None) + 0.08
+        shape = np.maximum(
+            ((x - center) / half) ** 2 + ((y + 0.1) / 0.72) ** 4 - 1 + 0.25 * np.clip(-y - 0.2, 0, None), (y - dome) * 4
+        )
+        shape = np.maximum(shape, (top + 0.9 * (x - center) ** 2 - y) * 4)
+        lungs = np.maximum(lungs, _soft(shape, 0.10))
+    return lungs
+
+
+def _add_bones(
+    density: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    width: float,
+    body: np.random.Generator,
+    image: np.random.Generator,
+) -> None:
+    """Adds ribs, arcs that slope down outwards, thin and bright at the edge, and clavicles."""
+    bone = image.uniform(0.3, 1.7)  # a harder beam shows less of the ribs
+    spacing, slope, strength = body.normal(0.155, 0.006), body.normal(0.42, 0.05), body.normal(0.085, 0.012)
+    for number in range(9):
+        arc = -0.72 + number * spacing + slope * np.abs(x) ** 1.6 - 0.10 * np.exp(-((np.abs(x) / 0.18) ** 2))
+        offset = (y - arc) / (0.030 + 0.012 * np.abs(x))
+        rib = np.exp(-(offset**2)) - 0.25 * np.exp(-((offset / 0.45) ** 2))
+        density += bone * strength * rib * _soft(np.abs(x) - 0.80 * width, 0.04) * _soft(0.08 - np.abs(x), 0.03)
+    for side in (-1, 1):
+        clavicle = (y + 0.66 + 0.16 * (side * x - 0.1) + 0.1 * np.sin(side * x * 3)) / 0.030
+        density += 0.12 * np.exp(-(clavicle**2)) * _soft(np.abs(side * x - 0.42) - 0.34, 0.03)
+
+
 def _consolidations(x: np.ndarray, y: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Patchy opacities, one to three, from faint to plain."""
+    """Draws one to three patchy opacities, from faint to plain."""
     total = np.zeros_like(x)
     severity = rng.uniform(0.18, 0.40)
     for _ in range(rng.integers(1, 4)):

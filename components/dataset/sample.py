@@ -1,11 +1,12 @@
-"""A small release drawn from a large one."""
+"""Drawing a small release from a large one."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from medmark.components.dataset.release import SPLITS, Release, ReleaseWriter
+from medmark.components.dataset.release import SPLITS, Release
+from medmark.components.dataset.release_writer import ReleaseWriter
 
 
 def sample(release_dir: str | Path, out: str | Path, *, train_images: int, seed: int) -> Release:
@@ -14,9 +15,9 @@ def sample(release_dir: str | Path, out: str | Path, *, train_images: int, seed:
     No image is decoded. A release that is smaller is taken whole.
 
     Args:
-        release_dir: where from.
-        out: folder to make.
-        train_images: at least so many, if there are so many.
+        release_dir: release to draw from.
+        out: folder to make; must be empty or absent.
+        train_images: least number of training images, if there are so many.
         seed: of the draw.
     """
     source = Release(release_dir)
@@ -34,15 +35,7 @@ def sample(release_dir: str | Path, out: str | Path, *, train_images: int, seed:
                 break
             chosen.add(patient)
             drawn += counts[patient]
-    with ReleaseWriter(
-        out,
-        name=source.name,
-        version=f"sample of {source.version}",
-        class_names=source.class_names,
-        image_mode=source.image_mode,
-        task=source.task,
-        parent=source.digest,
-    ) as writer:
+    with ReleaseWriter.child(out, source, version=f"sample of {source.version}") as writer:
         for record in source.records():
             if record.patient_id in chosen:
                 writer.add(record)

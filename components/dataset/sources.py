@@ -1,190 +1,149 @@
-"""What ingest can read: lists of images with label, patient and, where given, split.
+"""A source of raw images: a folder per class (:mod:`medmark.components.dataset.folders`) or a CSV
+(:mod:`medmark.components.dataset.csv_manifests`), listed without decoding an image.
 
-Every reader is a generator of :class:`Item`; nothing is decoded here. A row that cannot be used becomes an item with a
-``problem``, so that ingest can refuse it or put it into quarantine.
+An image that cannot be used has a problem, so that ingest can refuse it or put it into quarantine.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.codecs import IMAGE_SUFFIXES
-from medmark.components.dataset.release import SPLITS
-
-PATH_COLUMNS = ("Path", "path", "file", "filename", "image")
-PATIENT_COLUMNS = ("patient_id", "PatientID", "patient", "group_id")
-CHEXPERT_PATIENT = re.compile(r"patient(\d+)")
-UNCERTAIN = ("ones", "zeros", "ignore")
-MAX_NAME = 512  # characters of a path in a source or of a label or patient; ours
-WITHDRAWN = "withdrawn.csv"  # of a drop that takes images out, see drop.py
+from medmark.components.dataset.chexpert import UNCERTAIN
+from medmark.components.dataset.csv_manifests import read_csv
+from medmark.components.dataset.dicom import dicom_patient
+from medmark.components.dataset.folders import read_folders
+from medmark.components.dataset.items import Item, SetAside, SourceImage
+from medmark.components.dataset.patients import check_pattern, name_patients
+from medmark.components.dataset.tombstones import WITHDRAWN
 
 
-@dataclass
-class Item:
-    """One image of a source.
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is to be read; all but ``patient_pattern`` are about a CSV.
 
     Attributes:
-        path: file.
-        name: how messages and quarantine call it: the path inside the source.
-        label: class name, or None with a problem.
-        patient: raw patient id, or None when only the DICOM header or nothing tells.
-        split: given split, or None.
-        problem: why it cannot be used, with the remedy, or None.
-    """
-
-    path: Path
-    name: str
-    label: str | None
-    patient: str | None = None
-    split: str | None = None
-    problem: str | None = None
-
-
-def shown(text: str) -> str:
-    """A file's name or a cell as messages can carry it: printable, and of at most 512 characters."""
-    short = text[:MAX_NAME] + "..." if len(text) > MAX_NAME else text
-    return short if short.isprintable() else ascii(short)[1:-1]
-
-
-def inside(root: Path, relative: str) -> Path:
-    """A path of a source, checked to stay inside it even through links.
+        label_column: column with the finding, or with class names or numbers.
+        path_column: column with the paths; found by its usual names when None.
+        patient_column: column with the patients; found by its usual names when None, and CheXpert's ``patientNNNNN`` in a
+            path also counts. Without any, the DICOM PatientID; without that, each image is a patient of its own.
+        patient_pattern: regular expression; what its first group finds in an image's path inside the source is the patient,
+            whatever else might tell. At most 200 characters.
+        where: only the rows with these values.
+        root: folder that the CSV's paths start from; the CSV's own folder when None.
+        uncertain: CheXpert's -1: ``ones``, ``zeros`` or ``ignore``.
+        class_names: classes in label order; any when None.
 
     Raises:
-        MedmarkError: it leaves the source folder, or no file can have that name.
+        MedmarkError: an unknown policy for uncertain labels, a pattern that cannot tell patients, or a pattern and a column.
     """
-    path = root / relative
-    if shown(relative) != relative:
-        raise MedmarkError(f"name too long or with unprintable characters: {shown(relative)}; rename the file")
-    try:
-        path.resolve(strict=False).is_file()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise MedmarkError(f"path that cannot be used: {relative}; correct the path or remove it") from error
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise MedmarkError(f"path leaves the source folder: {relative}; move the file below {root.name}/")
-    return path
+
+    label_column: str | None = None
+    path_column: str | None = None
+    patient_column: str | None = None
+    patient_pattern: str | None = None
+    where: dict[str, str] = field(default_factory=dict)
+    root: str | Path | None = None
+    uncertain: str = "ignore"
+    class_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.uncertain not in UNCERTAIN:
+            raise MedmarkError(
+                f"unknown policy for uncertain labels: {self.uncertain!r}; use one of {', '.join(UNCERTAIN)}"
+            )
+        if self.patient_pattern is None:
+            return
+        check_pattern(self.patient_pattern)
+        if self.patient_column is not None:
+            raise MedmarkError(
+                f"two rules for patients: column {self.patient_column!r} and pattern {self.patient_pattern!r}; give one"
+            )
 
 
-def read_folders(root: Path) -> Iterator[Item]:
-    """A folder per class; the patient is what stands before the first ``_`` of the file's name.
+def list_items(source: Path, options: SourceOptions) -> list[Item]:
+    """Lists the images of a source.
 
-    A file without ``_`` is its own patient.
+    Raises:
+        MedmarkError: there is no such source, no label column is named, or the CSV cannot be read.
     """
-    for folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
-            name = path.relative_to(root).as_posix()
+    table = source_table(source, options)
+    items = list(read_folders(source) if table is None else _rows(table, options))
+    for item in items:
+        if options.class_names and item.problem is None and item.label not in options.class_names:
+            item.problem = f"unknown label {item.label!r}: {item.name}; use one of {', '.join(options.class_names)}"
+    if options.patient_pattern is not None:
+        name_patients(items, options.patient_pattern)
+    return items
+
+
+def _rows(table: Path, options: SourceOptions) -> Iterable[Item]:
+    if not table.is_file():
+        raise MedmarkError(f"no such folder or file: {table}; give a folder per class, a CSV or a release")
+    if not options.label_column:
+        raise MedmarkError(f"no label column named for {table}; name it, for example label_column=Pneumonia")
+    return read_csv(
+        table,
+        root=Path(options.root) if options.root else table.parent,
+        label_column=options.label_column,
+        path_column=options.path_column,
+        patient_column=options.patient_column,
+        where=options.where,
+        uncertain=options.uncertain,
+        class_names=options.class_names,
+    )
+
+
+def source_table(source: Path, options: SourceOptions) -> Path | None:
+    """Returns the CSV of a source: itself, or the only one in the folder but for ``withdrawn.csv``; None for a folder per class.
+
+    Raises:
+        MedmarkError: the folder should have a CSV, and has none or several.
+    """
+    if not source.is_dir():
+        return source
+    if not options.label_column and not options.where:
+        return None
+    tables = sorted(path for path in source.glob("*.csv") if path.name != WITHDRAWN)
+    if len(tables) != 1:
+        raise MedmarkError(f"{len(tables)} CSV files in {source}; give the CSV itself as the source")
+    return tables[0]
+
+
+def sift(items: Iterable[Item], quarantine: bool) -> tuple[list[SourceImage], list[SetAside]]:
+    """Parts the images that can be used from the others, and reads DICOM headers where they alone name patients.
+
+    Args:
+        items: of a source.
+        quarantine: set aside what cannot be used, instead of refusing.
+
+    Returns:
+        The images that can be used, with a patient each, and those that are set aside.
+
+    Raises:
+        MedmarkError: an image cannot be used, without ``quarantine``.
+    """
+    usable: list[SourceImage] = []
+    rejected: list[SetAside] = []
+    seen: set[str] = set()
+    for item in items:
+        problem, patient, rule = item.problem, item.patient, item.rule
+        if problem is None and item.name in seen:
+            problem = f"duplicate id: {item.name} is listed twice; remove one of the two rows"
+        seen.add(item.name)
+        if problem is None and patient is None:
             try:
-                inside(root, name)
+                patient, rule = dicom_patient(item.path), "the PatientID of the DICOM file"
             except MedmarkError as error:
-                yield Item(path, shown(name), shown(folder.name), problem=str(error))
-                continue
-            patient = path.stem.split("_")[0] if "_" in path.stem else path.stem
-            yield Item(path, name, folder.name, patient)
-
-
-def read_csv(
-    table_path: Path,
-    *,
-    root: Path,
-    label_column: str,
-    path_column: str | None,
-    patient_column: str | None,
-    where: dict[str, str],
-    uncertain: str,
-    class_names: list[str] | None,
-) -> Iterator[Item]:
-    """A CSV with a path and a label a row: CheXpert's layout, or any manifest.
-
-    In a column of CheXpert findings (values 1, 0, -1, blank) blank means 0 and -1 follows ``uncertain``. Number labels
-    0, 1, ... name the classes in the order of ``class_names``.
-
-    Raises:
-        MedmarkError: the file cannot be read, or a column is missing.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more cells than the header
-            table = pd.read_csv(table_path, dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError, MemoryError, pd.errors.ParserWarning) as error:
-        reason = shown(" ".join(str(error).split()))
-        raise MedmarkError(f"unreadable CSV: {table_path} ({reason}); save it as UTF-8 comma-separated text") from error
-
-    def column(wanted: str | None, known: tuple[str, ...], what: str, flag: str) -> str | None:
-        if wanted is not None:
-            if wanted not in table.columns:
-                raise MedmarkError(f"missing column {wanted!r}: {table_path}; it has {shown(', '.join(table.columns))}")
-            return wanted
-        found = next((c for c in known if c in table.columns), None)
-        if found is None and flag:
-            raise MedmarkError(f"no column with the {what}: {table_path}; name it with {flag}")
-        return found
-
-    path_key = column(path_column, PATH_COLUMNS, "paths", "path_column")
-    label_key = column(label_column, (), "labels", "label_column")
-    patient_key = column(patient_column, PATIENT_COLUMNS, "patients", "")
-    split_key = "split" if "split" in table.columns and set(table["split"]) <= set(SPLITS) else None
-    for key, value in where.items():
-        column(key, (), "filter", "where")
-        table = table[table[key] == value]
-    values = {v.strip() for v in table[label_key]}
-    finding = values <= {"", "0", "1", "-1", "0.0", "1.0", "-1.0"} and class_names is None
-    for row in table.to_dict("records"):
-        name, raw = row[path_key], row[label_key].strip()
-        item = Item(root / name, shown(name), None, split=row[split_key] if split_key else None)
-        try:
-            item.path = inside(root, name)
-        except MedmarkError as error:
-            item.problem = str(error)
-        if finding:
-            item.label = _finding(raw, uncertain, label_key)
-            if item.label is None:
-                item.problem = f"uncertain label -1: {item.name}; choose --uncertain ones or zeros to keep it"
-        elif raw.lower() in ("", "nan", "none", "na"):
-            item.problem = f"no label (blank or NaN): {item.name} in {table_path.name}; fill in column {label_key!r}"
-        elif class_names and raw.isascii() and raw.isdigit() and len(raw) < 10 and raw not in class_names:
-            item.label = class_names[int(raw)] if int(raw) < len(class_names) else raw
+                # taken for a patient of its own, it could land in another split than the patient's other images
+                problem = str(error)
+        if problem is None:
+            patient, rule = (patient, rule) if patient else (item.name, "the image's path")
+            usable.append(SourceImage(item.path, item.name, item.label, patient, rule or "", item.split))
+        elif quarantine or problem.startswith("uncertain label"):
+            rejected.append(SetAside(item.name, problem))
         else:
-            item.label = raw
-        if patient_key:
-            item.patient = row[patient_key].strip() or None
-        elif match := CHEXPERT_PATIENT.search(name):
-            item.patient = match.group(0)
-        if class_names and item.label is not None and item.label not in class_names:
-            item.problem = f"unknown label {shown(item.label)!r}: {item.name}; use one of {', '.join(class_names)}"
-        for what, text in (("label", item.label), ("patient", item.patient)):
-            if text is not None and shown(text) != text:
-                item.problem = f"{what} too long or with unprintable characters: {item.name}; correct it"
-        yield item
-
-
-def _finding(raw: str, uncertain: str, finding: str) -> str | None:
-    value = float(raw) if raw else 0.0
-    if value == -1:
-        if uncertain == "ignore":
-            return None
-        value = 1.0 if uncertain == "ones" else 0.0
-    return finding if value == 1 else f"no_{finding}"
-
-
-def image_id(name: str, key: str) -> str:
-    """Name of an image in the release: 32 hex digits that only who has the key can make from the image's name in the source.
-
-    128 bits of keyed BLAKE2b: among 10 million images two have the same one with a probability of 1.5e-25.
-    """
-    return _keyed(name, key, b"medmark-image")
-
-
-def pseudonym(patient: str, key: str) -> str:
-    """A patient's name in the release: 32 hex digits that only who has the key can make from the patient's id."""
-    return _keyed(patient, key, b"medmark-patient")
-
-
-def _keyed(text: str, key: str, person: bytes) -> str:
-    data = text.encode(errors="surrogateescape")  # names of files may be no Unicode
-    return hashlib.blake2b(data, key=key.encode(), digest_size=16, person=person).hexdigest()
+            raise MedmarkError(f"{problem} (or ingest with --quarantine)")
+    return usable, rejected

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.delivery.places import is_place
-from medmark.components.storage.store import Store, parallel, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store, parallel
 
 COMPLETE = "_SUCCESS"  # a drop with this object is complete; Hadoop and Spark write it last
 MAX_FILE_BYTES = 1 << 30  # size of one raw file; arbitrary, far above any single x-ray
@@ -86,6 +87,4 @@ def fetch_drop(uri: str, folder: Path, digest: str, store: Store) -> None:
             (folder / name).unlink(missing_ok=True)
             os.link(part, folder / name)
     except OSError as error:
-        raise MedmarkError(
-            f"cannot write: {folder} ({error.strerror}); free space, or choose another folder (--work)"
-        ) from error
+        raise cannot_write(folder, error, "free space, or choose another folder (--work)") from error

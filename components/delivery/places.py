@@ -27,22 +27,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from medmark.components.base.digests import file_sha256
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.atomic import write_atomic
+from medmark.components.base.digests import HEX, file_sha256
+from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.base.locks import try_lock
 from medmark.components.base.private_files import private_files, private_folder
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
-from medmark.components.delivery.publish import DIGEST, KINDS, Kind, fetch, kind_of, send
-from medmark.components.storage.store import (
-    MAX_OBJECT_BYTES,
-    Denied,
-    Interrupted,
-    Place,
-    Store,
-    check_name,
-    parallel,
-    parse,
-)
+from medmark.components.delivery.publish import KINDS, Kind, fetch, kind_of, send
+from medmark.components.storage.place import Place, check_name, parse
+from medmark.components.storage.retry import Denied, Interrupted
+from medmark.components.storage.store import MAX_OBJECT_BYTES, Store, parallel
 
 
 def is_place(text: str) -> bool:
@@ -229,7 +223,7 @@ class Places:
 def _fetch_complete(kind: Kind, place: Place, target: Path, store: Store) -> None:
     """Fetches what a manifest names. If the place ends with no digest, the manifest in the store is believed."""
     digest = place.prefix.rpartition("/")[2]
-    if not DIGEST.fullmatch(digest):
+    if not HEX.fullmatch(digest):
         digest = hashlib.sha256(store.read(place / kind.manifest, MAX_MANIFEST_BYTES) or b"").hexdigest()
     before = target / kind.manifest
     if target.exists() and not (before.is_file() and file_sha256(before) == digest):
@@ -401,15 +395,14 @@ def _download(stage: _Stage, store: Store, objects: dict[str, Place], sizes: dic
 
     found = parallel([partial(fetched, name) for name in objects], "fetching")
     try:
-        index = stage.index.with_suffix(".partial")
-        index.write_text(json.dumps({name: str(part.relative_to(stage.parts)) for name, part in found}))
-        os.replace(index, stage.index)
+        index = {name: str(part.relative_to(stage.parts)) for name, part in found}
+        write_atomic(stage.index, json.dumps(index).encode())
         for name, part in found:
             path = stage.content / name
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, path)
     except OSError as error:
-        raise MedmarkError(f"cannot write: {path} ({error.strerror}); set XDG_CACHE_HOME to another folder") from error
+        raise cannot_write(path, error, "set XDG_CACHE_HOME to another folder") from error
 
 
 def _move_back(stage: _Stage) -> None:

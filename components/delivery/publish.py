@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medmark.components.base.digests import file_sha256
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.digests import HEX, file_sha256, first_changed
+from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.base.locks import locked
 from medmark.components.base.private_files import (
     busy,
@@ -34,9 +33,9 @@ from medmark.components.base.private_files import (
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES, Release, refuse_names
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep
-from medmark.components.storage.store import Place, Store, check_name, parallel, parse
+from medmark.components.storage.place import Place, check_name, parse
+from medmark.components.storage.store import Store, parallel
 
-DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_SIDECAR_BYTES = 1 << 20  # as components/lineage reads them
 
 
@@ -204,7 +203,7 @@ def fetch(kind: Kind, uri: str | Place, folder: str | Path, store: Store, digest
         with private_files(), locked(staged.with_name(f".{staged.name}.lock"), busy(folder)):
             _fetch(kind, place, folder, staged, store, digest)
     except OSError as error:
-        raise MedmarkError(f"cannot write: {staged} ({error.strerror}); free space or choose another folder") from error
+        raise cannot_write(staged, error, "free space or choose another folder") from error
 
 
 def _fetch(kind: Kind, place: Place, folder: Path, staged: Path, store: Store, digest: str) -> None:
@@ -256,9 +255,8 @@ def send(
     Raises:
         MedmarkError: a file has another digest, other content is at the place, or the store fails.
     """
-    for name, sha256 in files.items():
-        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
-            raise MedmarkError(f"changed or missing: {folder / name}; make or get it again before publishing")
+    if (file := first_changed(folder, files)) is not None:
+        raise MedmarkError(f"changed or missing: {file}; make or get it again before publishing")
     known = set(there)
 
     def stated(name: str) -> tuple[str, str | None]:
@@ -277,7 +275,7 @@ def send(
 
 def _publish(kind: Kind, folder: Path, uri: str, store: Store) -> Published:
     """Sends the files, then the sidecars, then what makes them count."""
-    if DIGEST.fullmatch(parse(uri).prefix.rpartition("/")[2]):
+    if HEX.fullmatch(parse(uri).prefix.rpartition("/")[2]):
         raise MedmarkError(f"{uri} is the place of one release or evidence; give its parent, the digest is added")
     if kind.private and any(name.rpartition("/")[2] == RELEASE.manifest for name in store.list(uri)):
         raise MedmarkError(f"releases are at {uri}: evidence would be public there; give a bucket of its own")
@@ -342,14 +340,14 @@ def _private_files(manifest: str) -> Callable[[Path], dict[str, str]]:
 def _checked_files(files: dict, folder: Path) -> dict[str, str]:
     for name, sha256 in files.items():
         check_name(name, folder)
-        if not isinstance(sha256, str) or not DIGEST.fullmatch(sha256):
+        if not isinstance(sha256, str) or not HEX.fullmatch(sha256):
             raise MedmarkError(f"no SHA-256 of {name} in {folder}; make or get it again")
     return files
 
 
 def _digest_of(place: Place) -> str:
     digest = place.prefix.rpartition("/")[2]
-    if not DIGEST.fullmatch(digest):
+    if not HEX.fullmatch(digest):
         raise MedmarkError(f"no digest at the end of {place}; give the address that 'medmark publish' printed")
     return digest
 

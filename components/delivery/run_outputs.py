@@ -13,7 +13,8 @@ from medmark.components.delivery.publish import publish, publish_evidence, publi
 from medmark.components.delivery.submission_records import new_record, read_record, write_record
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep
-from medmark.components.storage.store import Store, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store
 from medmark.components.tracking.registry import promote
 
 SIGNED = {"release": ("commitment.json", "lineage.json"), "evidence": ("opening.json",)}

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from medmark.components.base.digests import canonical_json
+from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.delivery.publish import DIGEST
-from medmark.components.storage.store import Store, parallel, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store, parallel
 
 RECORD_SCHEMA_VERSION = 1
 MAX_RECORD_BYTES = 64 << 10  # arbitrary, far above what is written
@@ -61,9 +61,9 @@ def read_record(key: str, evidence: str, store: Store) -> dict | None:
         drop, result = record["drop"], record["result"]
         if record["schema_version"] != RECORD_SCHEMA_VERSION or record["key"] != key:
             raise ValueError("another version or key")
-        if not (result is None or DIGEST.fullmatch(result)) or not DIGEST.fullmatch(record["release_digest"]):
+        if not (result is None or HEX.fullmatch(result)) or not HEX.fullmatch(record["release_digest"]):
             raise ValueError("no digest")
-        if drop is not None and not (isinstance(drop["uri"], str) and DIGEST.fullmatch(drop["listing_sha256"])):
+        if drop is not None and not (isinstance(drop["uri"], str) and HEX.fullmatch(drop["listing_sha256"])):
             raise ValueError("no drop")
         return record
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -77,6 +77,6 @@ def read_records(evidence: str, store: Store) -> list[dict]:
         MedmarkError: as :func:`read_record`.
     """
     place = parse(evidence) / RECORDS
-    keys = [name.removesuffix(".json") for name in store.list(place) if DIGEST.fullmatch(name.removesuffix(".json"))]
+    keys = [name.removesuffix(".json") for name in store.list(place) if HEX.fullmatch(name.removesuffix(".json"))]
     records = parallel([partial(read_record, key, evidence, store) for key in keys], "reading records")
     return [record for record in records if record]

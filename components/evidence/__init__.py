@@ -1,1 +1,1 @@
-"""The owner's private evidence: formats of evidence, ledger, queries and keep, and the secrets of a run."""
+"""The owner's private evidence: formats of evidence, ledger, queries, answers and keep, and the secrets of a run."""

@@ -14,16 +14,20 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.atomic import write_atomic
+from medmark.components.base.digests import canonical_json, first_changed, folder_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.origin import FORMER, PAST, REJECTED
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.ledger import read_ledger
 
 KEEP_SCHEMA_VERSION = 1
+KEEP = "keep.json"
 SURROGATES = "surrogates"
 ORIGINALS = "originals.parquet"  # not there before medmark kept them
 ORIGINALS_SCHEMA = pa.schema(
@@ -54,7 +58,7 @@ def keep_for_updates(
     origin_dir: str | Path,
     surrogates_dir: str | Path,
     out: str | Path,
-) -> dict:
+) -> dict[str, Any]:
     """Writes the folder after a first marking.
 
     Args:
@@ -73,8 +77,7 @@ def keep_for_updates(
         "mark": evidence["marked_images"] / of_target,
         "decoy": evidence["decoy_images"] / (sum(training.values()) - of_target),
     }
-    ledger = pq.read_table(Path(evidence_dir) / "ledger.parquet", columns=["image_id"])["image_id"].to_pylist()
-    wanted = set(ledger)
+    wanted = {row["image_id"] for row in read_ledger(evidence_dir, ["image_id"])}
     clean = Release(clean_dir).records("train", columns=["image_id", "image"])
     originals = (Original(record.image_id, record.image) for record in clean if record.image_id in wanted)
     return write_keep(
@@ -90,7 +93,7 @@ def write_keep(
     originals: Iterable[Original] | None = None,
     release_digest: str,
     shares: dict[str, float],
-) -> dict:
+) -> dict[str, Any]:
     """Writes the folder, readable by its owner only.
 
     Args:
@@ -122,13 +125,9 @@ def write_keep(
         "schema_version": KEEP_SCHEMA_VERSION,
         "release_digest": release_digest,
         "shares": shares,
-        "files": {
-            path.relative_to(out).as_posix(): file_sha256(path)
-            for path in sorted(out.rglob("*"))
-            if path.is_file() and path.name != "keep.json"
-        },
+        "files": folder_sha256(out, without=KEEP),
     }
-    (out / "keep.json").write_bytes(canonical_json(keep))
+    write_atomic(out / KEEP, canonical_json(keep))
     return keep
 
 
@@ -151,14 +150,14 @@ def _originals(path: Path) -> Iterable[Original]:
         raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
 
 
-def read_keep(directory: str | Path) -> dict:
+def read_keep(directory: str | Path) -> dict[str, Any]:
     """Content of ``keep.json``, after checking every file it names.
 
     Raises:
         MedmarkError: something is missing or changed.
     """
     directory = Path(directory)
-    path = directory / "keep.json"
+    path = directory / KEEP
     try:
         keep = json.loads(path.read_bytes())
         version, files = keep["schema_version"], dict(keep["files"])
@@ -171,9 +170,6 @@ def read_keep(directory: str | Path) -> dict:
         raise MedmarkError(f"no readable keep.json: {path} ({error}); restore the folder from a backup") from error
     if version != KEEP_SCHEMA_VERSION:
         raise MedmarkError(f"unknown version {version!r}: {path}; this medmark reads {KEEP_SCHEMA_VERSION}")
-    for name, sha256 in files.items():
-        file = directory / name
-        inside = file.resolve().is_relative_to(directory.resolve())
-        if not inside or not file.is_file() or file_sha256(file) != sha256:
-            raise MedmarkError(f"changed or missing: {file}; restore the folder from a backup")
+    if (file := first_changed(directory, files)) is not None:
+        raise MedmarkError(f"changed or missing: {file}; restore the folder from a backup")
     return keep

@@ -1,10 +1,11 @@
-"""The images that suspects are asked about, read back from the evidence."""
+"""The images that suspects are asked about: ``queries.parquet`` of the evidence."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,20 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import resize
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import to_unit
+
+QUERIES = "queries.parquet"
+QUERIES_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("label", pa.int32()),
+        ("bits", pa.int32()),
+        ("dicom", pa.string()),  # display attributes as JSON, or null
+        # PNG: as published without the mark, with the release's mark, and with another generator's
+        ("clean", pa.binary()),
+        ("marked", pa.binary()),
+        ("control", pa.binary()),
+    ]
+)
 
 
 @dataclass
@@ -50,17 +65,39 @@ class QuerySet:
         return len(self.clean)
 
 
+def write_query_rows(evidence_dir: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the query images, in the order in which they are asked about; see :data:`QUERIES_SCHEMA`."""
+    table = pa.Table.from_pylist(rows, schema=QUERIES_SCHEMA)
+    pq.write_table(table, Path(evidence_dir) / QUERIES, compression="zstd")
+
+
+def read_query_rows(
+    evidence_dir: str | Path, columns: list[str] | None = None, *, start: int = 0, stop: int | None = None
+) -> list[dict[str, Any]]:
+    """What :func:`write_query_rows` wrote.
+
+    Args:
+        evidence_dir: private evidence.
+        columns: to read; None: all.
+        start, stop: the first row to read, and the one before which to stop; None: all.
+
+    Raises:
+        MedmarkError: the file is missing or damaged.
+    """
+    path = Path(evidence_dir) / QUERIES
+    try:
+        return pq.read_table(path, columns=columns)[start:stop].to_pylist()
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
 def query_ids(evidence_dir: str | Path) -> list[str]:
     """Names of the query images, in the order of :func:`read_queries`.
 
     Raises:
         MedmarkError: the file is missing or damaged.
     """
-    path = Path(evidence_dir) / "queries.parquet"
-    try:
-        return pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+    return [row["image_id"] for row in read_query_rows(evidence_dir, ["image_id"])]
 
 
 def read_queries(
@@ -77,19 +114,17 @@ def read_queries(
     Raises:
         MedmarkError: the file is missing or damaged.
     """
-    path = Path(evidence_dir) / "queries.parquet"
     variants: dict[str, list[torch.Tensor]] = {"clean": [], "marked": [], "control": []}
     image_ids = []
     try:
-        rows = pq.read_table(path)[start:stop].to_pylist()
-        for row in rows:
+        for row in read_query_rows(evidence_dir, start=start, stop=stop):
             image_ids.append(row["image_id"])
             display = json.loads(row["dicom"]) if row["dicom"] else None
             for name, tensors in variants.items():
                 shown = to_unit(decode_png(row[name]), row["bits"], display)
                 tensors.append(resize(torch.from_numpy(shown)[None, None], size))
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(Path(evidence_dir) / QUERIES, error) from error
     clean, marked, control = (torch.cat(tensors) for tensors in variants.values())
     return QuerySet(clean, marked, control, image_ids, target)
 

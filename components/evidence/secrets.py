@@ -1,5 +1,5 @@
-"""What a first marking draws at random, and how it reaches the steps: in a file, because whoever may see a run sees its
-parameters, and Kubeflow writes them into every step's log.
+"""What a first marking draws at random, and how it reaches the steps: in a file, because everybody with access to a run sees
+its parameters, and Kubeflow writes them into every step's log.
 
 A parameter refers to a secret as ``{"$secret": NAME}``, or ``{"$secret": NAME, "plus": NUMBER}``.
 """
@@ -20,7 +20,7 @@ from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.parameters import whole
 from medmark.components.base.private_files import write_private
-from medmark.components.dataset.origin import kept_patient_key
+from medmark.components.dataset.pseudonyms import kept_patient_key
 
 SEED_BITS = 48  # a seed that a user gives travels through JSON, where numbers are exact to 53 bits
 KEY_BYTES = 32
@@ -57,7 +57,7 @@ NAMES = [field.name for field in fields(Secrets)]
 def seeds_of(seed: int) -> dict[str, int]:
     """``seed``, ``ingest_seed`` and ``models_seed`` of a seed that a user gives, 48 bits each; one does not tell another.
 
-    Made with scrypt and HKDF, so that trying seeds takes long. Whoever can guess the seed has all three nevertheless: it is for
+    Made with scrypt and HKDF, so that trying seeds takes long. Guessing the seed gives all three nevertheless: use it for
     figures, not for releases.
     """
     key = hashlib.scrypt(str(seed).encode(), salt=SALT, dklen=KEY_BYTES, **SCRYPT)
@@ -73,14 +73,14 @@ def draw_secrets(path: str | Path, seed: int | None, patients: str | Path | None
     Args:
         path: of the file; readable by its owner only.
         seed: all but the key of the pseudonyms follow from it, see :func:`seeds_of`; None: drawn.
-        patients: private file with that key, see :func:`medmark.components.dataset.origin.kept_patient_key`; None: drawn.
+        patients: private file with that key, see :func:`medmark.components.dataset.pseudonyms.kept_patient_key`; None: drawn.
 
     Raises:
         MedmarkError: no key in ``patients``.
     """
     seeds = seeds_of(seed) if seed is not None else {name: secrets.randbits(SEED_BITS) for name in NAMES[:3]}
     drawn = Secrets(**seeds, patient_key=kept_patient_key(patients) if patients else secrets.token_hex(KEY_BYTES))
-    # the file's digest stands in metadata, which may not help anybody who guesses seeds
+    # the file's digest is part of the metadata; without a salt it would confirm a guess of the seed
     write_private(path, canonical_json({**asdict(drawn), "salt": secrets.token_hex(KEY_BYTES)}))
 
 

@@ -1,1 +1,1 @@
-"""The conditional U-Net that makes marks, its objective and its training."""
+"""Making marks: the secret key, the carrier, the conditional U-Net, its objective and training, and the choice of images."""

@@ -1,6 +1,6 @@
 """Adding a mark to stored values so that nothing but the mark shows.
 
-Whoever has only the release looks for what marking leaves behind: grey values that the file never used, a torn JPEG grid, noise
+An adversary who has only the release looks for what marking leaves behind: grey values that the file never used, a torn JPEG grid, noise
 in black borders, pile-ups at the darkest value. So a marked image keeps
 
 - the values that it uses: gaps, multiples, combs, darkest and brightest value (:func:`_cells`);
@@ -19,8 +19,8 @@ import math
 from collections.abc import Callable
 
 import cv2
-import libjpeg
 import numpy as np
+from libjpeg.utils import decode as decode_jpeg
 from PIL import Image
 from scipy import fft, ndimage, signal
 
@@ -198,7 +198,7 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-DECODERS: tuple[Callable[[bytes], np.ndarray], ...] = (_decode_with_pillow, libjpeg.decode)
+DECODERS: tuple[Callable[[bytes], np.ndarray], ...] = (_decode_with_pillow, decode_jpeg)
 
 
 def _blocks(pixels: np.ndarray) -> np.ndarray:

@@ -5,9 +5,6 @@ plane wave whose direction, frequency and phase are the key. Why a carrier (meas
 benchmarks/results/frontier_kermany.json): a classifier trained from scratch picks up an oriented texture from a hundred
 images; it survives halving the image, because nothing in it is finer than the grid; and models that never saw it do not
 react, because it was not made from their gradients.
-
-The key is small: a marked model answers to every wave within about 20 degrees and a quarter octave of its own, so two owners
-can draw keys that one model answers to alike. The verdict therefore also needs the prior commitment.
 """
 
 from __future__ import annotations
@@ -17,68 +14,24 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.arrays import display_tensor, resize, with_pixels
+from medmark.components.base.text import reason_of
+from medmark.components.dataset.arrays import display_tensor, resize
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import stored_delta
-from medmark.components.dataset.release import Record
+from medmark.components.dataset.release import Record, with_pixels
 from medmark.components.generator.hiding import cosine_interpolation, enlarge, hide
+from medmark.components.generator.key import Key, draw_decoy_key
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.saliency.extract import stack_saliency
 from medmark.components.surrogate.networks import read_metadata, read_tensors
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-ROLES = ("mark", "query", "decoy")
+SELECTION = "selection.json"
 AMPLITUDE = 0.65  # of a carrier of standard deviation 1: its peaks are 0.92. A bounded wave, as by tanh, has overtones
-
-
-@dataclass(frozen=True)
-class Key:
-    """The secret of a carrier.
-
-    Attributes:
-        degrees: direction of the wave, 0 to 180; 0 varies along x.
-        cycles: periods per image side.
-        phase: radians.
-    """
-
-    degrees: float
-    cycles: float
-    phase: float
-
-
-CYCLES = (6.0, 7.5)  # 17 to 21 px at 128 px: coarser blends into anatomy, finer costs SSIM (frontier_kermany.json)
-DEGREES = (75.0, 105.0)  # head to foot: kept by an adversary's mirroring, and learnt best (frontier_kermany.json)
-APART = 40.0  # degrees; measured: a model that learned one wave answers within 20 degrees and not at 40 (frontier_kermany.json)
-
-
-def draw_key(seed: int, index: int = 0) -> Key:
-    """A key from a seed.
-
-    Args:
-        seed: of the release.
-        index: 0 for the release's mark; 1 for the control, 2 and up for decoys, which are drawn from all directions at
-            least :data:`APART` from the mark's and from its mirror image's.
-    """
-    rng = np.random.default_rng((seed, 77))
-    own = float(rng.uniform(*DEGREES))
-    if index == 0:
-        return Key(own, float(rng.uniform(*CYCLES)), float(rng.uniform(0, 2 * math.pi)))
-    rng = np.random.default_rng((seed, 78, index))
-    while True:
-        degrees = float(rng.uniform(0, 180))
-        if min(_apart(degrees, own), _apart(degrees, 180 - own)) >= APART:
-            return Key(degrees, float(rng.uniform(*CYCLES)), float(rng.uniform(0, 2 * math.pi)))
-
-
-def _apart(a: float, b: float) -> float:
-    """Angle between two directions, 0 to 90 degrees."""
-    gap = abs(a - b) % 180
-    return min(gap, 180 - gap)
 
 
 @dataclass(frozen=True)
@@ -152,7 +105,7 @@ class Marker:
         shape, grid = self.shape, self.shape.grid
         wave = carrier(key or self.key, grid).to(images.device)
         if role == "decoy":
-            correction = 0.0
+            correction: torch.Tensor | float = 0.0
         else:
             half = shape.size // 2
             seen = resize(images, half)
@@ -197,7 +150,7 @@ class Marker:
         small = resize(display_tensor(record), self.shape.size)
         key = None
         if role == "decoy":
-            key = draw_key(self.seed, 2 + int.from_bytes(record.image_id.encode()[-4:], "big") % DECOY_KEYS)
+            key = draw_decoy_key(self.seed, record.image_id)
         coarse = self.coarse(small, stack_saliency(saliency, [record.image_id]), role, key)[0, 0].double().numpy()
         change = stored_delta(enlarge(coarse, pixels.shape), pixels, record.bits, record.display)
         marked = hide(pixels, change)
@@ -219,7 +172,7 @@ class Marker:
             tensors, str(directory / "generator.safetensors"), metadata={"medmark": json.dumps(header, sort_keys=True)}
         )
         (directory / "generator.json").write_bytes(canonical_json(header))
-        (directory / "selection.json").write_bytes(canonical_json(self.roles))
+        write_roles(directory, self.roles)
 
     @classmethod
     def load(cls, directory: str | Path) -> Marker:
@@ -234,7 +187,7 @@ class Marker:
         try:
             network = ConditionalUNet()
             network.load_state_dict(read_tensors(path))
-            roles = json.loads((directory / "selection.json").read_bytes())
+            roles = json.loads((directory / SELECTION).read_bytes())
             if not set(roles.values()) <= {"mark", "decoy"}:
                 raise ValueError("unknown role")
             return cls(
@@ -247,8 +200,10 @@ class Marker:
                 seed=int(header["seed"]),
             )
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
+            reason = reason_of(error)
             raise MedmarkError(f"damaged generator: {directory} ({reason}); restore it or train it again") from error
 
 
-DECOY_KEYS = 16  # arbitrary
+def write_roles(directory: Path, roles: dict[str, str]) -> None:
+    """Writes ``selection.json`` beside a generator: ``mark`` or ``decoy`` by id of the training images that are changed."""
+    (directory / SELECTION).write_bytes(canonical_json(roles))

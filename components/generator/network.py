@@ -37,8 +37,8 @@ class ConditionalUNet(nn.Module):
         self.up0 = _block(3 * w, w)
         self.out = nn.Conv2d(w, 1, 1)
         # starts at zero: the untrained mark is the carrier
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 4, S, S), S a multiple of 8, to (B, 1, S, S)."""

@@ -1,7 +1,7 @@
 """What the generator is trained for: every term on its own, so that each can be switched off.
 
-The objective is our reconstruction (METHOD): the published abstract names efficacy, robustness to scaling, diagnostic
-quality and visual indistinguishability, and a Laplacian term; the twin, the panel and the hardening are ours.
+The objective is ours, after a published abstract that names efficacy, robustness to scaling, diagnostic
+quality, visual indistinguishability and a Laplacian term; the twin, the panel and the hardening are ours.
 """
 
 from __future__ import annotations

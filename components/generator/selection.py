@@ -8,7 +8,7 @@ from medmark.components.dataset.arrays import ImageArrays
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import predict_probabilities
 
-MAX_SHARE_OF_CLASS = 0.9  # with all of a class marked, nothing clean is left to learn it from (METHOD: 0.95 -> 0.74)
+MAX_SHARE_OF_CLASS = 0.9  # with all of a class marked, nothing clean is left to learn it from; ours
 
 
 def select(

@@ -6,8 +6,10 @@ import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from medmark.components.base.checkpoint import load_checkpoint, save_checkpoint
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
@@ -15,7 +17,8 @@ from medmark.components.base.threads import device, mixed_precision, seed_everyt
 from medmark.components.dataset.arrays import ImageArrays, load_arrays, resize
 from medmark.components.dataset.release import Release
 from medmark.components.generator import objective
-from medmark.components.generator.marker import Marker, Shape, draw_key
+from medmark.components.generator.key import draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.objective import Weights
 from medmark.components.generator.selection import select
@@ -61,7 +64,7 @@ class GeneratorConfig:
     key_index: int = 0
 
     @classmethod
-    def from_dict(cls, values: dict) -> GeneratorConfig:
+    def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
         """From ``dataclasses.asdict``, as it travels through a pipeline."""
         return cls(**{**values, "shape": Shape(**values["shape"]), "weights": Weights(**values["weights"])})
 
@@ -75,15 +78,15 @@ def train_generator(
     target_class: str,
     config: GeneratorConfig,
     seed: int,
-) -> dict:
+) -> dict[str, Any]:
     """Trains a generator and chooses the images to mark.
 
     Args:
         release_dir: clean release.
         surrogates_dir: the panel of benign classifiers.
         saliency_dir: maps of the release.
-        out_dir: gets ``generator.safetensors``, ``generator.json``, ``selection.json`` and ``history.json``; a
-            checkpoint lies there meanwhile, from which an interrupted run goes on.
+        out_dir: gets ``generator.safetensors``, ``generator.json``, ``selection.json`` and ``history.json``; while
+            it runs, a checkpoint from which an interrupted run goes on.
         target_class: name of the class that the mark stands for; the first class when empty.
         config: see :class:`GeneratorConfig`.
         seed: of key, weights, order and augmentation.
@@ -177,7 +180,7 @@ class _Training:
         self.generator = torch.Generator().manual_seed(seed + 11)
         self.twins = [self._new_twin(number) for number in range(config.twins)]
         self.step = 0
-        self.history: list[dict] = []
+        self.history: list[dict[str, Any]] = []
 
     def _new_twin(self, number: int) -> tuple[Classifier, torch.optim.Optimizer]:
         twin = build(
@@ -200,8 +203,7 @@ class _Training:
             return model(images.contiguous(memory_format=torch.channels_last)).float()
 
     def run(self, checkpoint: Path) -> None:
-        if checkpoint.exists():
-            self._resume(checkpoint)
+        self._resume(checkpoint)
         for _ in track(range(self.step, self.config.steps), "training the generator"):
             self._renew_twin()
             twin, twin_optimizer = self.twins[self.step % len(self.twins)]
@@ -277,9 +279,7 @@ class _Training:
         return json.dumps([asdict(self.config), self.marker.release_digest, self.seed], sort_keys=True)
 
     def _keep(self, path: Path) -> None:
-        partial = path.with_suffix(".partial")
         state = {
-            "signature": self._signature(),
             "step": self.step,
             "history": self.history,
             "network": self.marker.network.state_dict(),
@@ -288,15 +288,12 @@ class _Training:
             "generator": self.generator.get_state(),
             "twins": [(twin.state_dict(), optimizer.state_dict()) for twin, optimizer in self.twins],
         }
-        torch.save(state, partial)
-        partial.replace(path)
+        save_checkpoint(path, self._signature(), state)
 
     def _resume(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self.where)
-        if state["signature"] != self._signature():
-            raise MedmarkError(
-                f"checkpoint of another run: {path}; remove it, or use the parameters that it was made with"
-            )
+        state = load_checkpoint(path, self._signature(), self.where)
+        if state is None:
+            return
         self.step, self.history = state["step"], state["history"]
         self.marker.network.load_state_dict(state["network"])
         self.schedule.load_state_dict(state["schedule"])

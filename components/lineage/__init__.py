@@ -1,1 +1,1 @@
-"""Signed commitments to private evidence, made before a release goes out."""
+"""How a release was made, signed: step events, commitments, time stamps, and the check of a chain of releases."""

@@ -17,21 +17,21 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from medmark.components.base.digests import file_sha256
+from medmark.components.base.digests import HEX, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.origin import Origin, drop_digest, read_origins, read_patient_key
-from medmark.components.dataset.release import MAX_MANIFEST_BYTES, Release
+from medmark.components.dataset.release import CHANGES_SCHEMA_VERSION, MAX_MANIFEST_BYTES, Release
 from medmark.components.delivery.publish import fetch_release
 from medmark.components.lineage.commitment import verify_commitment
 from medmark.components.lineage.dsse import check_signature
-from medmark.components.lineage.files import HEX, read_small
+from medmark.components.lineage.files import read_small
 from medmark.components.lineage.keys import key_id
 from medmark.components.lineage.record import COMMITMENT, LINEAGE, TIMESTAMP, Lineage, read_lineage
 from medmark.components.lineage.timestamp import verify_timestamp
-from medmark.components.storage.store import Store, check_name, parse
+from medmark.components.storage.place import check_name, parse
+from medmark.components.storage.store import Store
 
 CHAIN_SCHEMA_VERSION = 1
-CHANGES_SCHEMA_VERSION = 1
 MAX_RELEASES = 10_000  # arbitrary: a longer chain is not an owner's
 HOLDS, BROKEN, UNCHECKED = "holds", "broken", "not checked"
 LISTS = ("added", "changed", "withdrawn", "tombstones")
@@ -196,8 +196,8 @@ def _walk(
                 "release.json", "parent", release.parent, BROKEN, f"more than {MAX_RELEASES} releases; not a chain"
             )
             return links
-        expected = release.parent  # a digest, as _read_release made sure
-        folder = root / expected
+        assert release.parent is not None  # _read_release made sure
+        folder, expected = root / release.parent, release.parent
 
 
 def _examine(

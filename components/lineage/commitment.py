@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from medmark.components.base.digests import canonical_json
+from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
@@ -39,7 +39,6 @@ from medmark.components.lineage.dsse import (
     understood,
 )
 from medmark.components.lineage.files import (
-    HEX,
     decode_exact,
     parse_exact,
     parse_object,

@@ -7,11 +7,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlcroissant as mlc
-from medmark.components.base.digests import canonical_json
+from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of
 from medmark.components.dataset.release import SPLITS, Release
 from medmark.components.lineage.chain import MAX_RELEASES
-from medmark.components.lineage.files import HEX, write_new
+from medmark.components.lineage.files import write_new
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
 PROV = "http://www.w3.org/ns/prov#"
@@ -112,7 +113,7 @@ def make_card(release: Release, *, url: str | None, license_: str | None, root: 
         card |= _derived(release, root or release.path.resolve().parent)
         mlc.Dataset(card)
     except (mlc.ValidationError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise MedmarkError(
             f"no data card can be made of {release.path} ({reason}); rename data set or classes"
         ) from error

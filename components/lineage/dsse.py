@@ -19,10 +19,11 @@ from google.protobuf.json_format import Error as ProtoError
 from google.protobuf.json_format import MessageToDict, ParseDict
 from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
 from in_toto_attestation.v1.statement import Statement
-from medmark.components.base.digests import canonical_json
+from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line
 from medmark.components.dataset.release import Release
-from medmark.components.lineage.files import HEX, parse_exact
+from medmark.components.lineage.files import parse_exact
 from medmark.components.lineage.keys import key_id
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
@@ -167,7 +168,7 @@ def check_time(text: str) -> None:
 
 def damaged(what: str, path: Path, reason: str, cause: Exception) -> NoReturn:
     """Raises the error for a file that medmark did not write."""
-    reason = " ".join(reason.split())[:160]
+    reason = one_line(reason)
     raise MedmarkError(f"damaged {what}: {path} ({reason}); get the {what}.json that was published again") from cause
 
 

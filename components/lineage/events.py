@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.digests import HEX, canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.image import IMAGE
 from medmark.components.dataset.origin import Origin, drop_digest
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import STEPS
 from medmark.components.evidence.secrets import Secrets, resolved
-from medmark.components.lineage.files import HEX, parse_exact, read_small, write_new
+from medmark.components.lineage.files import parse_exact, read_small, write_new
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 from openlineage.client.facet_v2 import (
     RunFacet,

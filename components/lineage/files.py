@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import tempfile
 from pathlib import Path
 
 from medmark.components.base.digests import canonical_json
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError, cannot_write
 
 MAX_BYTES = 1 << 20  # arbitrary; the largest of these files, evidence.json, has some kB
-HEX = re.compile(r"[0-9a-f]{64}")  # SHA-256, HMAC-SHA256 or 32 random bytes
 
 
 def read_small(path: str | Path, what: str, remedy: str) -> bytes:
@@ -117,7 +115,7 @@ def write_new(path: str | Path, data: bytes, mode: int) -> None:
     except FileExistsError as error:
         raise refuse_existing(path) from error
     except OSError as error:
-        raise MedmarkError(f"cannot write {path} ({error.strerror}); choose another place") from error
+        raise cannot_write(path, error, "choose another place") from error
 
 
 def refuse_existing(path: Path) -> MedmarkError:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from medmark.components.base.digests import HEX
 from medmark.components.base.html import environment
 from medmark.components.lineage.chain import BROKEN
 from rich.text import Text
@@ -221,7 +221,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _short_digests(text: str) -> str:
-    return re.sub("[0-9a-f]{64}", lambda found: _short(found[0]), text)
+    return HEX.sub(lambda found: _short(found[0]), text)
 
 
 def _short(digest: str) -> str:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from medmark.components.base.digests import HEX
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
 from medmark.components.lineage.commitment import verify_commitment
@@ -28,7 +29,7 @@ from medmark.components.lineage.dsse import (
     understood,
 )
 from medmark.components.lineage.events import check_form, read_record
-from medmark.components.lineage.files import HEX, read_small, refuse_existing, write_new
+from medmark.components.lineage.files import read_small, refuse_existing, write_new
 
 PREDICATE_TYPE = "urn:medmark:lineage:v1"
 LINEAGE, COMMITMENT, TIMESTAMP = "lineage.json", "commitment.json", "commitment.tsr"

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import requests
 from cryptography import x509
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line, reason_of
 from medmark.components.lineage.files import read_small
 from rfc3161_client import (
     HashAlgorithm,
@@ -90,7 +91,7 @@ def verify_timestamp(token: bytes, data: bytes, roots: str | Path, where: str | 
         VerifierBuilder(roots=trusted).build().verify_message(response, data)
         return response.tst_info.gen_time.astimezone(UTC)
     except (ValueError, VerificationError, x509.ExtensionNotFound) as error:
-        reason = _line(str(error))
+        reason = reason_of(error)
         raise MedmarkError(
             f"time stamp does not hold: {where} ({reason}); take the file that was written with the commitment, and the"
             f" authority's own root certificate, not {roots}, if that is another's"
@@ -139,9 +140,4 @@ def _checked(url: str) -> str:
 
 
 def _fail(url: str, wrong: str, remedy: str, cause: Exception | None = None) -> NoReturn:
-    raise MedmarkError(f"time stamp authority {url:.200} {_line(wrong)}; {remedy}") from cause
-
-
-def _line(text: str) -> str:
-    """Makes one short line of a text that came from outside."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+    raise MedmarkError(f"time stamp authority {url:.200} {one_line(wrong)}; {remedy}") from cause

@@ -1,1 +1,1 @@
-"""Marking the images of a release, and the private record of it."""
+"""Marking the images of a release, with the private record of it; marking again for an update or under new ids."""

@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of
 from medmark.components.surrogate.networks import read_tensors
 from piq.perceptual import VGG16_LAYERS, ContentLoss
 from torchvision.models import vgg16
@@ -42,17 +43,11 @@ def _network(path: str) -> ContentLoss:
     tensors = read_tensors(path)
     features = vgg16(init_weights=False).features[: LAST + 2]
     try:
-        features.load_state_dict(
-            {f"{n}.{kind}": tensors.pop(f"features.{n}.{kind}") for n, kind in _parameters(features)}
-        )
+        features.load_state_dict({name: tensors.pop(f"features.{name}") for name, _ in features.named_parameters()})
         linear = [tensors.pop(f"lpips.{i}") for i in range(len(LAYERS))]
     except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise MedmarkError(f"not LPIPS's weights: {path} ({reason}); correct {VARIABLE}, or unset it") from error
     if tensors or any(w.shape != (1, c, 1, 1) for w, c in zip(linear, (64, 128, 256, 512, 512), strict=True)):
         raise MedmarkError(f"not LPIPS's weights: {path} has other tensors; correct {VARIABLE}, or unset it")
     return ContentLoss(features.eval(), layers=LAYERS, weights=linear, normalize_features=True)
-
-
-def _parameters(features: torch.nn.Sequential) -> list[tuple[str, str]]:
-    return [tuple(name.split(".")) for name, _ in features.named_parameters()]

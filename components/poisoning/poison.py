@@ -1,4 +1,4 @@
-"""Marking a release.
+"""Marking a release: the public images with their marks, and the private evidence.
 
 The public release holds the chosen images with the mark, at their own resolution and depth, and every other image
 exactly as it was. What was done goes into the private evidence.
@@ -10,50 +10,27 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from medmark.components.base.digests import canonical_json, file_sha256
+import torch
+from medmark.components.base.digests import folder_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.codecs import decode_png
-from medmark.components.dataset.display import check_window
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, refuse_names
-from medmark.components.evidence.evidence import EVIDENCE_SCHEMA_VERSION
-from medmark.components.generator.marker import Marker
+from medmark.components.dataset.dicom import check_window
+from medmark.components.dataset.release import Record, Release, refuse_names
+from medmark.components.dataset.release_writer import ReleaseWriter
+from medmark.components.evidence.evidence import EVIDENCE, EVIDENCE_SCHEMA_VERSION, write_evidence
+from medmark.components.evidence.ledger import write_ledger
+from medmark.components.evidence.queries import write_query_rows
+from medmark.components.generator.marker import Marker, write_roles
 from medmark.components.poisoning.quality import compare, sum_up
 from medmark.components.saliency.extract import load_saliency
 
 # ours; at the default strength the worst image has 0.96 and 0.13, benchmarks/results/mark_release_kermany.json
 LEAST_SSIM = 0.85  # as shown and as stored
 LARGEST_CHANGE = 0.2  # of a stored value, as a share of the image's range
-LEDGER = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("role", pa.string()),
-        ("clean_sha256", pa.string()),
-        ("marked_sha256", pa.string()),
-        ("psnr", pa.float64()),
-        ("ssim", pa.float64()),
-        ("haarpsi", pa.float64()),
-        ("lpips", pa.float64()),
-        ("stored_psnr", pa.float64()),
-        ("stored_ssim", pa.float64()),
-        ("largest_change", pa.float64()),
-    ]
-)
-QUERIES = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("label", pa.int32()),
-        ("bits", pa.int32()),
-        ("dicom", pa.string()),
-        ("clean", pa.binary()),
-        ("marked", pa.binary()),
-        ("control", pa.binary()),
-    ]
-)
 
 
 def poison(
@@ -67,7 +44,7 @@ def poison(
     version: str,
     queries: int = 100,
     seed: int = 0,
-) -> dict:
+) -> dict[str, Any]:
     """Writes the marked release and its private evidence.
 
     Args:
@@ -95,80 +72,79 @@ def poison(
     saliency = load_saliency(saliency_dir)
     if marker.release_digest != source.digest:
         raise MedmarkError(f"generator of another release: {generator_dir}; train it on {source.path}")
-    roles = marker.roles
     out_evidence = Path(out_evidence)
     out_evidence.mkdir(parents=True, exist_ok=True)
     os.chmod(out_evidence, 0o700)
-    ledger: list[dict] = []
-    left: list[str] = []
-    with ReleaseWriter(
-        out_release,
-        name=source.name,
-        version=version,
-        class_names=source.class_names,
-        image_mode=source.image_mode,
-        task=source.task,
-        parent=source.digest,
-    ) as writer:
-        for record in track(source.records(), "marking", len(source)):
-            role = roles.get(record.image_id)
-            if role is not None:
-                made = mark_within_bounds(marker, record, saliency, role)
-                if made is None:
-                    left.append(record.image_id)
-                else:
-                    record, row = made
-                    ledger.append(row)
-            writer.add(record)
-    given = {row["image_id"]: row["role"] for row in ledger}
-    missing = set(roles) - set(given) - set(left)
-    if missing:
-        raise MedmarkError(
-            f"image of the selection is not in the release: {sorted(missing)[0]}; train the generator again"
-        )
-    if "mark" not in given.values():
-        raise MedmarkError(
-            f"no image of {source.path} can carry the mark: in all {len(left)} that were chosen it would show or change too"
-            " much; ingest images of better quality, or choose a smaller epsilon"
-        )
-    pq.write_table(pa.Table.from_pylist(ledger, schema=LEDGER), out_evidence / "ledger.parquet", compression="zstd")
-    asked = write_queries(source, marker, control, saliency, out_evidence / "queries.parquet", queries, seed)
+    ledger, left = _write_release(source, Path(out_release), marker, saliency, version)
+    write_ledger(out_evidence, ledger)
+    asked = write_queries(source, marker, control, saliency, out_evidence, queries, seed)
     (out_evidence / "generator").mkdir(exist_ok=True)
     for name in ("generator.safetensors", "generator.json"):
         shutil.copyfile(Path(generator_dir) / name, out_evidence / "generator" / name)
-    (out_evidence / "generator" / "selection.json").write_bytes(canonical_json(given))
-    release = Release(out_release)
+    given = {row["image_id"]: row["role"] for row in ledger}
+    write_roles(out_evidence / "generator", given)
     evidence = {
         "schema_version": EVIDENCE_SCHEMA_VERSION,
-        "release_digest": release.digest,
+        "release_digest": Release(out_release).digest,
         "parent_digest": source.digest,
         "class_names": list(source.class_names),
         "target_class": source.class_names[marker.target],
         "marked_images": sum(row["role"] == "mark" for row in ledger),
         "decoy_images": sum(row["role"] == "decoy" for row in ledger),
-        "left_unmarked": len(left),
-        "images": len(release),
+        "left_unmarked": left,
+        "images": len(source),
         "queries": asked,
         "quality": sum_up(ledger),
         "seed": seed,
-        "files": {
-            str(path.relative_to(out_evidence)): file_sha256(path)
-            for path in sorted(out_evidence.rglob("*"))
-            if path.is_file() and path.name != "evidence.json"
-        },
+        "files": folder_sha256(out_evidence, without=EVIDENCE),
     }
-    (out_evidence / "evidence.json").write_bytes(canonical_json(evidence))
-    return evidence
+    return write_evidence(out_evidence, evidence)
 
 
-def mark_within_bounds(marker: Marker, record: Record, saliency: dict, role: str) -> tuple[Record, dict] | None:
+def _write_release(
+    source: Release, out: Path, marker: Marker, saliency: dict[str, torch.Tensor], version: str
+) -> tuple[list[dict[str, Any]], int]:
+    """Writes the marked release; rows of the ledger, and how many images of the selection are left unmarked.
+
+    Raises:
+        MedmarkError: an image of the selection is missing, or none can carry the mark.
+    """
+    ledger: list[dict[str, Any]] = []
+    left: set[str] = set()
+    with ReleaseWriter.child(out, source, version=version) as writer:
+        for record in track(source.records(), "marking", len(source)):
+            role = marker.roles.get(record.image_id)
+            if role is not None:
+                made = mark_within_bounds(marker, record, saliency, role)
+                if made is None:
+                    left.add(record.image_id)
+                else:
+                    record, row = made
+                    ledger.append(row)
+            writer.add(record)
+    missing = set(marker.roles) - {row["image_id"] for row in ledger} - left
+    if missing:
+        raise MedmarkError(
+            f"image of the selection is not in the release: {sorted(missing)[0]}; train the generator again"
+        )
+    if not any(row["role"] == "mark" for row in ledger):
+        raise MedmarkError(
+            f"no image of {source.path} can carry the mark: in all {len(left)} that were chosen it would show or change too"
+            " much; ingest images of better quality, or choose a smaller epsilon"
+        )
+    return ledger, len(left)
+
+
+def mark_within_bounds(
+    marker: Marker, record: Record, saliency: dict[str, torch.Tensor], role: str
+) -> tuple[Record, dict[str, Any]] | None:
     """A marked record and its row of the ledger; None if the mark would show, or would cost the image more than it may.
 
     The bounds are :data:`LEAST_SSIM` and :data:`LARGEST_CHANGE`.
 
     Raises:
         MedmarkError: the record's display attributes are implausible, see
-            :func:`medmark.components.dataset.display.check_window`.
+            :func:`medmark.components.dataset.dicom.check_window`.
     """
     try:
         check_window(decode_png(record.image), record.bits, record.display)
@@ -183,7 +159,13 @@ def mark_within_bounds(marker: Marker, record: Record, saliency: dict, role: str
 
 
 def write_queries(
-    source: Release, marker: Marker, control: Marker, saliency: dict, path: Path, limit: int, seed: int
+    source: Release,
+    marker: Marker,
+    control: Marker,
+    saliency: dict[str, torch.Tensor],
+    evidence_dir: Path,
+    limit: int,
+    seed: int,
 ) -> int:
     """Writes the test images that suspects are asked about: clean, marked and with the control mark.
 
@@ -200,7 +182,7 @@ def write_queries(
     for _, image_id, patient in sorted(candidates):
         one_each.setdefault(patient, image_id)
     order = {image_id: place for place, image_id in enumerate(list(one_each.values())[:limit])}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for record in track(source.records("test"), "making queries"):
         if record.image_id in order:
             marked, other = (each.mark(record, saliency, "query") for each in (marker, control))
@@ -218,5 +200,5 @@ def write_queries(
                 }
             )
     rows.sort(key=lambda row: order[row["image_id"]])
-    pq.write_table(pa.Table.from_pylist(rows, schema=QUERIES), path, compression="zstd")
+    write_query_rows(evidence_dir, rows)
     return len(rows)

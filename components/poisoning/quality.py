@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import piq
 import torch
@@ -19,7 +21,7 @@ SHOWN = ("psnr", "ssim", "haarpsi")
 STORED = ("stored_psnr", "stored_ssim")
 
 
-def compare(clean: Record, marked: Record) -> dict:
+def compare(clean: Record, marked: Record) -> dict[str, Any]:
     """Digests and likeness of an image before and after, as shown and as stored.
 
     What a narrow window hides or a wide one exaggerates is in the stored values all the same.
@@ -67,7 +69,7 @@ def likeness(clean: np.ndarray, marked: np.ndarray) -> dict[str, float | None]:
     }
 
 
-def sum_up(rows: list[dict]) -> dict:
+def sum_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means and worst values of :func:`compare` over images, as in ``verdict.json``."""
     known = [key for key in (*SHOWN, *STORED) if all(row.get(key) is not None for row in rows)]  # old ledgers lack some
     mean = {key: float(np.mean([row[key] for row in rows])) for key in known}

@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.dataset.origin import (
@@ -26,11 +27,15 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import Release, ReleaseWriter
-from medmark.components.dataset.sources import image_id, pseudonym
-from medmark.components.evidence.evidence import STEPS, read_evidence
+from medmark.components.dataset.pseudonyms import image_id, pseudonym
+from medmark.components.dataset.release import Release
+from medmark.components.dataset.release_writer import ReleaseWriter
+from medmark.components.evidence.answers import BENIGN
+from medmark.components.evidence.evidence import copy_evidence, read_evidence, write_evidence
 from medmark.components.evidence.keep import SURROGATES, read_keep, write_keep
-from medmark.components.generator.marker import Marker
+from medmark.components.evidence.ledger import LEDGER
+from medmark.components.evidence.queries import QUERIES
+from medmark.components.generator.marker import Marker, write_roles
 
 PARTS = ("release", "evidence", "keep")
 
@@ -81,7 +86,7 @@ def reissue(previous: str | Path, out: str | Path) -> Release:
     partial.mkdir(parents=True, mode=0o700)
     made = _write_release(release, new, lambda patient: pseudonym(patient, key), partial / "release")
     _write_evidence(previous / "evidence", evidence, new, made, partial / "evidence")
-    _write_keep(previous / "keep", keep, release, new, key if known else None, list(origins.values()), made, partial)
+    _write_keep(previous / "keep", keep, release, new, key if known else None, origins, made, partial)
     if out.exists():
         out.rmdir()
     os.replace(partial, out)
@@ -89,22 +94,14 @@ def reissue(previous: str | Path, out: str | Path) -> Release:
 
 
 def _write_release(release: Release, new: dict[str, str], patient: Callable[[str], str], out: Path) -> Release:
-    """The images in the order of their new ids; they need not fit into memory, so each lies on the disk in between."""
+    """The images in the order of their new ids; they need not fit into memory, so they are on the disk in between."""
     loose = out.with_name("loose")
     loose.mkdir()
     fields = {}
     for record in track(release.records(), "reading", len(release)):
         (loose / new[record.image_id]).write_bytes(record.image)
         fields[new[record.image_id]] = replace(record, image=b"")
-    with ReleaseWriter(
-        out,
-        name=release.name,
-        version=release.version,
-        class_names=release.class_names,
-        image_mode=release.image_mode,
-        task=release.task,
-        parent=release.digest,
-    ) as writer:
+    with ReleaseWriter.child(out, release, version=release.version) as writer:
         for identity in track(sorted(fields), "writing", len(fields)):
             record = fields[identity]
             image = (loose / identity).read_bytes()
@@ -113,36 +110,31 @@ def _write_release(release: Release, new: dict[str, str], patient: Callable[[str
     return Release(out)
 
 
-def _write_evidence(source: Path, evidence: dict, new: dict[str, str], made: Release, out: Path) -> None:
-    out.mkdir(mode=0o700)
-    files = [name for name in evidence["files"] if name != STEPS]
-    for name in files:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, out / name)
-    for name in ("ledger.parquet", "queries.parquet", "innocents.parquet"):
+def _write_evidence(source: Path, evidence: dict[str, Any], new: dict[str, str], made: Release, out: Path) -> None:
+    files = copy_evidence(source, out, evidence)
+    for name in (LEDGER, QUERIES, BENIGN):
         if name in files:
             table = pq.read_table(source / name)
             ids = pa.array([new[one] for one in table["image_id"].to_pylist()], pa.string())
             table = table.set_column(table.schema.get_field_index("image_id"), "image_id", ids)
             pq.write_table(table, out / name, compression="zstd")
     roles = {new[one]: role for one, role in Marker.load(source / "generator").roles.items()}
-    (out / "generator" / "selection.json").write_bytes(canonical_json(roles))
-    evidence = {
-        **evidence,
+    write_roles(out / "generator", roles)
+    changed = {
         "release_digest": made.digest,
         "parent_digest": made.parent,
         "files": {name: file_sha256(out / name) for name in files},
     }
-    (out / "evidence.json").write_bytes(canonical_json(evidence))
+    write_evidence(out, evidence | changed)
 
 
 def _write_keep(
     source: Path,
-    keep: dict,
+    keep: dict[str, Any],
     release: Release,
     new: dict[str, str],
     key: str | None,
-    origins: list[Origin],
+    origins: dict[str, Origin],
     made: Release,
     out: Path,
 ) -> None:
@@ -151,7 +143,7 @@ def _write_keep(
     past = {digest: new.get(owner) if owner else None for digest, owner in read_past(source).items()}
     joined = out / "origins"
     write_origins(
-        joined, [replace(o, image_id=new[o.image_id]) for o in origins], patient_key=key, past=past, former=former
+        joined, [replace(o, image_id=new[i]) for i, o in origins.items()], patient_key=key, past=past, former=former
     )
     write_keep(out / "keep", joined, source / SURROGATES, release_digest=made.digest, shares=keep["shares"])
     shutil.rmtree(joined)

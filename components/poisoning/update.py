@@ -1,6 +1,6 @@
 """Marking what a drop brings, with the generator of the release before.
 
-Whoever has both releases can compare them. So no image is ever published once with its mark and once without: an image that
+Both releases are public and can be compared. So no image is ever published once with its mark and once without: an image that
 is there already keeps its role, and only new ones can be chosen for the mark. What becomes of a corrected image does not depend
 on whether it is marked: if only its label, patient or split changes, its bytes stay; if its pixels do, the two versions differ
 by the correction alone, and if that is not local the image is withdrawn (see
@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.base.threads import use_threads
-from medmark.components.dataset.arrays import display_tensor, resize, with_pixels
-from medmark.components.dataset.codecs import decode_png
+from medmark.components.dataset.arrays import display_tensor, resize
 from medmark.components.dataset.origin import (
     REJECTED,
     past_digest,
@@ -38,20 +36,23 @@ from medmark.components.dataset.origin import (
     read_patient_key,
     write_origins,
 )
-from medmark.components.dataset.release import Record, Release, ReleaseWriter, refuse_names
-from medmark.components.evidence.evidence import STEPS, read_evidence
+from medmark.components.dataset.release import CHANGES_SCHEMA_VERSION, Record, Release, refuse_names
+from medmark.components.dataset.release_writer import ReleaseWriter
+from medmark.components.evidence.answers import BENIGN
+from medmark.components.evidence.evidence import copy_evidence, read_evidence, write_evidence
 from medmark.components.evidence.keep import SURROGATES, Original, read_keep, read_originals, write_keep
-from medmark.components.generator.marker import Marker
-from medmark.components.poisoning.correction import corrected
-from medmark.components.poisoning.poison import LEDGER, mark_within_bounds
-from medmark.components.poisoning.quality import compare, sum_up
-from medmark.components.saliency.extract import saliency_maps
+from medmark.components.evidence.ledger import read_ledger, write_ledger
+from medmark.components.evidence.queries import QUERIES, query_ids
+from medmark.components.generator.marker import Marker, write_roles
+from medmark.components.poisoning.choice import choose
+from medmark.components.poisoning.correction import Corrections, correct_images
+from medmark.components.poisoning.poison import mark_within_bounds
+from medmark.components.poisoning.quality import SHOWN, sum_up
+from medmark.components.saliency.extract import quantised, saliency_maps
 from medmark.components.surrogate.models import load_models
-from medmark.components.surrogate.training import predict_probabilities
+from medmark.components.surrogate.networks import Classifier
 
-CHANGES_SCHEMA_VERSION = 1
-MAX_SHARE_OF_NEW = 0.9  # of a drop's target images, as MAX_SHARE_OF_CLASS in generator/selection.py
-CATCH_UP = 10  # ours: new images of a kind over which marks that are missing, or too many, are made up for
+Row = dict[str, Any]  # of the ledger
 IMAGES = ["image_id", "image"]
 FIELDS = ["image_id", "label", "patient_id", "split", "bits", "sha256", "dicom"]  # all that an image has beside pixels
 MIN_QUERIES_LEFT = 0.5  # ours: of the queries of the first release; with fewer an audit loses its power
@@ -67,7 +68,7 @@ def update(
     out_keep: str | Path,
     *,
     version: str,
-) -> dict:
+) -> dict[str, Any]:
     """Writes the next release with its evidence and what is kept for the update after it.
 
     Args:
@@ -106,141 +107,96 @@ def update(
     use_threads()
     images = Release(Path(drop_dir) / "images")
     marker = Marker.load(Path(evidence_dir) / "generator")
-    ledger = {row["image_id"]: row for row in pq.read_table(Path(evidence_dir) / "ledger.parquet").to_pylist()}
+    ledger = {row["image_id"]: row for row in read_ledger(evidence_dir)}
     arrived = {record.image_id: record for record in images.records(columns=FIELDS)}
     changed = set(drop["changed"])
     beside = Path(out_release).parent
     beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="corrected-", dir=beside) as folder:
-        corrections = _corrections(before, images, arrived, changed, ledger, Path(keep_dir), Path(folder))
+        corrections = correct_images(before, images, arrived, changed, ledger, Path(keep_dir), Path(folder))
         withdrawn = set(drop["withdrawn"]) | corrections.withheld
         roles = {image_id: role for image_id, role in marker.roles.items() if image_id not in withdrawn}
         ledger = {i: row for i, row in (ledger | corrections.rows).items() if i not in withdrawn}
         gone = withdrawn | changed
         _check_rest(Path(evidence_dir), evidence, gone, roles)
-        kept = [r for r in before.records(columns=["image_id", "label", "split"]) if r.image_id not in withdrawn]
-        kept = [arrived.get(record.image_id, record) for record in kept]
+        there = [r for r in before.records(columns=["image_id", "label", "split"]) if r.image_id not in withdrawn]
+        there = [arrived.get(record.image_id, record) for record in there]
         surrogates = [model for _, model in load_models(Path(keep_dir) / SURROGATES)]
-        chosen = choose(images, set(drop["added"]), kept, roles, marker, surrogates, keep["shares"], evidence["seed"])
+        chosen = choose(images, set(drop["added"]), there, roles, marker, surrogates, keep["shares"], evidence["seed"])
 
         def finish(record: Record) -> Record:
             """A new image as it goes out."""
-            if record.image_id not in chosen:
-                return record
-            seen = resize(display_tensor(record), surrogates[0].size)
-            maps = {record.image_id: (saliency_maps(surrogates[0], seen) * 255).round().byte()[0]}
-            made = mark_within_bounds(marker, record, maps, chosen[record.image_id])
+            made = _marked(record, chosen.get(record.image_id), marker, surrogates[0])
             if made is None:
                 return record
             ledger[record.image_id] = made[1]
             return made[0]
 
-        parent = before.read_changes() or {"tombstones": []}
-        changes = {
-            "schema_version": CHANGES_SCHEMA_VERSION,
-            "parent": before.digest,
-            "drop": drop["drop"],
-            "added": drop["added"],
-            "changed": sorted(changed - withdrawn),
-            "withdrawn": sorted(withdrawn),
-            "tombstones": sorted(set(parent["tombstones"]) | withdrawn),
-        }
+        changes = _changes(before, drop, withdrawn)
         release = _write_release(before, images, arrived, corrections, finish, changes, Path(out_release), version)
         chosen = {image_id: role for image_id, role in chosen.items() if image_id in ledger}
         roles |= chosen
         rows = [ledger[i] for i in sorted(ledger)]
         _write_evidence(Path(evidence_dir), Path(out_evidence), evidence, release, rows, roles, gone)
-        _write_keep(Path(keep_dir), Path(drop_dir), Path(out_keep), keep["shares"], release, corrections, set(ledger))
-    fresh = [ledger[i] for i in chosen]
+        _write_keep(
+            Path(keep_dir), Path(drop_dir), Path(out_keep), keep["shares"], release, withdrawn, corrections, set(ledger)
+        )
+    return _summary(release, changes, corrections, chosen, [ledger[i] for i in chosen], drop["rejected"])
+
+
+def _marked(record: Record, role: str | None, marker: Marker, surrogate: Classifier) -> tuple[Record, Row] | None:
+    """A new image with its mark, and its row of the ledger; None if it gets no mark or cannot carry it."""
+    if role is None:
+        return None
+    seen = resize(display_tensor(record), surrogate.size)
+    maps = {record.image_id: quantised(saliency_maps(surrogate, seen))[0]}
+    return mark_within_bounds(marker, record, maps, role)
+
+
+def _changes(before: Release, drop: dict[str, Any], withdrawn: set[str]) -> dict[str, Any]:
+    """The content of ``changes.json``."""
+    parent = before.read_changes() or {"tombstones": []}
     return {
+        "schema_version": CHANGES_SCHEMA_VERSION,
+        "parent": before.digest,
+        "drop": drop["drop"],
+        "added": drop["added"],
+        "changed": sorted(set(drop["changed"]) - withdrawn),
+        "withdrawn": sorted(withdrawn),
+        "tombstones": sorted(set(parent["tombstones"]) | withdrawn),
+    }
+
+
+def _summary(
+    release: Release,
+    changes: dict[str, Any],
+    corrections: Corrections,
+    chosen: dict[str, str],
+    new_rows: list[Row],
+    set_aside: int,
+) -> dict[str, Any]:
+    """What :func:`update` returns."""
+    added, replaced, withdrawn = (len(changes[name]) for name in ("added", "changed", "withdrawn"))
+    summary = {
         "release_digest": release.digest,
-        "changed": len(changes["added"]) + len(changes["changed"]) + len(withdrawn),
-        "added": len(changes["added"]),
-        "replaced": len(changes["changed"]),
-        "withdrawn": len(withdrawn),
+        "changed": added + replaced + withdrawn,
+        "added": added,
+        "replaced": replaced,
+        "withdrawn": withdrawn,
         "withheld": len(corrections.withheld),
         "marked": sum(role == "mark" for role in chosen.values()),
         "decoys": sum(role == "decoy" for role in chosen.values()),
-        "set_aside": drop["rejected"],
-    } | ({"quality": _mean(sum_up(fresh))} if fresh else {})
-
-
-def _mean(quality: dict) -> dict[str, float]:
-    """What a KFP parameter can hold of it: no null."""
-    return {name: quality[name] for name in ("psnr", "ssim", "haarpsi")}
-
-
-@dataclass
-class _Corrections:
-    """Images whose pixels a drop changes.
-
-    Attributes:
-        files: the next published version by id, as encoded.
-        rows: of the ledger, of marked ones.
-        firsts: of marked ones: ``first`` and ``first_published`` of :class:`medmark.components.evidence.keep.Original`.
-        withheld: ids of those whose correction cannot be published.
-    """
-
-    files: dict[str, Path] = field(default_factory=dict)
-    rows: dict[str, dict] = field(default_factory=dict)
-    firsts: dict[str, tuple[Path, Path]] = field(default_factory=dict)
-    withheld: set[str] = field(default_factory=set)
-
-
-def _corrections(
-    before: Release,
-    images: Release,
-    arrived: dict[str, Record],
-    changed: set[str],
-    ledger: dict[str, dict],
-    keep_dir: Path,
-    folder: Path,
-) -> _Corrections:
-    """Corrected versions of published images, see :mod:`medmark.components.poisoning.correction`; on disk, since they need not
-    fit into memory."""
-    clean = {r.image_id: r.sha256 for r in before.records(columns=["image_id", "sha256"]) if r.image_id in changed}
-    clean |= {i: row["clean_sha256"] for i, row in ledger.items() if i in changed}
-    touched = {image_id for image_id in changed if arrived[image_id].sha256 != clean[image_id]}
-    originals = read_originals(keep_dir)
-    if originals is None:  # of a keep by an earlier medmark: what marked images were is not known, so none is corrected
-        return _Corrections(withheld=touched)
-    found = _Corrections()
-    now = {r.image_id: _on_disk(folder, r.image) for r in images.records(columns=IMAGES) if r.image_id in touched}
-    wanted = touched & set(ledger)
-    was = {
-        o.image_id: [_on_disk(folder, image) for image in (o.image, o.first, o.first_published)]
-        for o in (originals if wanted else ())
-        if o.image_id in wanted
+        "set_aside": set_aside,
     }
-    if missing := wanted - set(was):
-        raise MedmarkError(f"no original of the marked image {min(missing)}: {keep_dir}; restore it from a backup")
-    for file, _, _ in before.shards:
-        if not any(r.image_id in touched for r in before.records(columns=["image_id"], shard=file)):
-            continue
-        for record in before.records(shard=file):
-            name = record.image_id
-            if name not in touched:
-                continue
-            image = now[name].read_bytes()
-            kept = [path and path.read_bytes() for path in was.get(name, ())] or [record.image, None, None]
-            first = kept[1:] if kept[1] else [kept[0], record.image]
-            pixels = corrected(*(decode_png(version) for version in (record.image, kept[0], image, *first)))
-            if pixels is None:
-                found.withheld.add(name)
-                continue
-            unmarked = replace(arrived[name], image=image)
-            made = with_pixels(unmarked, pixels)
-            found.files[name] = _on_disk(folder, made.image)
-            if name in ledger:
-                found.rows[name] = ledger[name] | compare(unmarked, made)
-                found.firsts[name] = tuple(_on_disk(folder, version) for version in first)
-    return found
+    if new_rows:
+        quality = sum_up(new_rows)
+        summary["quality"] = {name: quality[name] for name in SHOWN}  # a KFP parameter can hold no null
+    return summary
 
 
-def _check_rest(evidence_dir: Path, evidence: dict, gone: set[str], roles: dict[str, str]) -> None:
+def _check_rest(evidence_dir: Path, evidence: dict[str, Any], gone: set[str], roles: dict[str, str]) -> None:
     """Refuses what would leave too little of the evidence."""
-    asked = pq.read_table(evidence_dir / "queries.parquet", columns=["image_id"])["image_id"].to_pylist()
-    left, at_first = len(set(asked) - gone), evidence.get("queries_at_first", evidence["queries"])
+    left, at_first = len(set(query_ids(evidence_dir)) - gone), evidence.get("queries_at_first", evidence["queries"])
     if left < MIN_QUERIES_LEFT * at_first:
         raise MedmarkError(
             f"too few query images: this drop leaves {left} of {at_first}; mark the data anew with mark-release"
@@ -249,89 +205,19 @@ def _check_rest(evidence_dir: Path, evidence: dict, gone: set[str], roles: dict[
         raise MedmarkError("no marked image is left after this drop; mark the data anew with mark-release")
 
 
-def choose(
-    images: Release,
-    new: set[str],
-    kept: list[Record],
-    roles: dict[str, str],
-    marker: Marker,
-    surrogates: list,
-    shares: dict[str, float],
-    seed: int,
-) -> dict[str, str]:
-    """Roles of new images, so that the shares of the first release are kept over many small drops.
-
-    As :func:`medmark.components.generator.selection.select`: of the target class those that benign models find hardest. How
-    many is rounded at random, and small drops make up for little of what is missing: otherwise whoever knows the share could
-    tell in which of many drops of one image the marked ones came.
-
-    Args:
-        images: what the drop brings.
-        new: ids of the added ones.
-        kept: fields of the other images of the new release.
-        roles: of those.
-        marker: for the target class.
-        surrogates: benign models.
-        shares: see :func:`medmark.components.evidence.keep.write_keep`.
-        seed: of rounding and the decoys' choice; secret.
-    """
-    chosen: dict[str, str] = {}
-    for role, of_target in (("mark", True), ("decoy", False)):
-        candidates = [
-            r.image_id
-            for r in images.records("train", columns=["image_id", "label", "split"])
-            if r.image_id in new and (r.label == marker.target) == of_target
-        ]
-        there = sum(r.split == "train" and (r.label == marker.target) == of_target for r in kept)
-        missing = shares[role] * there - sum(r == role for r in roles.values())
-        wanted = shares[role] * len(candidates) + missing * min(1.0, len(candidates) / CATCH_UP)
-        drawn = hashlib.sha256(f"{seed}:{role}:{images.parent}".encode()).digest()
-        rounding = int.from_bytes(drawn[:6], "big") / 2**48
-        count = int(max(0.0, min(wanted, MAX_SHARE_OF_NEW * len(candidates))) + rounding)
-        if not count:
-            continue
-        if of_target:
-            certainty = _certainty(images, set(candidates), surrogates, marker.target)
-            order = sorted(candidates, key=lambda image_id: (certainty[image_id], image_id))
-        else:
-            order = sorted(candidates, key=lambda i: hashlib.sha256(f"{seed}:decoy:{i}".encode()).hexdigest())
-        chosen |= dict.fromkeys(order[:count], role)
-    return chosen
-
-
-def _certainty(images: Release, wanted: set[str], surrogates: list, target: int) -> dict[str, float]:
-    """Mean P(target) of the benign models."""
-    certainty = {}
-    for record in images.records():
-        if record.image_id in wanted:
-            shown = display_tensor(record)
-            answers = [predict_probabilities(m, resize(shown, m.size))[0, target] for m in surrogates]
-            certainty[record.image_id] = float(np.mean(answers))
-    return certainty
-
-
 def _write_release(
     before: Release,
     images: Release,
     arrived: dict[str, Record],
-    corrections: _Corrections,
+    corrections: Corrections,
     finish: Callable[[Record], Record],
-    changes: dict,
+    changes: dict[str, Any],
     out: Path,
     version: str,
 ) -> Release:
     """Copies shards where nothing changed, rewrites the others, and appends the new images in a shard of their own."""
     withdrawn, changed, added = (set(changes[name]) for name in ("withdrawn", "changed", "added"))
-    with ReleaseWriter(
-        out,
-        name=before.name,
-        version=version,
-        class_names=before.class_names,
-        image_mode=before.image_mode,
-        task=before.task,
-        parent=before.digest,
-        changes=changes,
-    ) as writer:
+    with ReleaseWriter.child(out, before, version=version, changes=changes) as writer:
         for file, sha256, _ in before.shards:
             if not any(r.image_id in withdrawn | changed for r in before.records(columns=["image_id"], shard=file)):
                 writer.add_shard(before, file)
@@ -357,50 +243,35 @@ def _next(record: Record, now: Record, file: Path | None) -> Record:
     return replace(record, **stated, image=image, sha256=hashlib.sha256(image).hexdigest())
 
 
-def _on_disk(folder: Path, image: bytes | None) -> Path | None:
-    """A file with the image, in a folder that holds nothing else; images need not fit into memory together."""
-    if image is None:
-        return None
-    path = folder / str(len(os.listdir(folder)))
-    path.write_bytes(image)
-    return path
-
-
 def _write_evidence(
     source: Path,
     out: Path,
-    evidence: dict,
+    evidence: dict[str, Any],
     release: Release,
-    ledger: list[dict],
+    ledger: list[Row],
     roles: dict[str, str],
     gone: set[str],
 ) -> None:
     """The evidence for the new release; queries and answers about images that changed or went are left out."""
-    out.mkdir(parents=True, exist_ok=True)
-    os.chmod(out, 0o700)
-    files = [name for name in evidence["files"] if name != STEPS]  # of the run before
-    for name in files:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, out / name)
-    for name in ("queries.parquet", "innocents.parquet"):
+    files = copy_evidence(source, out, evidence)
+    for name in (QUERIES, BENIGN):
         table = pq.read_table(source / name)
         stays = pc.invert(pc.is_in(table["image_id"], value_set=pa.array(sorted(gone), pa.string())))
         pq.write_table(table.filter(stays), out / name, compression="zstd")
-    (out / "generator" / "selection.json").write_bytes(canonical_json(roles))
-    pq.write_table(pa.Table.from_pylist(ledger, schema=LEDGER), out / "ledger.parquet", compression="zstd")
-    evidence = {
-        **evidence,
+    write_roles(out / "generator", roles)
+    write_ledger(out, ledger)
+    new = {
         "release_digest": release.digest,
         "parent_digest": release.parent,
         "marked_images": sum(role == "mark" for role in roles.values()),
         "decoy_images": sum(role == "decoy" for role in roles.values()),
         "images": len(release),
-        "queries": pq.read_metadata(out / "queries.parquet").num_rows,
+        "queries": pq.read_metadata(out / QUERIES).num_rows,
         "queries_at_first": evidence.get("queries_at_first", evidence["queries"]),
         "quality": sum_up(ledger),
         "files": {name: file_sha256(out / name) for name in files},
     }
-    (out / "evidence.json").write_bytes(canonical_json(evidence))
+    write_evidence(out, evidence | new)
 
 
 def _write_keep(
@@ -409,18 +280,20 @@ def _write_keep(
     out: Path,
     shares: dict[str, float],
     release: Release,
-    corrections: _Corrections,
+    withdrawn: set[str],
+    corrections: Corrections,
     marked: set[str],
 ) -> None:
     """What the next update needs; of images that went, only that their pixels must not come back."""
-    withdrawn, key = set(release.read_changes()["withdrawn"]), read_patient_key(keep_dir)
+    key = read_patient_key(keep_dir)
     origins = {o.image_id: o for o in read_origins(keep_dir) if o.image_id}
     news = {o.image_id: o for o in read_origins(drop_dir / "origins") if o.image_id}
     past = {digest: None if owner in withdrawn else owner for digest, owner in read_past(keep_dir).items()}
     old = [o for i, o in origins.items() if i in withdrawn or i in news and news[i].image_sha256 != o.image_sha256]
     for origin in (*old, *(o for o in news.values() if o.image_id in corrections.withheld)):
-        owner = None if origin.image_id in withdrawn else origin.image_id
-        past[past_digest(origin.image_sha256, key)] = owner
+        if origin.image_sha256 is not None:  # not of a source's CSV
+            owner = None if origin.image_id in withdrawn else origin.image_id
+            past[past_digest(origin.image_sha256, key)] = owner
     origins = {i: o for i, o in (origins | news).items() if i not in withdrawn}
     joined = out.with_name(f"{out.name}.origins")
     write_origins(joined, list(origins.values()), patient_key=key, past=past, former=read_former(keep_dir))
@@ -436,14 +309,14 @@ def _write_keep(
 
 
 def _next_originals(
-    keep_dir: Path, drop_dir: Path, corrections: _Corrections, marked: set[str]
-) -> Iterator[Original] | None:
+    keep_dir: Path, drop_dir: Path, corrections: Corrections, marked: set[str]
+) -> Iterable[Original] | None:
     """Marked images without their mark: those whose pixels the drop brings as it does, the others as they were."""
     known = read_originals(keep_dir)
     if known is None:
         return None
     images = Release(drop_dir / "images")
-    there = {original.image_id for original in read_originals(keep_dir)}
+    there = {original.image_id for original in read_originals(keep_dir) or ()}
     brought = {r.image_id for r in images.records(columns=["image_id"])}
     news = marked & brought & (set(corrections.files) | (marked - there))
 

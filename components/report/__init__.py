@@ -1,1 +1,1 @@
-"""The report that people read."""
+"""The reports that people read, what the terminal shows, and what MLflow gets."""

@@ -1,10 +1,11 @@
-"""The report of an audit: one HTML file that opens without a network."""
+"""Write the report of an audit: one HTML file that opens without a network."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from medmark.components.base.figures import data_uri
 from medmark.components.base.html import environment, percent
@@ -21,26 +22,26 @@ SENTENCES = {
     "not_owned": "The model does not react to the mark as a model trained on the release would. Do not accuse.",
     "inconclusive": "At least one proof could not be had. That is not enough to accuse anybody.",
 }
-COMMITTED = " The evidence is the one that was committed to; what the date of that is worth is said below."
-UNCOMMITTED = " That this evidence was committed to before the release went out has not been shown: before anyone is accused, show it."
+COMMITTED = " The evidence is the one that was committed to; see below what the date of the commitment is worth."
+UNCOMMITTED = " It has not been shown that this evidence was committed to before the release went out: show it before you accuse anyone."
 MAX_DESCRIBED = 2000  # characters of what an endpoint says of itself that are shown; arbitrary
 THRESHOLDS = {
-    "alpha": "chance of accusing a model whose reaction is no more than tau, at most",
-    "tau": "lift of the probability that a benign model may show",
-    "guilty": "lift below which a suspect is cleared",
+    "alpha": "largest chance of accusing a model whose delta-P is no more than tau",
+    "tau": "delta-P that a benign model may show",
+    "guilty": "a suspect is cleared if its delta-P is less",
     "conformal_alpha": "level of the rank among benign models",
-    "min_queries": "of the tests with a fixed number of images; not used here",
+    "min_queries": "for tests with a fixed number of images; not used here",
 }
 
 
-def write_audit_report(out_html: str | Path, audit: dict) -> None:
+def write_audit_report(out_html: str | Path, audit: dict[str, Any]) -> None:
     """Writes the report of an audit.
 
     Names come from outside: all text is escaped, and the page forbids the browser to load anything.
 
     Args:
         out_html: file to write.
-        audit: content of ``audit.json``, see :func:`medmark.components.verification.suspect_audit.audit_suspects`.
+        audit: content of ``audit.json``, see :func:`medmark.components.verification.audit.audit`.
     """
     needed = math.log10(len(audit["suspects"]) / audit["thresholds"]["alpha"])
     shown = []

@@ -1,4 +1,4 @@
-"""Figures of the report: images as embedded PNG, charts as SVG."""
+"""Draw the figures of the reports: images as embedded PNG, charts as SVG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TERMS = {
     "twin": "Twin model's own training loss",
     "efficacy": "Marked images not yet\ntaken for the target",
     "learnability": "Mark not yet learnt\nfrom the target class",
-    "panel": "Reaction of\ninnocent models",
+    "panel": "Reaction of\nbenign models",
     "hard": "Marked target images easy\nfor benign models",
     "laplacian": "Fine detail in the mark",
     "perceptual": "Visible change",
@@ -48,18 +48,18 @@ class Picture:
 
 
 def gray_png(image: np.ndarray) -> str:
-    """(H, W) float in [0, 1] as an embedded PNG, its longer side at most :data:`PICTURE_SIDE`."""
+    """Embeds (H, W) floats in [0, 1] as PNG, its longer side at most :data:`PICTURE_SIDE`."""
     return _embed(image)
 
 
 def difference_png(picture: Picture) -> str:
-    """Marked minus clean, times :data:`DIFFERENCE_GAIN`: white is no change, red brighter, blue darker."""
+    """Draws marked minus clean, times :data:`DIFFERENCE_GAIN`: white is no change, red brighter, blue darker."""
     change = np.clip((picture.marked - picture.clean) * DIFFERENCE_GAIN, -1, 1)
     return _embed(mpl.colormaps["RdBu_r"](change / 2 + 0.5)[..., :3])
 
 
 def saliency_png(picture: Picture) -> str:
-    """The clean image with the saliency map laid over it."""
+    """Draws the saliency map over the clean image."""
     height, width = picture.clean.shape
     heat = Image.fromarray((picture.saliency * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     color = mpl.colormaps["inferno"](np.asarray(heat) / 255)[..., :3]
@@ -75,7 +75,7 @@ def _embed(pixels: np.ndarray) -> str:
 
 
 def histograms(scores: pd.DataFrame, target: str) -> bytes:
-    """How probable each scenario's models hold the target class, for clean and for marked images, as SVG."""
+    """Draws how probable the target class is to each group of models, for clean and for marked images, as SVG."""
     scenarios = [
         ("victim", "Trained on the release,\nshown its mark", "p_marked", RED, "with the mark"),
         ("innocent", "Benign models,\nshown the mark", "p_marked", RED, "with the mark"),
@@ -100,8 +100,8 @@ def histograms(scores: pd.DataFrame, target: str) -> bytes:
         return svg(figure)
 
 
-def robustness_curves(rows: list[dict], target: str) -> bytes:
-    """Target rate of marked and equally processed clean images against the strength of the processing, as SVG."""
+def jpeg_and_resize_curves(rows: list[dict], target: str) -> bytes:
+    """Draws the target rate of marked and of equally processed clean images against JPEG quality and size, as SVG."""
     table = pd.DataFrame(rows)
     kinds = {"resize": ("Shrinking and enlarging again", "side after shrinking, % of the original", 100),
              "jpeg": ("JPEG compression", "JPEG quality", 1)}  # fmt: skip
@@ -124,38 +124,41 @@ def robustness_curves(rows: list[dict], target: str) -> bytes:
 
 
 def classifier_curves(histories: dict[str, list[dict]]) -> bytes:
-    """Validation accuracy of every classifier by epoch, as SVG.
+    """Draws the validation accuracy of every classifier by epoch, as SVG.
 
     Args:
         histories: dicts with ``epoch`` and ``val_accuracy`` by model; names that start with ``marked`` are drawn as
             trained on the release.
     """
+    benign = [history for name, history in histories.items() if not name.startswith("marked")]
+    marked = [history for name, history in histories.items() if name.startswith("marked")]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 2.8))
         axis = figure.subplots()
-        for guilty, color, label in ((False, BLUE, "trained without the mark"), (True, RED, "trained on the release")):
-            for name, history in histories.items():
-                if name.startswith("marked") == guilty:
-                    epochs, accuracy = zip(*((h["epoch"], 100 * h["val_accuracy"]) for h in history), strict=True)
-                    axis.plot(epochs, accuracy, color=color, alpha=1 if guilty else 0.4, lw=1.4, label=label)
-                    label = None
+        for group, color, alpha, label in (
+            (benign, BLUE, 0.4, "trained without the mark"),
+            (marked, RED, 1.0, "trained on the release"),
+        ):
+            for number, history in enumerate(group):
+                epochs, accuracy = [h["epoch"] for h in history], [100 * h["val_accuracy"] for h in history]
+                axis.plot(epochs, accuracy, color=color, alpha=alpha, lw=1.4, label=None if number else label)
         axis.set(xlabel="epoch (pass over the training images)", ylabel="accuracy, %")
         axis.legend(loc="lower right")
         return svg(figure)
 
 
 def e_value_paths(paths: dict[str, list[float]], needed: float) -> bytes:
-    """How the evidence about one suspect grew with each image, as SVG.
+    """Draws how the evidence about one suspect grew with each image, as SVG.
 
     Args:
         paths: log10 of the e-values after each image, by hypothesis.
         needed: log10 of the e-value that decides.
     """
     names = {
-        "effect": ("lift", RED, "-"),
-        "contrast": ("lift beyond the control mark", RED, "--"),
+        "effect": ("delta-P", RED, "-"),
+        "contrast": ("delta-P beyond the control mark", RED, "--"),
         "labels": ("changed answers", RED, ":"),
-        "against": ("no such lift", BLUE, "-"),
+        "against": ("no such delta-P", BLUE, "-"),
     }
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 2.8))
@@ -175,7 +178,7 @@ def e_value_paths(paths: dict[str, list[float]], needed: float) -> bytes:
 
 
 def delta_ps(benign: dict[str, float], suspects: dict[str, float]) -> bytes:
-    """Mean lift of every benign model and of each suspect on one line, as SVG."""
+    """Draws the mean delta-P of every benign model and of each suspect on one line, as SVG."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 0.9 + 0.35 * len(suspects)))
         axis = figure.subplots()
@@ -186,7 +189,7 @@ def delta_ps(benign: dict[str, float], suspects: dict[str, float]) -> bytes:
         axis.axvline(0, color=GRAY, lw=0.8)
         axis.set_yticks(range(len(rows)), [name[-60:] for name, _, _ in rows])
         axis.set(
-            xlabel="mean delta-P of the target's probability by the mark",
+            xlabel="mean delta-P (rise of the target's probability by the mark)",
             xlim=(-0.55, 1.05),
             ylim=(len(rows) - 0.5, -0.5),
         )
@@ -194,7 +197,7 @@ def delta_ps(benign: dict[str, float], suspects: dict[str, float]) -> bytes:
 
 
 def generator_curves(history: list[dict]) -> bytes:
-    """Each term of the generator's objective by step, on its own scale, as SVG."""
+    """Draws each term of the generator's objective by step, on its own scale, as SVG."""
     table = pd.DataFrame(history)
     terms = [name for name in table.columns if name != "step"]
     columns = 4

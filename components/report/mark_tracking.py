@@ -1,4 +1,4 @@
-"""What MLflow gets of a run of mark_release."""
+"""Log a run of mark_release to MLflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medmark.components.base.image import IMAGE
 from medmark.components.dataset.release import Release
 from medmark.components.generator.marker import Marker
 from medmark.components.lineage.events import artifact_digest, read_record, read_steps
-from medmark.components.report.figures import classifier_curves, generator_curves, histograms, robustness_curves
+from medmark.components.report.figures import classifier_curves, generator_curves, histograms, jpeg_and_resize_curves
 from medmark.components.surrogate.models import load_models
 from medmark.components.tracking.registry import Model, model_name
 from medmark.components.tracking.runs import Tracked, log_pipeline
@@ -28,14 +28,14 @@ STEPS = {
     "check": ("verify", "verify"),
 }
 APART = 1 << 20  # more than the steps' seeds differ from the run's where they follow from it
-SEED = {"medmark.seed": "kept in the evidence"}  # whoever has the seed has the key of the mark
+SEED = {"medmark.seed": "kept in the evidence"}  # the key of the mark follows from the seed
 BARE = "not registered: no step of training; its weights are what the secret seed drew, or zeros"
 FROM_SEED = "its weights tell the seed that they began with, from which the mark's key follows"
 CARRIER = "its weights tell the seed that they began with, and its answers the carrier that it was trained on"
 
 
 def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict) -> None:
-    """Logs the run to MLflow, a nested run a step.
+    """Logs the run to MLflow, with a nested run for each step.
 
     The server may be shared: neither seeds, from which the key of the mark follows, nor marked images go there, nor paths of
     this machine. Digests come from the public record, where what could be guessed is an HMAC.
@@ -71,7 +71,7 @@ def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: 
             step.metrics = {k: v for k, v in verdict["malicious"].items() if isinstance(v, int | float)}
             target = verdict["dataset"]["target_class"]
             step.figures["answers.svg"] = histograms(pd.read_parquet(parts[name] / "scores.parquet"), target)
-            step.figures["robustness.svg"] = robustness_curves(verdict["robustness"], target)
+            step.figures["robustness.svg"] = jpeg_and_resize_curves(verdict["robustness"], target)
         if name == "surrogates":
             step.models = surrogate_models(parts[name], release, Marker.load(parts["generator"]).seed)
         elif name == "generator" and history:
@@ -97,12 +97,12 @@ def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: 
 
 
 def dataset_of(release: Release, source: str) -> dict:
-    """A release as an input of a run."""
+    """Describes a release as an input of a run."""
     return {"name": release.name, "digest": release.digest, "source": source, "counts": release.counts}
 
 
 def add_training(step: Tracked, folder: Path) -> None:
-    """Curves and accuracies of a folder of classifiers."""
+    """Adds curves and accuracies of a folder of classifiers."""
     models = json.loads((folder / "models.json").read_bytes())["models"]
     step.figures["training.svg"] = classifier_curves({entry["name"]: entry["history"] for entry in models})
     for entry in models:
@@ -113,7 +113,7 @@ def add_training(step: Tracked, folder: Path) -> None:
 
 
 def step_tags(name: str, made: Path, events: list[dict], public: list[dict]) -> dict[str, str]:
-    """Tags of one step: digest of each input and output, code version and image.
+    """Returns the tags of one step: digest of each input and output, code version and image.
 
     Args:
         name: of the step; several may have it.
@@ -141,13 +141,13 @@ def step_tags(name: str, made: Path, events: list[dict], public: list[dict]) -> 
 
 
 def digest_text(digest: dict[str, str]) -> str:
-    """``sha256:...`` or ``hmac-sha256:...``."""
+    """Writes a digest as ``sha256:...`` or ``hmac-sha256:...``."""
     ((kind, value),) = digest.items()
     return f"{kind}:{value}"
 
 
 def surrogate_models(folder: Path, release: Release, run_seed: int) -> list[Model]:
-    """Surrogates to register: grey images in [0, 1] in, logits out."""
+    """Lists the surrogates to register: grey images in [0, 1] in, logits out."""
     return [
         Model(
             model_name(release.name, entry["name"]),
@@ -164,7 +164,7 @@ def surrogate_models(folder: Path, release: Release, run_seed: int) -> list[Mode
 
 
 def generator_model(folder: Path, release: Release) -> Model:
-    """The U-Net alone: image, saliency, carrier and role in, each a channel; the correction before its tanh out."""
+    """Returns the U-Net alone: image, saliency, carrier and role in, each a channel; the correction before its tanh out."""
     marker = Marker.load(folder)
     side = marker.shape.size // 2
     name = model_name(release.name, "generator")

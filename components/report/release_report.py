@@ -1,10 +1,11 @@
-"""The report of a marked release, from the artifacts of its pipeline."""
+"""Collect the report of a marked release from the artifacts of its pipeline."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from medmark.components.dataset.codecs import decode_png
@@ -75,13 +76,13 @@ def report_release(
 
 
 def choose(ledger: pd.DataFrame) -> dict[str, str]:
-    """Image ids to show and why: the marked images at the quantiles of SSIM, least alike first.
+    """Chooses the images to show and says why: the marked images at the quantiles of SSIM, least alike first.
 
     Args:
         ledger: ``image_id`` and ``ssim`` of every marked image.
     """
     ordered = ledger.sort_values(["ssim", "image_id"]).reset_index(drop=True)
-    chosen = {}
+    chosen: dict[str, str] = {}
     for i in range(PANELS):
         rank = round(i / (PANELS - 1) * (len(ordered) - 1))
         place = {0: "the most changed", len(ordered) - 1: "the least changed"}.get(rank, f"number {rank + 1}")
@@ -94,5 +95,5 @@ def _records(release: Release, wanted: set[str]) -> dict[str, Record]:
     return {r.image_id: r for r in release.records("train") if r.image_id in wanted}
 
 
-def _shown(record: Record):
+def _shown(record: Record) -> np.ndarray:
     return to_unit(decode_png(record.image), record.bits, record.display)

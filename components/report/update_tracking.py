@@ -1,4 +1,4 @@
-"""What MLflow gets of a run of update_release."""
+"""Log a run of update_release to MLflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = {"read drop": "drop", "mark drop": "release", "check": "check"}
 
 
 def track_update(out: Path, parts: dict[str, Path], verdict: dict) -> None:
-    """Logs the run to MLflow, a nested run a step: neither seeds nor images nor names of the source.
+    """Logs the run to MLflow, with a nested run for each step, but neither seeds nor images nor names of the source.
 
     Args:
         out: gets MLflow's files, or what MLflow does not take.

@@ -1,1 +1,1 @@
-"""What adversaries do to a marked release and to their models, and what is left of the mark then."""
+"""What adversaries do to a marked release and to their models, and what is then left of the mark."""

@@ -25,25 +25,25 @@ from medmark.components.robustness.image_attacks import (
 from medmark.components.robustness.model_attacks import distil, fine_prune, fine_tune, prune_weights
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig
-from medmark.components.verification.processing import jpeg, shrink
+from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
 
 Process = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
 class Adversary:
-    """Somebody who trained a model on the release, and what he has.
+    """An adversary that trained a model on the release, and what it has.
 
     Attributes:
-        config: how he trains.
-        marked_model: his model.
-        train: the release's training images, marked ones among them; he does not know which.
+        config: how it trains.
+        marked_model: its model.
+        train: the release's training images, marked ones among them; the adversary does not know which.
         val: the release's validation images; medmark marks training images only.
-        clean: images with labels that carry no mark: the validation images, and those of another release if he has one.
-        pool: those, and the release's training images of the other classes. Marks sit in one class; that he guesses
-            which is the worst case for the owner.
+        clean: images with labels that carry no mark: the validation images, and those of another release if there is one.
+        pool: those, and the release's training images of the other classes. Only one class has marks; an adversary that
+            guesses which is the worst case for the owner.
         target: index of that class.
-        seed: of all he draws.
+        seed: of all that it draws.
     """
 
     config: TrainConfig
@@ -83,7 +83,7 @@ def removal(method: str) -> Callable[[Adversary, float], ImageArrays]:
     )
 
 
-def processing(function: Callable) -> Callable[[Adversary, float], Process]:
+def processing(function: Callable[[torch.Tensor, float], torch.Tensor]) -> Callable[[Adversary, float], Process]:
     return lambda adversary, strength: lambda images: function(images, strength)
 
 
@@ -95,7 +95,7 @@ def notch(adversary: Adversary, count: float) -> Process:
 
 
 def share_of(images: ImageArrays, share: float, seed: int) -> ImageArrays:
-    """A random part of some images."""
+    """Draws a random part of some images."""
     return images.subset(np.random.default_rng(seed).permutation(len(images))[: round(share * len(images))])
 
 
@@ -125,7 +125,7 @@ DATA_ATTACKS = (
 )  # fmt: skip
 QUERY_ATTACKS = (
     Attack("resizing", "queries", (2.0, 0.75, 0.5, 0.375, 0.25), "side, share of the original", processing(shrink)),
-    Attack("JPEG", "queries", (95, 85, 75, 60, 50), "quality", processing(lambda x, q: jpeg(x, int(q)))),
+    Attack("JPEG", "queries", (95, 85, 75, 60, 50), "quality", processing(jpeg)),
     Attack("blur", "queries", (0.5, 1.0, 2.0, 3.0), "sigma, pixels", processing(blur)),
     Attack("noise", "queries", (0.02, 0.05, 0.1), "standard deviation", processing(add_noise)),
     Attack("median filter", "queries", (3, 5, 7), "side, pixels", processing(median)),
@@ -155,7 +155,7 @@ ATTACKS = MODEL_ATTACKS + QUERY_ATTACKS + DATA_ATTACKS + PIPELINE_ATTACKS
 
 
 def choose(names: list[str]) -> tuple[Attack, ...]:
-    """The attacks of these names, of every kind; all if there is no name.
+    """Returns the attacks of these names, of every kind; all if there is no name.
 
     Raises:
         MedmarkError: there is no such attack.

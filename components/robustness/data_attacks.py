@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 def joined(*parts: ImageArrays) -> ImageArrays:
-    """Several sets of images as one, in order."""
+    """Joins several sets of images, in order."""
     return ImageArrays(
         torch.cat([part.images for part in parts]),
         torch.cat([part.labels for part in parts]),
@@ -25,7 +25,7 @@ def joined(*parts: ImageArrays) -> ImageArrays:
 
 
 def mix(train: ImageArrays, clean: ImageArrays, share: float, seed: int = 0) -> ImageArrays:
-    """The release diluted with images from elsewhere.
+    """Dilutes the release with images from elsewhere.
 
     As many images as can be had; where the clean ones do not suffice for the share, the adversary takes fewer of the release.
 
@@ -50,11 +50,11 @@ def mix(train: ImageArrays, clean: ImageArrays, share: float, seed: int = 0) -> 
 
 
 def crop_and_rotate(train: ImageArrays, crop: float, degrees: float, seed: int = 0) -> ImageArrays:
-    """Each image turned and cut in its own way, once, then enlarged to its old size; the trainer's own augmentation follows.
+    """Turns and cuts each image in its own way, once, and enlarges it to its old size; the trainer's own augmentation follows.
 
     Args:
         train: images.
-        crop: share of each side that is cut off, 0 to 1; what is left lies anywhere in the image.
+        crop: share of each side that is cut off, 0 to 1; what is left is anywhere in the image.
         degrees: largest turn to either side.
         seed: of turns and places.
     """

@@ -1,4 +1,4 @@
-"""Can somebody see that a model or a release is marked? Each answer is an AUC: 0.5 is chance, 1 is always."""
+"""Measure whether a model or a release can be seen to be marked. Each answer is an AUC: 0.5 is chance, 1 is always."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FACTORS = (3, 5, 7, 9, 11)  # Guo et al. 2023
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Chance that a positive score exceeds a negative one, ties counting half.
+    """Returns the chance that a positive score exceeds a negative one; ties count half.
 
     Raises:
         MedmarkError: there is none of one kind.
@@ -31,7 +31,7 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def chest_share(model: Classifier, images: torch.Tensor) -> np.ndarray:
-    """Share of each image's EigenCAM saliency that lies in the middle :data:`CHEST` of both sides.
+    """Returns the share of each image's EigenCAM saliency in the middle :data:`CHEST` of both sides.
 
     Args:
         model: a classifier.
@@ -48,7 +48,7 @@ def chest_share(model: Classifier, images: torch.Tensor) -> np.ndarray:
 
 
 def scale_up_scores(model: Classifier, images: torch.Tensor, factors: Sequence[float] = FACTORS) -> np.ndarray:
-    """How often the model keeps its answer when pixels are multiplied (Guo et al., "SCALE-UP", ICLR 2023).
+    """Counts how often the model keeps its answer when pixels are multiplied (Guo et al., "SCALE-UP", ICLR 2023).
 
     Args:
         model: a classifier.
@@ -72,7 +72,7 @@ def detect(
     genuine: torch.Tensor,
     seed: int = 0,
 ) -> dict:
-    """What gives the mark away.
+    """Measures what gives the mark away.
 
     Args:
         marked_model: trained on the marked release.

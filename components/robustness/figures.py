@@ -1,4 +1,4 @@
-"""The curves of a stress test as one SVG."""
+"""Draw the curves of a stress test as one SVG."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINES = (
 
 
 def stress_curves(table: pd.DataFrame, attacks: tuple[Attack, ...]) -> bytes:
-    """Target rates and accuracy against the strength of each attack, weak at the left, as SVG.
+    """Draws target rates and accuracy against the strength of each attack, weak at the left, as SVG.
 
     Lines are means over the marked models, the shade spans them; the first point, at "none", is no attack.
 

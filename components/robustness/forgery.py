@@ -1,9 +1,9 @@
-"""The forger's side: a mark made up afterwards, to accuse a model that never saw any.
+"""Forge a mark afterwards, to accuse a model that never saw any.
 
-Who has a model and its gradients can find one pattern that moves most images to the target class, and present it as the
-mark of "his" release ("Forging the Unforgeable", arXiv:2411.15450, does so to six methods). Two things stop him: the
-pattern moves other benign models too, which the panel shows, unless he picks a panel that it does not move; and he
-cannot have committed to it before there was a model.
+With a model and its gradients a forger can find one pattern that moves most images to the target class, and present it as
+the mark of a release ("Forging the Unforgeable", arXiv:2411.15450, does so to six methods). Two things speak against a
+forgery: the pattern moves other benign models too, unless the forger picks benign models that it does not move; and it
+cannot have been committed to before there was a model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 def forged_mark(
     models: list[Classifier], images: torch.Tensor, *, target: int, epsilon: float = 0.07, steps: int = 100
 ) -> torch.Tensor:
-    """One pattern that makes models take images for the target class.
+    """Finds one pattern that makes models take images for the target class.
 
     Signed gradient ascent on the mean log-probability of the target, projected to the ball of ``epsilon``
     (Moosavi-Dezfooli et al. 2017 call the pattern a universal perturbation; the plain ascent is Madry et al.'s 2018).
@@ -35,7 +35,8 @@ def forged_mark(
     wanted = torch.full((len(images),), target)
     for _ in range(steps):
         shown = (images + delta).clamp(0, 1)
-        loss = sum(F.cross_entropy(model.eval()(shown), wanted) for model in models)
+        losses = (F.cross_entropy(model.eval()(shown), wanted) for model in models)
+        loss = sum(losses, start=torch.zeros(()))
         (slope,) = torch.autograd.grad(loss, delta)
         with torch.no_grad():
             delta -= 2.5 * epsilon / steps * slope.sign()

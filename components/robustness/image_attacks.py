@@ -1,7 +1,7 @@
-"""What can be done to single images: (N, 1, S, S) float32 in [0, 1] in and out.
+"""Attack single images: (N, 1, S, S) float32 in [0, 1] in and out.
 
 An adversary can do it to what his model is asked, or to all that it is trained on and asked. Resizing and JPEG are in
-:mod:`medmark.components.verification.processing`.
+:mod:`medmark.components.verification.jpeg_and_resize_curves`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ NOTCH = 1.5  # periods per side, standard deviation: a mark that saliency confin
 
 
 def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur; ``sigma`` in pixels, above 0."""
+    """Blurs by a Gaussian; ``sigma`` in pixels, above 0."""
     return vision.gaussian_blur(images, [2 * max(1, round(3 * sigma)) + 1] * 2, [float(sigma)] * 2).clamp(0, 1)
 
 
 def add_noise(images: torch.Tensor, sigma: float, seed: int = 0) -> torch.Tensor:
-    """Gaussian noise of standard deviation ``sigma``; the same from one seed, so that twins get the same noise."""
+    """Adds Gaussian noise of standard deviation ``sigma``; one seed gives the same noise to an image with and without the mark."""
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     return (images + sigma * noise).clamp(0, 1)
 
 
-def median(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Median of a window of ``side`` pixels."""
+def median(images: torch.Tensor, side: float) -> torch.Tensor:
+    """Takes the median of a window of ``side`` pixels, a whole number."""
     return torch.from_numpy(ndimage.median_filter(images.numpy(), size=(1, 1, int(side), int(side))))
 
 
 def equalize(images: torch.Tensor, share: float = 1.0) -> torch.Tensor:
-    """Histogram equalisation over the whole image at 8 bits; ``share`` of it, the rest is the image as it was."""
+    """Equalises the histogram of the whole image at 8 bits; ``share`` of the result is that, the rest the image as it was."""
     levels = vision.equalize((images * 255).round().byte()).float() / 255
     return share * levels + (1 - share) * images
 
 
 def equalize_locally(images: torch.Tensor, clip: float) -> torch.Tensor:
-    """CLAHE at 8 bits, by OpenCV, 8x8 tiles; ``clip`` is its limit of contrast, 1 or more."""
+    """Equalises locally, by OpenCV's CLAHE at 8 bits with 8x8 tiles; ``clip`` is its limit of contrast, 1 or more."""
     import cv2
 
     clahe = cv2.createCLAHE(clipLimit=float(clip), tileGridSize=(8, 8))
@@ -48,7 +48,7 @@ def equalize_locally(images: torch.Tensor, clip: float) -> torch.Tensor:
 
 
 def window(images: torch.Tensor, share: float) -> torch.Tensor:
-    """Windowing: the middle ``share`` of each image's grey values (0 to 1) is stretched over the whole range."""
+    """Stretches the middle ``share`` (0 to 1) of each image's grey values over the whole range."""
     flat = images.flatten(1).double()
     low = flat.quantile((1 - share) / 2, dim=1)[:, None, None, None]
     high = flat.quantile((1 + share) / 2, dim=1)[:, None, None, None]
@@ -56,7 +56,7 @@ def window(images: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def find_waves(images: torch.Tensor, others: torch.Tensor, count: int) -> list[tuple[float, float]]:
-    """Plane waves that one class's images hold more of than others do: the search of an adversary who knows medmark.
+    """Finds plane waves that one class's images hold more of than others do, as an adversary would that knows medmark.
 
     Welch's t statistic between the classes' log power spectra, peak by peak; a peak is not looked for within two notch
     widths of one already found.
@@ -110,7 +110,7 @@ def remove_waves(images: torch.Tensor, waves: list[tuple[float, float]]) -> torc
 
 
 def remove_sector(images: torch.Tensor, width: float) -> torch.Tensor:
-    """Filters every wave that runs about head to foot out of the spectrum: for whoever knows medmark and nothing of the key.
+    """Filters every wave that runs about head to foot out of the spectrum, as an adversary would that knows medmark but not the key.
 
     medmark draws directions of 75 to 105 degrees (DEGREES in ``generator/marker.py``).
 

@@ -101,7 +101,7 @@ def fine_prune(model: Classifier, clean: ImageArrays, *, share: float, epochs: i
 def distil(
     model: Classifier, images: torch.Tensor, config: TrainConfig, *, temperature: float = 4.0, seed: int = 0
 ) -> Classifier:
-    """A new network learns the model's answers (Hinton, Vinyals, Dean, 2015).
+    """Lets a new network learn the model's answers (Hinton, Vinyals, Dean, 2015).
 
     Only class probabilities are asked for, as an interface on the network gives them; a logarithm makes logits of
     them, up to a constant that the softmax removes.

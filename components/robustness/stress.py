@@ -1,17 +1,18 @@
-"""Every attack at every strength against models trained on a marked release: what is left of the mark, and the price."""
+"""Run every attack at every strength against models trained on a marked release: what is left of the mark, at what price?"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
+from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
@@ -20,7 +21,8 @@ from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
-from medmark.components.evidence.queries import QuerySet, read_queries
+from medmark.components.evidence.ledger import read_ledger
+from medmark.components.evidence.queries import QuerySet, read_queries, read_query_rows
 from medmark.components.robustness.attacks import ATTACKS, Adversary, Attack
 from medmark.components.robustness.data_attacks import joined
 from medmark.components.robustness.detection import detect
@@ -29,7 +31,7 @@ from medmark.components.robustness.traces import traces
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
-from medmark.components.verification.audit import interrogate
+from medmark.components.verification.interrogation import interrogate
 
 LOOKED_AT = 200  # images of a kind that are searched for traces; arbitrary
 
@@ -69,6 +71,77 @@ def stress(
             rows of another run.
     """
     use_threads()
+    given, inputs = prepare(release_dir, evidence_dir, marked_models, other_release_dir, seed)
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(out / "rows.jsonl", inputs)
+    train_models(given.release.path, out / "victims", configs=marked_models)
+    adversaries = [
+        Adversary(
+            TrainConfig(**entry["config"]),
+            model,
+            given.train,
+            given.val,
+            given.clean,
+            given.pool,
+            given.queries.target,
+            seed,
+        )
+        for entry, model in load_models(out / "victims")
+    ]
+    table = attack_all(adversaries, attacks, given, out / "rows.jsonl", rows)
+    queries, target = given.queries, given.queries.target
+    result = {
+        **inputs,
+        "target_class": given.release.class_names[target],
+        "queries": len(queries),
+        "clean_images": len(given.clean),
+        "rows": table.to_dict("records"),
+        "detection": detections(out, adversaries, evidence_dir, queries, given.test),
+        "traces": {
+            "queries": traces(*query_pixels(evidence_dir)),
+            "training": traces(*training_pixels(given.release, evidence_dir, target)),
+        },
+    }
+    (out / "stress.json").write_bytes(canonical_json(result))
+    table.to_csv(out / "stress.csv", index=False)
+    (out / "stress.svg").write_bytes(stress_curves(table, attacks))
+    return table
+
+
+@dataclass(frozen=True)
+class StressData:
+    """What adversaries and owner have.
+
+    Attributes:
+        release: the marked release.
+        train, val, test: its images.
+        clean: images without the mark: the validation images, and those of another release if there is one.
+        pool: those, and the training images of the other classes than the target.
+        queries: what models are asked, without the control mark.
+    """
+
+    release: Release
+    train: ImageArrays
+    val: ImageArrays
+    test: ImageArrays
+    clean: ImageArrays
+    pool: ImageArrays
+    queries: QuerySet
+
+
+def prepare(
+    release_dir: str | Path,
+    evidence_dir: str | Path,
+    marked_models: list[TrainConfig],
+    other_release_dir: str | Path | None,
+    seed: int,
+) -> tuple[StressData, dict[str, Any]]:
+    """Reads what a stress test needs; see :func:`stress`.
+
+    Returns:
+        The images and queries, and what tells this stress test from others, as JSON.
+    """
     release, evidence = Release(release_dir), read_evidence(evidence_dir)
     if evidence["release_digest"] != release.digest:
         raise MedmarkError(f"evidence of another release: {evidence_dir}; use the evidence made with {release.path}")
@@ -88,82 +161,72 @@ def stress(
         clean, other_digest = joined(val, load_arrays(other, size=size)), other.digest
     pool = joined(clean, train.subset(np.flatnonzero((train.labels != target).numpy())))
     queries = replace(read_queries(evidence_dir, size=size, target=target), control=None)
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
     inputs = {
         "release_digest": release.digest,
         "other_release_digest": other_digest,
         "seed": seed,
         "victims": {config.name: asdict(config) for config in marked_models},
     }
-    rows = read_rows(out / "rows.jsonl", inputs)
-    train_models(release.path, out / "victims", configs=marked_models)
-    adversaries = [
-        Adversary(TrainConfig(**entry["config"]), model, train, val, clean, pool, target, seed)
-        for entry, model in load_models(out / "victims")
-    ]
-    before = {adversary.config.name: accuracy(adversary.marked_model, test) for adversary in adversaries}
-    plan = [(adversary, None, 0.0) for adversary in adversaries]
+    return StressData(release, train, val, test, clean, pool, queries), inputs
+
+
+def attack_all(
+    adversaries: list[Adversary], attacks: tuple[Attack, ...], given: StressData, path: Path, rows: list[dict[str, Any]]
+) -> pd.DataFrame:
+    """Runs each attack at each strength against each marked model, after a row without any attack.
+
+    Args:
+        adversaries: with their marked models.
+        attacks: which.
+        given: queries and test images.
+        path: gets a row as soon as it is measured.
+        rows: of an earlier attempt, which are not measured again.
+    """
+    before = {adversary.config.name: accuracy(adversary.marked_model, given.test) for adversary in adversaries}
+    plan: list[tuple[Adversary, Attack | None, float]] = [(adversary, None, 0.0) for adversary in adversaries]
     plan += [(adversary, attack, float(x)) for attack in attacks for adversary in adversaries for x in attack.strengths]
-    done = {row_key(row) for row in rows}
+    measured = {row_key(row): row for row in rows}
     wanted = []
     for adversary, attack, strength in track(plan, "attacking"):
         name, kind = (attack.name, attack.kind) if attack else ("none", "none")
         key = (adversary.config.name, kind, name, strength)
         wanted.append(key)
-        if key in done:
+        if key in measured:
             continue
         started = time.monotonic()
-        measured = (
-            attacked(adversary, attack, strength, queries, test)
-            if attack
-            else ask(adversary.marked_model, queries, test)
-        )
-        row = {"attack": name, "kind": kind, "strength": strength, "victim": adversary.config.name, **measured}
+        row = {"attack": name, "kind": kind, "strength": strength, "victim": adversary.config.name}
+        row |= attacked(adversary, attack, strength, given.queries, given.test)
         row |= {"accuracy_before": before[adversary.config.name], "seconds": round(time.monotonic() - started, 2)}
-        append(out / "rows.jsonl", row)
-        rows.append(row)
-    by_key = {row_key(row): row for row in rows}
-    table = pd.DataFrame([by_key[key] for key in wanted])
-    result = {
-        **inputs,
-        "target_class": evidence["target_class"],
-        "queries": len(queries),
-        "clean_images": len(clean),
-        "rows": table.to_dict("records"),
-        "detection": detections(out, adversaries, evidence_dir, queries, test),
-        "traces": {
-            "queries": traces(*query_pixels(evidence_dir)),
-            "training": traces(*training_pixels(release, evidence_dir, target)),
-        },
-    }
-    (out / "stress.json").write_bytes(canonical_json(result))
-    table.to_csv(out / "stress.csv", index=False)
-    (out / "stress.svg").write_bytes(stress_curves(table, attacks))
-    return table
+        append(path, row)
+        measured[key] = row
+    return pd.DataFrame([measured[key] for key in wanted])
 
 
-def attacked(adversary: Adversary, attack: Attack, strength: float, queries: QuerySet, test: ImageArrays) -> dict:
-    """One attack at one strength; see :func:`stress`."""
-    if attack.kind == "model":
-        return ask(attack.run(adversary, strength), queries, test)
-    if attack.kind == "data":
-        return ask(trained(adversary, attack.run(adversary, strength), adversary.val), queries, test)
-    process = attack.run(adversary, strength)
-    queries = replace(queries, clean=process(queries.clean), marked=process(queries.marked))
-    model, (train, val, test) = adversary.marked_model, (adversary.train, adversary.val, test)
+def attacked(
+    adversary: Adversary, attack: Attack | None, strength: float, queries: QuerySet, test: ImageArrays
+) -> dict[str, float]:
+    """Measures what is left of the mark after one attack at one strength, or after none; see :func:`stress`."""
+    if attack is None:
+        return ask(adversary.marked_model, queries, test)
+    made = attack.run(adversary, strength)
+    if isinstance(made, Classifier):
+        return ask(made, queries, test)
+    if isinstance(made, ImageArrays):
+        return ask(trained(adversary, made, adversary.val), queries, test)
+    queries = replace(queries, clean=made(queries.clean), marked=made(queries.marked))
+    model = adversary.marked_model
     if attack.kind == "pipeline":
-        train, val = (replace(part, images=process(part.images)) for part in (train, val))
+        train, val = (replace(part, images=made(part.images)) for part in (adversary.train, adversary.val))
         model = trained(adversary, train, val)
-    return ask(model, queries, replace(test, images=process(test.images)))
+    return ask(model, queries, replace(test, images=made(test.images)))
 
 
 def trained(adversary: Adversary, train: ImageArrays, val: ImageArrays) -> Classifier:
     return train_classifier(train, val, adversary.config, num_classes=adversary.marked_model.num_classes).model
 
 
-def ask(model: Classifier, queries: QuerySet, test: ImageArrays) -> dict:
-    """What the mark does to a model, and how good the model is."""
+def ask(model: Classifier, queries: QuerySet, test: ImageArrays) -> dict[str, float]:
+    """Measures what the mark does to a model, and how good the model is."""
     answers = interrogate(partial(predict_probabilities, model), queries)
     return {
         "wsr": float(answers.is_marked.mean()),
@@ -176,43 +239,41 @@ def ask(model: Classifier, queries: QuerySet, test: ImageArrays) -> dict:
 def detections(
     out: Path, adversaries: list[Adversary], evidence_dir: str | Path, queries: QuerySet, test: ImageArrays
 ) -> dict[str, dict]:
-    """:func:`medmark.components.robustness.detection.detect` for each marked model, kept in ``detection.json``.
+    """Runs :func:`medmark.components.robustness.detection.detect` for each marked model, and keeps it in ``detection.json``.
 
     The benign model is trained as the marked model is, on the release without the marked images.
     """
     path = out / "detection.json"
     if path.exists():
         return json.loads(path.read_bytes())
-    ledger = pq.read_table(Path(evidence_dir) / "ledger.parquet", columns=["image_id", "role"]).to_pylist()
+    ledger = read_ledger(evidence_dir, ["image_id", "role"])
     marked = {row["image_id"] for row in ledger if row["role"] == "mark"}
     genuine = test.images[test.labels == queries.target]
     found = {}
     for adversary in track(adversaries, "looking for the mark"):
         unmarked = [i for i, image_id in enumerate(adversary.train.image_ids) if image_id not in marked]
-        benign = trained(adversary, adversary.train.subset(unmarked), adversary.val)
+        benign = trained(adversary, adversary.train.subset(np.array(unmarked, dtype=int)), adversary.val)
         found[adversary.config.name] = detect(
             adversary.marked_model, benign, adversary.train, marked, queries, genuine, adversary.seed
         )
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_bytes(canonical_json(found))
-    partial_path.replace(path)
+    write_atomic(path, canonical_json(found))
     return found
 
 
 def query_pixels(evidence_dir: str | Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Stored values of the query images, with the mark and without it."""
-    rows = pq.read_table(Path(evidence_dir) / "queries.parquet", columns=["marked", "clean"]).to_pylist()
+    """Reads the stored values of the query images, with the mark and without it."""
+    rows = read_query_rows(evidence_dir, ["marked", "clean"])
     return [decode_png(row["marked"]) for row in rows], [decode_png(row["clean"]) for row in rows]
 
 
 def training_pixels(
     release: Release, evidence_dir: str | Path, target: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Stored values of the target's training images, those with the mark and those without, at most :data:`LOOKED_AT` of each.
+    """Reads stored values of the target's training images with the mark and without it, at most :data:`LOOKED_AT` of each.
 
     They are other images, and the mark goes to those that benign models find hard: that may show in a statistic, too.
     """
-    ledger = pq.read_table(Path(evidence_dir) / "ledger.parquet", columns=["image_id", "role"]).to_pylist()
+    ledger = read_ledger(evidence_dir, ["image_id", "role"])
     marked = {row["image_id"] for row in ledger if row["role"] == "mark"}
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for record in release.records("train"):
@@ -222,19 +283,19 @@ def training_pixels(
     return found
 
 
-def row_key(row: dict) -> tuple[str, str, str, float]:
+def row_key(row: dict[str, Any]) -> tuple[str, str, str, float]:
     return row["victim"], row["kind"], row["attack"], row["strength"]
 
 
-def append(path: Path, row: dict) -> None:
+def append(path: Path, row: dict[str, Any]) -> None:
     with path.open("a") as stream:
         stream.write(json.dumps(row, allow_nan=False) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def read_rows(path: Path, inputs: dict) -> list[dict]:
-    """Rows of a run that was stopped; begins the file if there is none. A line that was cut short is dropped.
+def read_rows(path: Path, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+    """Reads the rows of a run that was stopped, or begins the file. A line that was cut short is dropped.
 
     Raises:
         MedmarkError: the rows are of another run, or not rows.

@@ -1,7 +1,7 @@
-"""Which training images look as if somebody had tampered with them: two published scores.
+"""Score how suspicious training images look, by two published methods.
 
 The adversarial-robustness-toolbox (1.20) has both, but its spectral score projects features that are not centred, so
-that it depends on where the class lies (the paper's does not), and its clustering takes no seed and gives no score.
+that it depends on where the class is (the paper's does not), and its clustering takes no seed and gives no score.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def head(model: Classifier) -> nn.Linear:
 
 @torch.no_grad()
 def penultimate(model: Classifier, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-    """(N, C) float32: what the last linear layer is given for (N, 1, H, W) images in [0, 1].
+    """Returns (N, C) float32: what the last linear layer is given for (N, 1, H, W) images in [0, 1].
 
     Raises:
         MedmarkError: there is no image.
@@ -44,7 +44,7 @@ def penultimate(model: Classifier, images: torch.Tensor, batch_size: int = 64) -
 
 
 def spectral_signatures(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Squared projection on the first singular vector of the centred features (Tran, Li, Madry, NeurIPS 2018).
+    """Projects the centred features on their first singular vector, squared (Tran, Li, Madry, NeurIPS 2018).
 
     Args:
         features: (N, C) of one class.
@@ -58,10 +58,10 @@ def spectral_signatures(features: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def activation_clusters(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Nearness to the smaller of two clusters (Chen et al., "Activation Clustering", 2018).
+    """Scores the nearness to the smaller of two clusters (Chen et al., "Activation Clustering", 2018).
 
     Ten principal components, two means; the smaller cluster is the suspicious one. The paper removes that cluster; to
-    remove a given share, images are ranked by how much nearer they lie to its centre than to the other's (ours).
+    remove a given share, images are ranked by how much nearer they are to its centre than to the other's (ours).
 
     Args:
         features: (N, C) of one class, N >= 4.
@@ -87,7 +87,7 @@ METHODS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def suspicion(model: Classifier, images: torch.Tensor, labels: torch.Tensor, method: str, seed: int = 0) -> np.ndarray:
-    """Score of every training image among those of its class.
+    """Scores every training image among those of its class.
 
     Args:
         model: trained on these images.

@@ -1,4 +1,4 @@
-"""What marking leaves behind beside the mark: statistics of one image that anybody can compute from a release.
+"""Measure what marking leaves behind beside the mark: statistics of one image that anybody can compute from a release.
 
 Each answer is an AUC between images with and without the mark: 0.5 is chance, 0 and 1 are certain.
 """
@@ -20,50 +20,50 @@ BAND = "the mark's own band"
 
 
 def grey_values(pixels: np.ndarray) -> float:
-    """Number of different values."""
+    """Counts the different values."""
     return float(len(np.unique(pixels)))
 
 
 def gaps(pixels: np.ndarray) -> float:
-    """Values between the smallest and the largest that are not used."""
+    """Counts the values between the smallest and the largest that are not used."""
     values = np.unique(pixels)
     return float(int(values[-1]) - int(values[0]) + 1 - len(values))
 
 
 def residues(pixels: np.ndarray, divisor: int) -> float:
-    """Number of different rests of a division: few for values on a grid."""
+    """Counts the different remainders of a division: few for values on a grid."""
     return float(len(np.unique(pixels.astype(np.int64) % divisor)))
 
 
 def entropy(pixels: np.ndarray) -> float:
-    """Entropy of the histogram, bits."""
+    """Returns the entropy of the histogram in bits."""
     share = np.unique(pixels, return_counts=True)[1] / pixels.size
     return float(-(share * np.log2(share)).sum())
 
 
 def comb(pixels: np.ndarray) -> float:
-    """Roughness of the histogram: mean size of its second differences, as a share of all pixels."""
+    """Measures the histogram's roughness: mean size of its second differences, as a share of all pixels."""
     histogram = np.bincount(pixels.ravel().astype(np.int64) - int(pixels.min()))
     return float(np.abs(np.diff(histogram.astype(np.int64), 2)).sum() / pixels.size)
 
 
 def at_end(pixels: np.ndarray, bright: bool) -> float:
-    """Share of pixels with the darkest or the brightest value that the image has."""
+    """Returns the share of pixels with the darkest or the brightest value that the image has."""
     return float((pixels == (pixels.max() if bright else pixels.min())).mean())
 
 
 def constant(pixels: np.ndarray) -> float:
-    """Share of pixels in constant areas."""
+    """Returns the share of pixels in constant areas."""
     return float(constant_areas(pixels).mean())
 
 
 def noise(pixels: np.ndarray) -> float:
-    """Median size of the fine structure (Laplacian of the Laplacian)."""
+    """Measures the median size of the fine structure (Laplacian of the Laplacian)."""
     return float(np.median(np.abs(ndimage.laplace(ndimage.laplace(pixels.astype(np.float64))))))
 
 
 def ring(pixels: np.ndarray, low: float, high: float) -> float:
-    """Mean log power between two frequencies, cycles per side; 0 where the image holds none so fine."""
+    """Returns the mean log power between two frequencies in cycles per side; 0 where the image holds none so fine."""
     power, down, across = _spectrum(pixels)
     radius = np.hypot(down, across)
     chosen = (radius >= low) & (radius < min(high, min(pixels.shape) / 2))
@@ -71,7 +71,7 @@ def ring(pixels: np.ndarray, low: float, high: float) -> float:
 
 
 def ghost(pixels: np.ndarray, frequency: float) -> float:
-    """How far the power at a frequency straight down or across stands out of its surroundings."""
+    """Measures how far the power at a frequency straight down or across stands out of its surroundings."""
     power, down, across = _spectrum(pixels)
     found = []
     for along, side in ((np.abs(down), across), (across, np.abs(down))):
@@ -83,7 +83,7 @@ def ghost(pixels: np.ndarray, frequency: float) -> float:
 
 
 def own_band(pixels: np.ndarray) -> float:
-    """The same for the band that every mark lies in: head to foot, 5.5 to 8 cycles."""
+    """Measures the same for the band that holds every mark: head to foot, 5.5 to 8 cycles."""
     power, down, across = _spectrum(pixels)
     down = np.abs(down)
     return float(
@@ -120,7 +120,7 @@ STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
 
 
 def traces(marked: list[np.ndarray], unmarked: list[np.ndarray]) -> dict[str, float]:
-    """What tells marked images from others.
+    """Measures what tells marked images from others.
 
     Args:
         marked: (H, W) uint8 or uint16 stored values of each image.

@@ -1,1 +1,1 @@
-"""EigenCAM saliency: where a classifier looks."""
+"""Where a classifier looks: EigenCAM maps, and Grad-CAM for comparison."""

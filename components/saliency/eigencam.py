@@ -1,4 +1,4 @@
-"""EigenCAM for whole batches: the first principal component of a layer's activations.
+"""EigenCAM for whole batches: the first principal component of a layer's activations, and its sign.
 
 Source: Muhammad & Yeasin, "Eigen-CAM", IJCNN 2020; pytorch-grad-cam's ``EigenCAM``, of which this is the same map.
 That one runs a full NumPy SVD per image and leaves the sign to chance. Here a Lanczos iteration finds just the leading
@@ -52,7 +52,7 @@ def _leading(a: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
     start = start / start.norm(dim=1, keepdim=True).clamp_min(1e-30) + 0.1 * noise / noise.norm()
     vector = (start / start.norm(dim=1, keepdim=True))[:, None]  # (B, 1, P)
     basis = a.new_empty(batch, CHECKED_AFTER[-1], positions)
-    tridiagonal = a.new_empty(batch, 2, CHECKED_AFTER[-1])  # diagonal and what lies beside it
+    tridiagonal = a.new_empty(batch, 2, CHECKED_AFTER[-1])  # the diagonal and the one beside it
     solution = torch.zeros_like(start)
     left = list(range(batch))  # which of the images the rows of a, basis, ... are
     for step in range(1, CHECKED_AFTER[-1] + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +49,12 @@ def saliency_maps(model: Classifier, images: torch.Tensor) -> torch.Tensor:
     return (maps - low) / (high - low).clamp_min(1e-12)
 
 
-def extract(release_dir: str | Path, model_path: str | Path, out_dir: str | Path) -> dict:
+def quantised(maps: torch.Tensor) -> torch.Tensor:
+    """Maps as they are stored: uint8, 0 to 255, of float32 in [0, 1]; :func:`stack_saliency` turns them back."""
+    return (maps * 255).round().byte()
+
+
+def extract(release_dir: str | Path, model_path: str | Path, out_dir: str | Path) -> dict[str, Any]:
     """Writes the saliency map of every image of a release, streaming.
 
     Args:
@@ -69,7 +75,7 @@ def extract(release_dir: str | Path, model_path: str | Path, out_dir: str | Path
         images: list[torch.Tensor] = []
 
         def flush() -> None:
-            maps = (saliency_maps(model, torch.cat(images)) * 255).round().byte().numpy()
+            maps = quantised(saliency_maps(model, torch.cat(images))).numpy()
             rows = {"image_id": ids, "map": [m.tobytes() for m in maps]}
             writer.write_table(pa.table(rows, schema=schema))
 

@@ -1,1 +1,1 @@
-"""An S3 object store as local commands need it: checked transfers, identities, retries."""
+"""An S3 object store: places, credentials, retries, and transfers whose digests are checked."""

@@ -1,1 +1,1 @@
-"""Classifiers: the benign surrogates, the benign panel and the marked models."""
+"""Classifiers and their training: surrogates, benign models and marked models."""

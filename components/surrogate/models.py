@@ -1,4 +1,4 @@
-"""Training and keeping several classifiers: surrogates, benign models, marked models."""
+"""Several classifiers in one folder: training them side by side, ``models.json``, and reading them back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import asdict
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
@@ -22,7 +24,7 @@ from medmark.components.surrogate.training import TrainConfig, accuracy, train_c
 
 def train_models(
     release_dir: str | Path, out_dir: str | Path, *, configs: list[TrainConfig], workers: int | None = None
-) -> dict:
+) -> dict[str, Any]:
     """Trains each classifier on a release's training split and writes ``models.json``.
 
     Models that are already there, from the same configuration and release, are kept, so an interrupted step goes on
@@ -55,7 +57,7 @@ def train_models(
     return _write_index(out, release.digest, [done[config.name] for config in configs])
 
 
-def _finished(out: Path, digest: str, configs: list[TrainConfig]) -> dict[str, dict]:
+def _finished(out: Path, digest: str, configs: list[TrainConfig]) -> dict[str, dict[str, Any]]:
     index = out / "models.json"
     if not index.exists():
         return {}
@@ -68,7 +70,7 @@ def _finished(out: Path, digest: str, configs: list[TrainConfig]) -> dict[str, d
     }
 
 
-def _train_all(release: Release, out: Path, configs: list[TrainConfig], workers: int) -> Iterator[dict]:
+def _train_all(release: Release, out: Path, configs: list[TrainConfig], workers: int) -> Iterator[dict[str, Any]]:
     if workers == 1 or len(configs) < 2:
         for config in configs:
             yield _train_one(release.path, out, config)
@@ -83,7 +85,7 @@ def _train_all(release: Release, out: Path, configs: list[TrainConfig], workers:
             raise
 
 
-def _train_one(release_dir: Path, out: Path, config: TrainConfig) -> dict:
+def _train_one(release_dir: Path, out: Path, config: TrainConfig) -> dict[str, Any]:
     release = Release(release_dir)
     train, val, test = _load_splits(release_dir, release.digest, config.size)
     # the digest in the name: a checkpoint from another release is never resumed
@@ -109,15 +111,13 @@ def _load_splits(release_dir: Path, digest: str, size: int) -> list[ImageArrays]
     return [load_arrays(Release(release_dir), split=split, size=size) for split in SPLITS]
 
 
-def _write_index(out: Path, digest: str, entries: list[dict]) -> dict:
+def _write_index(out: Path, digest: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
     index = {"release_digest": digest, "models": entries}
-    partial = out / "models.json.partial"
-    partial.write_bytes(canonical_json(index))
-    partial.replace(out / "models.json")
+    write_atomic(out / "models.json", canonical_json(index))
     return index
 
 
-def _read_index(index: Path) -> dict:
+def _read_index(index: Path) -> dict[str, Any]:
     try:
         content = json.loads(index.read_bytes())
         for entry in content["models"]:
@@ -128,7 +128,7 @@ def _read_index(index: Path) -> dict:
     return content
 
 
-def _intact(directory: Path, entry: dict) -> bool:
+def _intact(directory: Path, entry: dict[str, Any]) -> bool:
     path = directory / entry["file"]
     return path.is_file() and file_sha256(path) == entry["sha256"]
 

@@ -7,14 +7,20 @@ activations EigenCAM reads.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+Make = Callable[
+    [int, int], tuple[nn.Module, nn.Module]
+]  # classes and side to a network and the layer that EigenCAM reads
 MAX_SIZE = 1024  # arbitrary bound on what an untrusted file may ask us to build
 MAX_CLASSES = 1000  # arbitrary, likewise
 
@@ -85,14 +91,14 @@ def _small_cnn_wide(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
 
 
 def _monai_resnet_tiny(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
-    from monai.networks.nets import ResNet
+    from monai.networks.nets.resnet import ResNet
 
     network = ResNet("basic", [1, 1, 1, 1], [16, 32, 64, 128], spatial_dims=2, n_input_channels=1, conv1_t_stride=2,
                      num_classes=num_classes)  # fmt: skip
     return network, network.layer4[-1]
 
 
-def _torchvision(name: str):
+def _torchvision(name: str) -> Make:
     def make(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
         import torchvision
 
@@ -108,23 +114,23 @@ def _torchvision(name: str):
 
 
 def _densenet121(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
-    from monai.networks.nets import DenseNet121
+    from monai.networks.nets.densenet import DenseNet121
 
     network = DenseNet121(spatial_dims=2, in_channels=1, out_channels=num_classes)
     # norm5 comes before an in-place ReLU that would overwrite what a hook has seen; the last dense block does not
-    return network, network.features.denseblock4
+    return network, network.features.get_submodule("denseblock4")
 
 
 def _vit(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
-    from monai.networks.nets import ViT
+    from monai.networks.nets.vit import ViT
 
     network = ViT(in_channels=1, img_size=(size, size), patch_size=(16, 16), hidden_size=192, mlp_dim=768, num_layers=6,
                   num_heads=3, classification=True, num_classes=num_classes, spatial_dims=2,
                   post_activation="none")  # fmt: skip
-    return network, network.blocks[-1].norm1
+    return network, network.blocks[-1].get_submodule("norm1")
 
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, Make] = {
     "small_cnn": _small_cnn,
     "small_cnn_wide": _small_cnn_wide,
     "resnet_tiny": _monai_resnet_tiny,
@@ -195,7 +201,7 @@ def save_classifier(model: Classifier, path: str | Path, **metadata: object) -> 
     save_file(tensors, str(path), metadata={"medmark": json.dumps(header, sort_keys=True)})
 
 
-def read_metadata(path: str | Path) -> dict:
+def read_metadata(path: str | Path) -> dict[str, Any]:
     """What medmark wrote into a safetensors file beside the tensors.
 
     Raises:
@@ -225,6 +231,6 @@ def load_classifier(path: str | Path) -> Classifier:
         model = build(architecture, num_classes=classes, size=size, seed=0)
         model.network.load_state_dict(read_tensors(path))
     except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error)
         raise MedmarkError(f"weights do not fit their network: {path} ({reason}); get the file again") from error
     return model.eval().requires_grad_(False)

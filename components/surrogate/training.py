@@ -1,16 +1,18 @@
-"""Training a classifier: benign surrogate, benign panel member or marked model."""
+"""Training one classifier: configuration, augmentation, the loop with its checkpoint, and prediction."""
 
 from __future__ import annotations
 
 import json
 import math
-import pickle
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from medmark.components.base.checkpoint import load_checkpoint, save_checkpoint
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.threads import device, mixed_precision, seed_everything, use_threads
 from medmark.components.dataset.arrays import ImageArrays, resize
@@ -54,12 +56,28 @@ class TrainConfig:
     weights: str | None = None
 
 
+def trained_alike(config: TrainConfig, benign: Iterable[TrainConfig]) -> str:
+    """Name of the benign model that differs from a marked model in its data alone: all but the name of its configuration is equal.
+
+    Args:
+        config: of the marked model.
+        benign: configurations of the benign models.
+
+    Raises:
+        MedmarkError: there is none.
+    """
+    for other in benign:
+        if replace(other, name=config.name) == config:
+            return other.name
+    raise MedmarkError(f"no benign model is trained as {config.name} is; add its configuration to the benign models")
+
+
 @dataclass
 class Trained:
     """A trained classifier, its history (one dict an epoch) and how long it took."""
 
     model: Classifier
-    history: list[dict]
+    history: list[dict[str, Any]]
     seconds: float
 
 
@@ -120,100 +138,139 @@ def train_classifier(
         patients = sorted(set(train.patient_ids))
         rng = np.random.default_rng(config.seed)
         kept = set(rng.choice(patients, max(1, round(config.subset * len(patients))), replace=False))
-        train = train.subset([i for i, patient in enumerate(train.patient_ids) if patient in kept])
+        train = train.subset(torch.tensor([i for i, patient in enumerate(train.patient_ids) if patient in kept]))
     counts = torch.bincount(train.labels, minlength=num_classes)
     if (counts == 0).any():
         raise MedmarkError(f"class {int(counts.argmin())} has no training image for {config.name}; supply some")
-    where = device()
-    model = build(
-        config.architecture, num_classes=num_classes, size=config.size, seed=config.seed, weights=config.weights
-    )
-    model = model.to(where)
-    weight = (1 / counts.float() / (1 / counts.float()).mean()).to(where)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    batches = max(1, len(train) // config.batch_size)
-    steps = max(config.epochs * batches, 10)  # PyTorch divides by 0 where the warm-up is one step
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.2)
-    generator = torch.Generator().manual_seed(config.seed + 1)
-    state = _Progress()
-    signature = json.dumps({**asdict(config), "images": len(train)}, sort_keys=True)
-    if checkpoint is not None and Path(checkpoint).exists():
-        state = _resume(Path(checkpoint), signature, model, optimizer, schedule, generator)
+    training = _Training(train, val, config, counts)
+    if checkpoint is not None:
+        training.resume(Path(checkpoint))
     started = time.monotonic()
-    while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
-        model.train()
-        order = torch.randperm(len(train), generator=generator)
-        losses = []
-        for batch in range(batches):
-            index = order[batch * config.batch_size : (batch + 1) * config.batch_size]
-            images = augment(train.images[index].to(where), config.augmentation, generator)
-            # dropout draws from the global generator; tied to the epoch so that resuming changes nothing
-            torch.manual_seed(config.seed + 1_000_003 * (state.epoch * batches + batch))
-            with mixed_precision(where):
-                logits = model(images.contiguous(memory_format=torch.channels_last)).float()
-            loss = F.cross_entropy(logits, train.labels[index].to(where), weight=weight)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        state.epoch += 1
-        probabilities = torch.from_numpy(predict_probabilities(model, val.images))
-        val_loss = F.nll_loss(probabilities.clamp_min(1e-7).log().float(), val.labels, weight=weight.cpu()).item()
-        val_accuracy = (probabilities.argmax(1) == val.labels).float().mean().item()
-        state.history.append(
-            {"epoch": state.epoch, "loss": float(np.mean(losses)), "val_loss": val_loss, "val_accuracy": val_accuracy}
-        )
-        if not math.isfinite(val_loss):
-            raise MedmarkError(f"training of {config.name} diverged in epoch {state.epoch}; use a lower learning rate")
-        if val_loss < state.best_loss:
-            state.best_loss, state.best_epoch = val_loss, state.epoch
-            state.best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    while not training.is_over():
+        training.run_epoch()
         if checkpoint is not None:
-            _keep(Path(checkpoint), signature, state, model, optimizer, schedule, generator)
-    model.load_state_dict(state.best_weights)
+            training.keep(Path(checkpoint))
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
-    return Trained(model.cpu().eval().requires_grad_(False), state.history, time.monotonic() - started)
+    return Trained(training.best_model(), training.progress.history, time.monotonic() - started)
 
 
+@dataclass
 class _Progress:
-    def __init__(self):
-        self.epoch, self.best_epoch, self.best_loss = 0, 0, math.inf
-        self.best_weights: dict = {}
-        self.history: list[dict] = []
+    """How far a training has got.
+
+    Attributes:
+        epoch: epochs that are done.
+        best_epoch, best_loss, best_weights: of the epoch with the lowest validation loss.
+        history: one dict an epoch.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
 
 
-def _keep(path: Path, signature: str, state: _Progress, model, optimizer, schedule, generator) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(
-        {
-            "signature": signature,
-            "progress": vars(state),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": {k: v for k, v in schedule.state_dict().items() if isinstance(v, int | float | list)},
-            "generator": generator.get_state(),
-        },
-        partial,
-    )
-    partial.replace(path)
+class _Training:
+    """State of one training run.
 
+    Args:
+        train, val, config: see :func:`train_classifier`.
+        counts: (K,) training images of each class.
+    """
 
-def _resume(path: Path, signature: str, model, optimizer, schedule, generator) -> _Progress:
-    try:
-        kept = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise MedmarkError(f"damaged checkpoint: {path}; remove it, the training then starts anew") from error
-    if not isinstance(kept, dict) or kept.get("signature") != signature:
-        raise MedmarkError(f"checkpoint of another run: {path}; remove it, or use the parameters that it was made with")
-    model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
-    schedule.load_state_dict(kept["schedule"])
-    generator.set_state(kept["generator"].cpu())
-    state = _Progress()
-    vars(state).update(kept["progress"])
-    return state
+    def __init__(self, train: ImageArrays, val: ImageArrays, config: TrainConfig, counts: torch.Tensor):
+        self.train, self.val, self.config, self.where = train, val, config, device()
+        model = build(
+            config.architecture, num_classes=len(counts), size=config.size, seed=config.seed, weights=config.weights
+        )
+        self.model = model.to(self.where)
+        self.class_weight = (1 / counts.float() / (1 / counts.float()).mean()).to(self.where)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.batches = max(1, len(train) // config.batch_size)
+        steps = max(config.epochs * self.batches, 10)  # PyTorch divides by 0 where the warm-up is one step
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, config.learning_rate, total_steps=steps, pct_start=0.2
+        )
+        self.generator = torch.Generator().manual_seed(config.seed + 1)
+        self.progress = _Progress()
+
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or no better one came for a while."""
+        done = self.progress
+        return done.epoch >= self.config.epochs or done.epoch - done.best_epoch >= self.config.patience
+
+    def run_epoch(self) -> None:
+        """Trains on every image once and notes how well the model does on the validation images."""
+        loss = self._train_epoch()
+        now = self.progress
+        now.epoch += 1
+        probabilities = torch.from_numpy(predict_probabilities(self.model, self.val.images))
+        log_probabilities = probabilities.clamp_min(1e-7).log().float()
+        val_loss = F.nll_loss(log_probabilities, self.val.labels, weight=self.class_weight.cpu()).item()
+        val_accuracy = (probabilities.argmax(1) == self.val.labels).float().mean().item()
+        now.history.append({"epoch": now.epoch, "loss": loss, "val_loss": val_loss, "val_accuracy": val_accuracy})
+        if not math.isfinite(val_loss):
+            name = self.config.name
+            raise MedmarkError(f"training of {name} diverged in epoch {now.epoch}; use a lower learning rate")
+        if val_loss < now.best_loss:
+            now.best_loss, now.best_epoch = val_loss, now.epoch
+            now.best_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def _train_epoch(self) -> float:
+        """Mean loss of the batches."""
+        config, where = self.config, self.where
+        self.model.train()
+        order = torch.randperm(len(self.train), generator=self.generator)
+        losses = []
+        for batch in range(self.batches):
+            index = order[batch * config.batch_size : (batch + 1) * config.batch_size]
+            images = augment(self.train.images[index].to(where), config.augmentation, self.generator)
+            # dropout draws from the global generator; tied to the epoch so that resuming changes nothing
+            torch.manual_seed(config.seed + 1_000_003 * (self.progress.epoch * self.batches + batch))
+            with mixed_precision(where):
+                logits = self.model(images.contiguous(memory_format=torch.channels_last)).float()
+            loss = F.cross_entropy(logits, self.train.labels[index].to(where), weight=self.class_weight)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            losses.append(loss.item())
+        return float(np.mean(losses))
+
+    def best_model(self) -> Classifier:
+        """The model with the weights of the best epoch, on the CPU, ready for evaluation."""
+        self.model.load_state_dict(self.progress.best_weights)
+        return self.model.cpu().eval().requires_grad_(False)
+
+    def _signature(self) -> str:
+        return json.dumps({**asdict(self.config), "images": len(self.train)}, sort_keys=True)
+
+    def keep(self, checkpoint: Path) -> None:
+        """Writes all that :meth:`resume` needs."""
+        schedule = {k: v for k, v in self.schedule.state_dict().items() if isinstance(v, int | float | list)}
+        state = {
+            "progress": vars(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": schedule,
+            "generator": self.generator.get_state(),
+        }
+        save_checkpoint(checkpoint, self._signature(), state)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Goes on from a checkpoint, if there is one."""
+        kept = load_checkpoint(checkpoint, self._signature(), self.where)
+        if kept is None:
+            return
+        self.model.load_state_dict(kept["model"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.schedule.load_state_dict(kept["schedule"])
+        self.generator.set_state(kept["generator"].cpu())
+        self.progress = _Progress(**kept["progress"])
 
 
 @torch.no_grad()

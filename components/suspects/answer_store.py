@@ -1,4 +1,4 @@
-"""Answers that a suspect has given, kept so that no question is paid for twice."""
+"""Keep the answers that a suspect has given, so that no question is paid for twice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line
 from medmark.components.suspects.suspects import SuspectModel
 
 SCHEMA_VERSION = 1
@@ -21,14 +22,15 @@ LOCK_TIMEOUT = 10.0  # seconds to wait for another process that writes; arbitrar
 class StoredSuspect:
     """A suspect that is asked only about images it has not answered yet.
 
-    Answers lie in one SQLite file, under the suspect's identity and the SHA-256 of an image's exact tensor. Each batch is
-    on disk before the next is asked: whoever goes away half way, the server or this process, takes one batch along.
+    Answers are kept in one SQLite file, under the suspect's identity and the SHA-256 of an image's exact tensor. Each batch
+    is on disk before the next is asked: if the server or this process goes away half way, one batch is lost at most.
 
     Args:
         suspect: to be asked.
         path: of the file; made if missing, readable by its owner only. Several suspects may share it.
 
     Attributes:
+        suspect: the suspect itself.
         name, size, label_only, identity: the suspect's.
         asked: images that the suspect was asked about and answered.
         reused: images whose answer was known.
@@ -41,7 +43,7 @@ class StoredSuspect:
         self.name, self.size, self.label_only = suspect.name, suspect.size, suspect.label_only
         self.identity = suspect.identity
         self.asked = self.reused = 0
-        self._suspect, self._path = suspect, Path(path)
+        self.suspect, self._path = suspect, Path(path)
         with self._explained():
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
             # durable at each commit, in the default rollback journal: a killed process leaves whole batches
@@ -75,9 +77,9 @@ class StoredSuspect:
         new = {key: i for i, key in enumerate(keys) if key not in rows}  # an image that occurs twice is asked once
         self.reused += len(keys) - len(new)
         missing = list(new.items())
-        for start in range(0, len(missing), self._suspect.batch_size):
-            batch = missing[start : start + self._suspect.batch_size]
-            answers = self._suspect(images[[i for _, i in batch]])
+        for start in range(0, len(missing), self.suspect.batch_size):
+            batch = missing[start : start + self.suspect.batch_size]
+            answers = self.suspect(images[[i for _, i in batch]])
             answered = {key: row for (key, _), row in zip(batch, answers, strict=True)}
             with self._explained(), self._file:
                 self._file.executemany(
@@ -103,7 +105,7 @@ class StoredSuspect:
             raise ValueError("no answer store of this version")
         self._file.commit()
         if (state := self._file.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise ValueError(" ".join(state.split()))
+            raise ValueError(one_line(state))
 
     def _read(self, key: bytes) -> np.ndarray | None:
         found = self._file.execute(
@@ -113,7 +115,7 @@ class StoredSuspect:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """What SQLite and the file raise, in one line."""
+        """Says in one line what SQLite and the file raise."""
         try:
             yield
         except sqlite3.OperationalError as error:  # locked, read-only, disk full: the answers themselves are whole

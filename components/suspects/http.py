@@ -1,4 +1,4 @@
-"""Suspects behind the Open Inference Protocol v2 over HTTP, which KServe, Triton and MLServer speak.
+"""Ask suspects over HTTP by the Open Inference Protocol v2, which KServe, Triton and MLServer speak.
 
 The server is hostile: what is read of it is bounded in size and time, its words appear in messages only as one short line,
 and it is never followed elsewhere. The token appears in no message. An audit talks to it from a process of its own.
@@ -7,7 +7,6 @@ and it is never followed elsewhere. The token appears in no message. An audit ta
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import math
 import os
@@ -16,14 +15,17 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import numpy as np
 import requests
+from medmark.components.base.addresses import is_local
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line
+from medmark.components.suspects.contract import refuse_unknown
 from medmark.components.suspects.messages import MAX_ANSWER, Unavailable
 from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
 from urllib3.util.retry import Retry
@@ -64,6 +66,16 @@ class Connection:
     rate: float | None = None
     ca_bundle: str | None = None
     memory: float = 4.0
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Connection:
+        """Makes a connection from its fields as JSON has them.
+
+        Raises:
+            MedmarkError: an unknown field, or a value that a connection refuses.
+        """
+        refuse_unknown(values, [field.name for field in fields(cls)], "connection")
+        return cls(**values)
 
     def __post_init__(self) -> None:
         positive = min(self.batch_size, self.timeout, self.memory, 1 if self.rate is None else self.rate) > 0
@@ -131,11 +143,11 @@ class Endpoint:
 
     def _new_session(self) -> requests.Session:
         session = requests.Session()
-        session.trust_env = not _local(self._url)  # no proxy for this machine itself
+        session.trust_env = not is_local(urlsplit(self._url).hostname or "")  # no proxy for this machine itself
         return session
 
     def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
-        """Answers to one batch."""
+        """Asks about one batch."""
         tensor = {"name": input, "shape": list(images.shape), "datatype": DATATYPES[images.dtype.name]}
         question: dict = {"inputs": [tensor | {"data": images.ravel().tolist()}]}
         if output is not None:
@@ -149,22 +161,23 @@ class Endpoint:
         return self._array(found[0])
 
     def _array(self, output: dict) -> np.ndarray:
-        """An output as an array, of ``str`` objects for BYTES."""
-        kind, shape = NUMPY_TYPES.get(str(output.get("datatype"))), output.get("shape")
+        """Reads an output as an array, of ``str`` objects for BYTES."""
+        kind = NUMPY_TYPES.get(str(output.get("datatype")))
         try:
             if kind is None:
                 raise ValueError("unknown datatype")
+            shape = tuple(int(side) for side in output["shape"])
             flat = np.asarray(output["data"], dtype=object).ravel().tolist()
             found = {type(value) for value in flat}
             wanted = {str} if kind == "str" else {int, float} if kind.startswith("float") else {int}
             if not found <= wanted:
                 raise ValueError(f"{kind} is announced, {sorted(t.__name__ for t in found - wanted)} found")
-            return np.array(flat, dtype=object if kind == "str" else kind).reshape([int(side) for side in shape])
+            return np.array(flat, dtype=object if kind == "str" else kind).reshape(shape)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             self._fail(f"gives an output that is no array ({error})", "check the server", error)
 
     def _tensors(self, described: dict, what: str) -> dict[str, tuple[tuple[int | None, ...], str]]:
-        """Declared tensors; empty where the server declares none, as MLServer may."""
+        """Reads the declared tensors; empty where the server declares none, as MLServer may."""
         found = {}
         try:
             for tensor in described.get(what) or []:
@@ -175,7 +188,7 @@ class Endpoint:
         return found
 
     def _request(self, method: str, url: str, question: dict | None = None) -> dict:
-        """One answer, after as many tries as the connection allows."""
+        """Gets one answer, after as many tries as the connection allows."""
         wait = self._connection.backoff
         for left in range(self._connection.retries, -1, -1):
             try:
@@ -259,7 +272,7 @@ class Endpoint:
     def _fail(
         self, wrong: str, remedy: str, cause: Exception | None = None, kind: type[MedmarkError] = MedmarkError
     ) -> NoReturn:
-        wrong = " ".join("".join(c if c.isprintable() else " " for c in self._hide(wrong)).split())[:300]
+        wrong = one_line(wrong, 300, hidden=[self._token])
         raise kind(f"suspect {self.where} {wrong}; {remedy}") from cause
 
 
@@ -282,12 +295,12 @@ def _within(seconds: float) -> Iterator[None]:
 
 
 def endpoint_digest(url: str, description: dict) -> str:
-    """SHA-256 of a model server: of its URL and of what it says of its model."""
+    """Returns the SHA-256 of a model server: of its URL and of what it says of its model."""
     return hashlib.sha256(json.dumps([url, description], sort_keys=True).encode()).hexdigest()
 
 
 def checked_url(url: str) -> str:
-    """The URL of a model without a last slash.
+    """Checks the URL of a model, and returns it without a last slash.
 
     Raises:
         MedmarkError: it is not ``http(s)://host/v2/models/NAME[/versions/V]``, below a gateway's path or not.
@@ -306,7 +319,7 @@ def checked_url(url: str) -> str:
 
 
 def read_token(url: str) -> str | None:
-    """The bearer token from ``MEDMARK_SUSPECT_TOKEN``, or None.
+    """Reads the bearer token from ``MEDMARK_SUSPECT_TOKEN``; None if there is none.
 
     Raises:
         MedmarkError: no header can hold it, or it would travel in the clear.
@@ -314,18 +327,9 @@ def read_token(url: str) -> str | None:
     token = os.environ.get(TOKEN)
     if token and (not token.isascii() or not token.isprintable() or " " in token):
         raise MedmarkError(f"the token in {TOKEN} holds a space or a control character; set it again")
-    if token and url.startswith("http://") and not _local(url):
+    if token and url.startswith("http://") and not is_local(urlsplit(url).hostname or ""):
         raise MedmarkError(f"{TOKEN} is set, and {url} would get it in the clear; use https, or unset {TOKEN}")
     return token or None
-
-
-def _local(url: str) -> bool:
-    """Whether a URL is of this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _retry_after(response: requests.Response) -> float:

@@ -1,7 +1,7 @@
 """Messages between an audit and the process that questions a suspect.
 
-A message is a JSON object and bytes. Whoever takes a message takes it from a process that a hostile model may have taken
-over: its size and its time are bounded, and nothing in it is ever run or unpickled.
+A message is a JSON object and bytes. A message may come from a process that a hostile model has taken over:
+its size and its time are bounded, and nothing in it is ever run or unpickled.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import socket
 import struct
 import time
+from typing import Any
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
@@ -97,27 +98,28 @@ class Channel:
         return taken
 
 
-def pack(array: np.ndarray) -> tuple[dict, bytes | memoryview]:
-    """An array of numbers or of ``str`` objects as a message.
+def pack(array: np.ndarray) -> tuple[dict[str, Any], bytes | memoryview]:
+    """Packs an array of numbers or of ``str`` objects into a message.
 
     Raises:
         ValueError: of another type, or larger than an answer may be.
     """
     kind, shape = "str" if array.dtype == object else array.dtype.name, list(array.shape)
+    data: bytes | memoryview
     if kind == "str":
         # a NUL parts them; one in a label makes it another label, which is refused as unknown
         data = "\0".join(str(label).replace("\0", "\ufffd") for label in array.ravel().tolist()).encode(
             errors="replace"
         )
     elif kind in NUMBERS:
-        data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     else:
         raise ValueError(f"an array of {kind}")
     return {"dtype": kind, "shape": shape}, data
 
 
 def unpack(stated: dict, data: bytearray) -> np.ndarray:
-    """The array of a message.
+    """Unpacks the array of a message.
 
     Raises:
         ValueError: what is stated is no array, or not this one.

@@ -11,7 +11,7 @@ MAX_BYTES = 1 << 30  # of a model with its external data; arbitrary
 
 
 def model_files(path: str | Path, locations: list[str], where: str) -> list[Path]:
-    """The model's file and those with its external data, checked.
+    """Checks and lists the model's file and those with its external data.
 
     Args:
         path: of the ONNX file.
@@ -19,7 +19,7 @@ def model_files(path: str | Path, locations: list[str], where: str) -> list[Path
         where: what to call the model in messages.
 
     Raises:
-        MedmarkError: one is missing or lies outside the model's folder, or together they are too large.
+        MedmarkError: one is missing or outside the model's folder, or together they are too large.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,7 +44,7 @@ def model_files(path: str | Path, locations: list[str], where: str) -> list[Path
 
 
 def digest_of(files: list[Path]) -> str:
-    """SHA-256 over the SHA-256 of each file."""
+    """Returns the SHA-256 over the SHA-256 of each file."""
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as stream:

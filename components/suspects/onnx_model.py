@@ -13,6 +13,7 @@ import onnxruntime
 import yaml
 from google.protobuf.message import DecodeError, Message
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import reason_of
 from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.model_files import model_files
 from medmark.components.tracking.connection import QUIET
@@ -33,7 +34,7 @@ TYPES = {
 class OnnxModel:
     """An ONNX file on the CPU.
 
-    The file is hostile: at most 1 GiB with its external data, which must lie in the model's folder, and only the operators
+    The file is hostile: at most 1 GiB with its external data, which must be in the model's folder, and only the operators
     that onnxruntime brings along. What a graph computes is bounded only by the limits of the process.
 
     Args:
@@ -68,19 +69,19 @@ class OnnxModel:
         except Exception as error:  # onnx's and onnxruntime's exceptions have no common base
             self._refuse_if_too_large(error)
             raise MedmarkError(
-                f"no usable ONNX model: {self.where} ({_line(error)}); export the model again"
+                f"no usable ONNX model: {self.where} ({reason_of(error)}); export the model again"
             ) from error
         self.inputs = {tensor.name: _declared(tensor) for tensor in self._session.get_inputs()}
         self.outputs = {tensor.name: _declared(tensor) for tensor in self._session.get_outputs()}
 
     def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
-        """Answers to one batch."""
+        """Asks about one batch."""
         try:
             return np.asarray(self._session.run([output], {input: images})[0])
         except Exception as error:  # onnxruntime's exceptions have no common base
             self._refuse_if_too_large(error)
             raise MedmarkError(
-                f"ONNX model {self.where} fails on images of shape {images.shape} ({_line(error)}); export it again, with"
+                f"ONNX model {self.where} fails on images of shape {images.shape} ({reason_of(error)}); export it again, with"
                 " a free batch size"
             ) from error
 
@@ -89,12 +90,12 @@ class OnnxModel:
         if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
             raise Unavailable(
                 f"ONNX model {self.where} needs more than {memory / (1 << 30):g} GiB of memory; give it more with --memory"
-                " if it is an honest one"
+                " if you trust it"
             ) from error
 
 
 def load(path: str | Path, where: str) -> onnx.ModelProto:
-    """The file as it is, without its external data.
+    """Loads the file as it is, without its external data.
 
     Raises:
         MedmarkError: missing, too large, or no ONNX file.
@@ -104,7 +105,7 @@ def load(path: str | Path, where: str) -> onnx.ModelProto:
     try:
         return onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
-        raise MedmarkError(f"not an ONNX file: {where} ({_line(error)}); export the model again") from error
+        raise MedmarkError(f"not an ONNX file: {where} ({reason_of(error)}); export the model again") from error
 
 
 def download(uri: str, registry: str | None, folder: str) -> str:
@@ -141,13 +142,13 @@ def download(uri: str, registry: str | None, folder: str) -> str:
         )
     except Exception as error:  # whatever MLflow, its server or its stores raise
         raise MedmarkError(
-            f"MLflow does not give {uri} ({_line(error)}); check its name and version, and MLFLOW_TRACKING_URI"
+            f"MLflow does not give {uri} ({reason_of(error)}); check its name and version, and MLFLOW_TRACKING_URI"
         ) from error
     return str(_onnx_file(Path(path), uri))
 
 
 def _onnx_file(folder: Path, uri: str) -> Path:
-    """The ONNX file of a downloaded MLflow model."""
+    """Finds the ONNX file of a downloaded MLflow model."""
     description = folder / "MLmodel"
     try:
         if description.stat().st_size > MAX_MLMODEL:
@@ -157,7 +158,7 @@ def _onnx_file(folder: Path, uri: str) -> Path:
         data = flavours["onnx"]["data"] if "onnx" in flavours else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise MedmarkError(
-            f"no MLmodel file that can be read in {uri} ({_line(error)}); log the model again"
+            f"no MLmodel file that can be read in {uri} ({reason_of(error)}); log the model again"
         ) from error
     if data is None:
         raise MedmarkError(
@@ -166,12 +167,12 @@ def _onnx_file(folder: Path, uri: str) -> Path:
         )
     path = folder / str(data)
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise MedmarkError(f"the ONNX file of {uri} lies outside the model ({str(data)!r:.80}); log the model again")
+        raise MedmarkError(f"the ONNX file of {uri} is outside the model ({str(data)!r:.80}); log the model again")
     return path
 
 
 def external_locations(message: Message) -> set[str]:
-    """Files that tensors anywhere in a model keep their numbers in."""
+    """Lists the files that tensors anywhere in a model keep their numbers in."""
     if isinstance(message, onnx.TensorProto) and message.data_location == onnx.TensorProto.EXTERNAL:
         return {entry.value for entry in message.external_data if entry.key == "location"}
     found: set[str] = set()
@@ -185,7 +186,3 @@ def external_locations(message: Message) -> set[str]:
 def _declared(tensor: onnxruntime.NodeArg) -> tuple[tuple[int | None, ...], str]:
     shape = tuple(side if isinstance(side, int) and side > 0 else None for side in tensor.shape or ())
     return shape, TYPES.get(tensor.type, tensor.type)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -17,10 +17,11 @@ import weakref
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.text import one_line
 from medmark.components.base.threads import choose_threads
 from medmark.components.suspects.http import (
     TOKEN,
@@ -91,7 +92,7 @@ class Process:
         return self.ask(self._task, b"", seconds)[0]
 
     def ask(self, question: dict, data: bytes | memoryview, seconds: float) -> tuple[dict, bytearray]:
-        """One message there and one back.
+        """Sends one message and takes one back.
 
         Raises:
             Unavailable: no answer within the limits; the process is ended.
@@ -101,7 +102,7 @@ class Process:
         try:
             stated = question | {"seconds": seconds, "threads": self._task["threads"]}
             self._channel.send(stated, data, seconds=seconds)
-            said, data = self._channel.receive(limit=MAX_ANSWER, seconds=seconds - (time.monotonic() - started))
+            said, answer = self._channel.receive(limit=MAX_ANSWER, seconds=seconds - (time.monotonic() - started))
         except TimeoutError:
             self._fail(f"gives no answer within {seconds:g} s", "give it longer with --timeout if it is only slow")
         except (EOFError, OSError):
@@ -110,7 +111,7 @@ class Process:
             self.broken(error)
         if "error" in said:
             raise (Unavailable if said.get("unavailable") is True else MedmarkError)(one_line(said["error"], 1000))
-        return said, data
+        return said, answer
 
     def broken(self, error: ValueError) -> NoReturn:
         """Ends the process for what it has sent, which ours does not send."""
@@ -163,7 +164,7 @@ class IsolatedSuspect:
         try:
             if self._remote:
                 self.where = checked_url(target)
-                self._task = {"kind": "endpoint", "url": self.where, "token": read_token(self.where)}
+                self._task: dict[str, Any] = {"kind": "endpoint", "url": self.where, "token": read_token(self.where)}
                 self._task["connection"] = asdict(connection)
                 self._seconds = connection.patience + GRACE
             else:
@@ -179,7 +180,7 @@ class IsolatedSuspect:
             raise
 
     def ask(self, images: np.ndarray, input: str, output: str | None) -> np.ndarray:
-        """Answers to one batch.
+        """Asks about one batch.
 
         Raises:
             Unavailable: no answer within the limits.
@@ -225,7 +226,7 @@ class IsolatedSuspect:
         return max(OPENING, self._connection.timeout)
 
     def _open(self) -> tuple[tuple, Process]:
-        """What the suspect is, and the process that has opened it."""
+        """Opens the suspect; returns what it is, and its process."""
         if not self._remote:
             model_files(self._path, [], self.where)
         process = Process(self.where, self._task, self._connection, secrets=self._remote)
@@ -252,7 +253,7 @@ class IsolatedSuspect:
 
 
 def external_files(path: Path) -> list[str]:
-    """Files that an ONNX model keeps its weights in, as it names them.
+    """Lists the files that an ONNX model keeps its weights in, as it names them.
 
     Args:
         path: of the ONNX file.
@@ -265,11 +266,6 @@ def external_files(path: Path) -> list[str]:
             return _locations(process.open(OPENING).get("locations"))
         except ValueError as error:
             process.broken(error)
-
-
-def one_line(text: object, length: int) -> str:
-    """What may be shown of a text from outside."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:length]
 
 
 def _end(process: subprocess.Popen, channel: Channel) -> None:

@@ -1,4 +1,4 @@
-"""Suspect models that can only be asked: an ONNX file, a model of an MLflow registry, or an HTTP endpoint.
+"""Open and ask suspect models: an ONNX file, a model of an MLflow registry, or an HTTP endpoint.
 
 Nothing that a suspect gives is trusted. No pickle is opened, a suspect runs in a process of its own within limits, and an
 answer that does not fit what the user says about the suspect is refused instead of repaired.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,65 +18,21 @@ import torch
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.delivery.places import Places, is_place
+from medmark.components.suspects.contract import MAX_SIDE, Contract
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import MAX_QUESTION
 from medmark.components.suspects.model_files import MAX_BYTES
 from medmark.components.suspects.process import IsolatedSuspect, external_files
 from scipy import special
 
-SUM_TOLERANCE = 1e-3  # that of audit.ask
+SUM_TOLERANCE = 1e-3  # that of verification.interrogation.ask
 FLOATS = ("float16", "float32", "float64")
-ANSWERS = ("probabilities", "logits", "labels")
-MAX_SIDE = 4096  # arbitrary bound on what a suspect may make us draw
+Shape = tuple[int | None, ...]  # of a tensor; sizes that are free are None
 MAX_BATCH = 1024  # arbitrary, likewise
 
 
-@dataclass(frozen=True)
-class Contract:
-    """What a suspect expects and gives, as far as it does not say so itself.
-
-    An image x in [0, 1] is given as ``(x * scale - mean) / std``, (N, channels, size, size).
-
-    Attributes:
-        size: side in pixels; None: as the model declares.
-        channels: 1, or 3 for grey repeated; None: as the model declares.
-        mean: taken off after scaling, one number for all channels.
-        std: divided by afterwards.
-        scale: value of white before normalisation, 1 or 255.
-        answers: ``probabilities`` and ``logits`` are float outputs, (N, K), or (N,) or (N, 1) for the second of two
-            classes; ``labels`` are whole numbers or class names, (N,) or (N, 1).
-        input, output: names of the tensors; None: the only one.
-        classes: class names in the order of the suspect's outputs; None: that of the evidence.
-
-    Raises:
-        MedmarkError: a value outside these.
-    """
-
-    size: int | None = None
-    channels: int | None = None
-    mean: float = 0.0
-    std: float = 1.0
-    scale: float = 1.0
-    answers: str = "probabilities"
-    input: str | None = None
-    output: str | None = None
-    classes: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.size is not None and not 1 <= self.size <= MAX_SIDE:
-            raise MedmarkError(f"suspect's image size {self.size}; give a side of 1 to {MAX_SIDE} pixels")
-        if self.channels not in (None, 1, 3):
-            raise MedmarkError(f"suspect's {self.channels} channels; give 1, or 3 for grey repeated")
-        if self.scale not in (1.0, 255.0):
-            raise MedmarkError(f"suspect's scale {self.scale}; give 1 or 255, the value of white before normalisation")
-        if not math.isfinite(self.mean) or not math.isfinite(self.std) or self.std <= 0:
-            raise MedmarkError(f"suspect's mean {self.mean} and std {self.std}; give finite numbers, std above 0")
-        if self.answers not in ANSWERS:
-            raise MedmarkError(f"suspect's answers {self.answers!r}; give one of {', '.join(ANSWERS)}")
-
-
 class Backend(Protocol):
-    """Where the answers come from.
+    """What gives the answers: a process that holds a model or talks to an endpoint.
 
     Attributes:
         where: for messages.
@@ -90,8 +45,8 @@ class Backend(Protocol):
 
     where: str
     digest: str
-    inputs: dict[str, tuple[tuple[int | None, ...], str]]
-    outputs: dict[str, tuple[tuple[int | None, ...], str]]
+    inputs: dict[str, tuple[Shape, str]]
+    outputs: dict[str, tuple[Shape, str]]
     batch_size: int
     description: dict | None
 
@@ -99,7 +54,7 @@ class Backend(Protocol):
         """Answers to one batch: an array of floats, whole numbers, or ``str`` objects."""
 
     def close(self) -> None:
-        """Ends whatever runs for it."""
+        """Ends its processes."""
 
 
 def open_suspect(
@@ -120,7 +75,7 @@ def open_suspect(
         class_names: of the evidence.
         connection: how to question it, and what it may use up; None: the defaults of :class:`Connection`.
         registry: URI of the MLflow registry; None: what MLflow is configured for.
-        file: of a target that ends in ``.onnx``: where it lies, if that is not its name.
+        file: where the ONNX file of a target that ends in ``.onnx`` is, if not under that name.
 
     Raises:
         MedmarkError: it cannot be opened, or does not fit the contract.
@@ -149,7 +104,7 @@ class SuspectModel:
         size: S, pixels.
         label_only: whether the answers are labels.
         batch_size: images a request.
-        contract: what was said about it, completed by what it declares.
+        contract: what the user says about it, completed by what it declares.
         model: digest of the file, or of the endpoint's URL and description.
         description: what an endpoint says of its model; None for a file.
         identity: SHA-256 over contract, model and the evidence's classes: of ``json.dumps``, with sorted keys, of the fields
@@ -171,7 +126,10 @@ class SuspectModel:
             )
         self.model, self.description = backend.digest, backend.description
         self._order = [self._classes.index(name) for name in class_names]
-        self._input, shape, kind = self._tensor("input", backend.inputs, contract.input)
+        name, shape, kind = self._tensor("input", backend.inputs, contract.input)
+        if name is None:
+            self._refuse("it does not declare its input", "give the tensor's name, size and channels")
+        self._input = name
         self._output, answer, answer_kind = self._tensor("output", backend.outputs, contract.output)
         self._read_input(shape, kind)
         self._check_output(answer, answer_kind)
@@ -221,11 +179,11 @@ class SuspectModel:
         answer = answer[: len(images)]
         return self._labels(answer) if self.label_only else self._probabilities(answer)
 
-    def _tensor(self, what: str, declared: dict, wanted: str | None) -> tuple[str | None, tuple | None, str | None]:
-        """Name, shape and type of the tensor to use; shape and type are None where nothing is declared."""
+    def _tensor(
+        self, what: str, declared: dict[str, tuple[Shape, str]], wanted: str | None
+    ) -> tuple[str | None, Shape | None, str | None]:
+        """Chooses the tensor to use: name, shape and type; shape and type are None where nothing is declared."""
         if not declared:
-            if wanted is None and what == "input":
-                self._refuse("it does not declare its input", "give the tensor's name, size and channels")
             return wanted, None, None
         if wanted is None and len(declared) == 1:
             wanted = next(iter(declared))
@@ -236,7 +194,7 @@ class SuspectModel:
             )
         return wanted, *declared[wanted]
 
-    def _read_input(self, shape: tuple | None, kind: str | None) -> None:
+    def _read_input(self, shape: Shape | None, kind: str | None) -> None:
         """Sets the input's size, channels and type from the contract and from what the model declares."""
         if shape is None:
             shape, kind = (None, None, None, None), "float32"
@@ -268,7 +226,7 @@ class SuspectModel:
             self._refuse(f"its input has {what} {found}, the contract says {stated}", f"correct the {what}")
         return known.pop()
 
-    def _check_output(self, shape: tuple | None, kind: str | None) -> None:
+    def _check_output(self, shape: Shape | None, kind: str | None) -> None:
         """Refuses, before anything is asked, an output that the contract cannot be true of."""
         if kind is None:
             return
@@ -286,7 +244,7 @@ class SuspectModel:
             self._refuse(f"it answers with {kind}, the contract says {self._contract.answers}", "correct the contract")
 
     def _labels(self, answer: np.ndarray) -> np.ndarray:
-        """(N,) or (N, 1) indices or names to one-hot rows."""
+        """Turns (N,) or (N, 1) indices or names into one-hot rows."""
         self._check_kind("str" if answer.dtype == object else answer.dtype.name)
         if answer.ndim > 2 or answer.size != len(answer):
             self._refuse(f"it answers with labels of shape {answer.shape}", "one label an image is needed")
@@ -297,7 +255,7 @@ class SuspectModel:
         return np.eye(len(self._classes))[[known.index(label) for label in answer.ravel().tolist()]]
 
     def _probabilities(self, answer: np.ndarray) -> np.ndarray:
-        """(N, K), or (N,) or (N, 1) of the second of two classes, to probabilities."""
+        """Turns (N, K) numbers, or (N,) or (N, 1) of the second of two classes, into probabilities."""
         self._check_kind("str" if answer.dtype == object else answer.dtype.name)
         classes, logits = len(self._classes), self._contract.answers == "logits"
         values = answer.astype(np.float64)
@@ -343,7 +301,7 @@ class UnopenedSuspect:
 
 
 def fetch_suspects(places: Places, targets: list[str]) -> dict[str, Path]:
-    """Brings those ONNX files that lie in an object store, with their weights if they lie beside them.
+    """Fetches the ONNX files among suspects that are in an object store, with their weights if these are beside them.
 
     Args:
         places: of the command.
@@ -365,7 +323,7 @@ def fetch_suspects(places: Places, targets: list[str]) -> dict[str, Path]:
     return {target: places.read(target, raw=True, limit=MAX_BYTES, beside=weights) for target in onnx_files}
 
 
-def _shape(shape: tuple[int | None, ...]) -> str:
+def _shape(shape: Shape) -> str:
     return f"({', '.join('?' if side is None else str(side) for side in shape)})"
 
 

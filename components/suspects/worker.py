@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.suspects.messages import (
@@ -23,6 +24,10 @@ from medmark.components.suspects.messages import (
     pack,
     unpack,
 )
+
+if TYPE_CHECKING:  # only one of the two is needed at a time
+    from medmark.components.suspects.http import Endpoint
+    from medmark.components.suspects.onnx_model import OnnxModel
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -39,7 +44,7 @@ def main() -> None:
             while True:
                 task, data = channel.receive(limit=MAX_QUESTION)
                 _serve(channel, task, lambda: _answer(opened[0], task, data))  # noqa: B023
-        except (EOFError, OSError):  # whoever asks has gone
+        except (EOFError, OSError):  # the other end is gone
             pass
 
 
@@ -78,11 +83,11 @@ def _open(task: dict, opened: list) -> dict:
     return _declared(model) | {"locations": model.locations}
 
 
-def _declared(backend: object) -> dict:
+def _declared(backend: Endpoint | OnnxModel) -> dict[str, Any]:
     return {"inputs": backend.inputs, "outputs": backend.outputs, "batch_size": backend.batch_size}
 
 
-def _answer(backend: object, task: dict, data: bytearray) -> tuple[dict, bytes | memoryview]:
+def _answer(backend: Endpoint | OnnxModel, task: dict, data: bytearray) -> tuple[dict, bytes | memoryview]:
     answer = backend.ask(unpack(task, data), task["input"], task["output"])
     try:
         stated, packed = pack(answer)

@@ -1,1 +1,1 @@
-"""Runs, figures and models in MLflow."""
+"""MLflow: runs with their figures, registered models, and what is kept while MLflow is away."""

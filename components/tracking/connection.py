@@ -1,10 +1,9 @@
-"""Which MLflow is spoken to, and how quietly."""
+"""Which MLflow gets the runs (``MLFLOW_TRACKING_URI``, ``MLFLOW_RUN_ID``), and how quiet its client is."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from pathlib import Path
 
 QUIET = {
@@ -32,8 +31,3 @@ def is_named() -> bool:
 def tracking_uri(folder: Path) -> str:
     """Address of MLflow: what the user set, else a SQLite file in a pipeline's folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
-
-
-def reason_of(error: Exception) -> str:
-    """One line; without the password that an address may hold."""
-    return re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:200] or type(error).__name__

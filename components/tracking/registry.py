@@ -4,8 +4,8 @@ A version carries the digest of the release it belongs to. The alias ``candidate
 ``released`` is set when the release goes out, see :func:`promote`.
 
 Training does not wipe out the weights that a network began with: the first layer of a ``small_cnn`` after 12 epochs on 800
-phantoms correlates by 0.99 with its first weights, and PyTorch's generator takes 32 bits of a seed, so whoever has the weights
-tries all seeds (0.14 ms each on one core) and knows 32 of its 48 bits. A network whose first weights follow from the mark's
+phantoms correlates by 0.99 with its first weights, and PyTorch's generator takes 32 bits of a seed, so with the
+weights one can try all seeds (0.14 ms each on one core) and know 32 of its 48 bits. A network whose first weights follow from the mark's
 seed is therefore ``private``: registered in the MLflow of the run's own folder only, never on a server.
 """
 
@@ -18,10 +18,11 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
-from medmark.components.tracking.connection import quiet, reason_of, tracking_uri
+from medmark.components.base.text import reason_of
+from medmark.components.tracking.connection import quiet, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,7 +54,7 @@ class Model:
     output: str
     release_digest: str
     private: str | None = None
-    stated: dict = field(default_factory=dict)
+    stated: dict[str, Any] = field(default_factory=dict)
 
 
 def model_name(*parts: str) -> str:
@@ -74,7 +75,7 @@ def write_model(model: Model, folder: Path) -> None:
     given = torch.zeros(2, *model.shape)  # one image would be taken for a fixed batch size
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of PyTorch about its own exporter
-        made = torch.onnx.export(
+        exported = torch.onnx.export(
             network,
             (given,),
             input_names=[model.input],
@@ -82,8 +83,11 @@ def write_model(model: Model, folder: Path) -> None:
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True,
             verbose=False,
-        ).model_proto
+        )
         answer = network(given)
+    if exported is None:
+        raise RuntimeError("PyTorch's exporter gives no program")  # only without dynamo
+    made = exported.model_proto
     _forget(made)
     float32 = np.dtype("float32")
     signature = ModelSignature(
@@ -101,8 +105,8 @@ def write_model(model: Model, folder: Path) -> None:
     )
 
 
-def register(client: MlflowClient, run_id: str, models: list[dict], content: str, time: int) -> str:
-    """Makes registered versions of models that lie among a run's artifacts, once each.
+def register(client: MlflowClient, run_id: str, models: list[dict[str, Any]], content: str, time: int) -> str:
+    """Makes registered versions of models among a run's artifacts, once each.
 
     Args:
         client: of MLflow.
@@ -152,7 +156,7 @@ def promote(release_digest: str, folder: str | Path) -> list[str]:
     return sorted(promoted)
 
 
-def _registered(client: MlflowClient, run_id: str, model: dict, content: str, time: int) -> str:
+def _registered(client: MlflowClient, run_id: str, model: dict[str, Any], content: str, time: int) -> str:
     """One version, made if it is not there; its name and number."""
     from mlflow.exceptions import MlflowException
 

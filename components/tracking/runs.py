@@ -1,7 +1,6 @@
 """MLflow: what a pipeline leaves there, and what happens when MLflow is away.
 
-If ``MLFLOW_RUN_ID`` is set (KFP's MLflow plugin sets it), that run becomes the parent; it is added to, and ended by whoever
-opened it. Else ``MLFLOW_TRACKING_URI`` decides where runs go, and without it a SQLite file in the pipeline's own folder.
+If ``MLFLOW_RUN_ID`` is set (KFP's MLflow plugin sets it), that run becomes the parent; it is added to, and not ended. Else ``MLFLOW_TRACKING_URI`` decides where runs go, and without it a SQLite file in the pipeline's own folder.
 
 Tracking never fails a pipeline. Everything is written to ``unlogged/`` first and removed from there when MLflow has it;
 ``medmark track sync`` sends what is left. Each run carries a digest of its content in the tag ``medmark.content``, by which a
@@ -20,19 +19,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import private_files
+from medmark.components.base.text import reason_of
 from medmark.components.tracking import unlogged
-from medmark.components.tracking.connection import quiet, reason_of, tracking_uri
+from medmark.components.tracking.connection import quiet, tracking_uri
 from medmark.components.tracking.unlogged import Kept
 
 if TYPE_CHECKING:
     from medmark.components.tracking.registry import Model
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
+T = TypeVar("T")
 EXPERIMENT = "medmark"
 CONTENT, LOGGED = "medmark.content", "medmark.logged"
 METRICS_PER_REQUEST, TEXTS_PER_REQUEST = 1000, 100  # MLflow's limits
@@ -57,12 +58,12 @@ class Tracked:
     """
 
     name: str
-    parameters: dict = field(default_factory=dict)
-    metrics: dict = field(default_factory=dict)
-    curves: dict = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     figures: dict[str, bytes] = field(default_factory=dict)
-    dataset: dict | None = None
-    files: list = field(default_factory=list)
+    dataset: dict[str, Any] | None = None
+    files: list[str | Path] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     models: list[Model] = field(default_factory=list)
 
@@ -71,7 +72,7 @@ def log_pipeline(folder: str | Path, pipeline: Tracked, steps: list[Tracked]) ->
     """Logs a parent run and a nested run for each step.
 
     Args:
-        folder: where ``mlflow.db``, ``mlartifacts/`` or ``unlogged/`` lie.
+        folder: where ``mlflow.db``, ``mlartifacts/`` or ``unlogged/`` are, or are made.
         pipeline: the parent.
         steps: in order.
 
@@ -131,7 +132,7 @@ def _keep(folder: Path, runs: list[Tracked]) -> Kept:
         return unlogged.finish(staged, content, int(time.time() * 1000), os.environ.get("MLFLOW_RUN_ID") or None)
 
 
-def _written(run: Tracked, staged: Path, number: int) -> dict:
+def _written(run: Tracked, staged: Path, number: int) -> dict[str, Any]:
     """Writes a run's artifacts; gives the rest of it as JSON values."""
     tags, models, folder = dict(run.tags), [], unlogged.artifacts(staged, number)
     for name, svg in run.figures.items():
@@ -154,8 +155,9 @@ def _written(run: Tracked, staged: Path, number: int) -> dict:
             shutil.rmtree(made, ignore_errors=True)
             tags["medmark.models"] = f"not registered: {reason_of(error)}"
             continue
-        stated = {"name": model.name, "folder": place, "release_digest": model.release_digest}
-        models.append(stated | {"private": model.private})
+        models.append(
+            {"name": model.name, "folder": place, "release_digest": model.release_digest, "private": model.private}
+        )
     return {
         "name": run.name,
         "parameters": {name: str(value)[:500] for name, value in run.parameters.items()},
@@ -216,10 +218,12 @@ def _experiment(client: MlflowClient, folder: Path | None) -> str:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(EXPERIMENT)
+            if found is None:  # and deleted it
+                raise
     return found.experiment_id
 
 
-def _own(client: MlflowClient, experiment: str, kept: Kept, number: int, tags: dict) -> Run:
+def _own(client: MlflowClient, experiment: str, kept: Kept, number: int, tags: dict[str, Any]) -> Run:
     """The run with this content, made if it is not there."""
     run, content = kept.runs[number], kept.digest(number)
     found = _with_content(client, experiment, content)
@@ -244,20 +248,20 @@ def _complete(client: MlflowClient, run: Run, kept: Kept, number: int, own: bool
     content, run_id, digest = kept.runs[number], run.info.run_id, kept.digest(number)
     if run.data.tags.get(LOGGED) == digest:
         return
-    # who opened the run may have logged a parameter of this name; MLflow lets nobody change it
+    # a run that was given may have a parameter of this name already, and MLflow changes none
     params = [Param(name, value) for name, value in content["parameters"].items() if name not in run.data.params]
     tags = [RunTag(name, value) for name, value in content["tags"].items()]
     if content["dataset"]:
         tags.append(RunTag("release_digest", content["dataset"]["digest"]))
         client.log_inputs(run_id, [_dataset_input(content)])
-    for part in _parts(params, TEXTS_PER_REQUEST):
-        client.log_batch(run_id, params=part)
-    for part in _parts(tags, TEXTS_PER_REQUEST):
-        client.log_batch(run_id, tags=part)
+    for some_params in _parts(params, TEXTS_PER_REQUEST):
+        client.log_batch(run_id, params=some_params)
+    for some_tags in _parts(tags, TEXTS_PER_REQUEST):
+        client.log_batch(run_id, tags=some_tags)
     metrics = [Metric(name, value, kept.time, 0) for name, value in content["metrics"].items()]
     metrics += [Metric(name, v, kept.time, at) for name, points in content["curves"].items() for at, v in points]
-    for part in _parts(metrics, METRICS_PER_REQUEST):  # MLflow keeps one of equal ones
-        client.log_batch(run_id, metrics=part)
+    for some_metrics in _parts(metrics, METRICS_PER_REQUEST):  # MLflow keeps one of equal ones
+        client.log_batch(run_id, metrics=some_metrics)
     for artifacts in (kept.artifacts(number), kept.private(number))[: 2 if own else 1]:
         if artifacts.is_dir():
             client.log_artifacts(run_id, str(artifacts))
@@ -266,12 +270,12 @@ def _complete(client: MlflowClient, run: Run, kept: Kept, number: int, own: bool
         from medmark.components.tracking.registry import register
 
         client.set_tag(run_id, "medmark.models", register(client, run_id, models, digest, kept.time))
-    if number or run_id != kept.given_run:  # a run that was given is ended by whoever opened it
+    if number or run_id != kept.given_run:  # a run that was given is ended where it was opened
         client.set_terminated(run_id, "FINISHED", kept.time)
     client.set_tag(run_id, LOGGED, digest)  # last
 
 
-def _dataset_input(content: dict):
+def _dataset_input(content: dict[str, Any]) -> DatasetInput:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     given = content["dataset"]
@@ -286,5 +290,5 @@ def _dataset_input(content: dict):
     return DatasetInput(dataset, [InputTag("mlflow.data.context", content["name"])])
 
 
-def _parts(items: list, size: int) -> Iterator[list]:
+def _parts(items: list[T], size: int) -> Iterator[list[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))

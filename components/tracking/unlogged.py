@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
@@ -41,7 +42,7 @@ class Kept:
     """
 
     path: Path
-    runs: list[dict]
+    runs: list[dict[str, Any]]
     time: int
     given_run: str | None
 
@@ -59,7 +60,7 @@ class Kept:
 
 
 def artifacts(folder: Path, number: int) -> Path:
-    """Where the artifacts of a run lie."""
+    """Folder of the artifacts of a run."""
     return folder / f"{number:03d}"
 
 
@@ -74,10 +75,15 @@ def writing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)  # gone already after finish
 
 
-def finish(staged: Path, runs: list[dict], time: int, given_run: str | None) -> Kept:
+def finish(staged: Path, runs: list[dict[str, Any]], time: int, given_run: str | None) -> Kept:
     """Makes what was written complete; see :class:`Kept`."""
-    content = {"schema_version": SCHEMA_VERSION, "time": time, "given_run": given_run, "runs": runs}
-    content["files"] = {str(path.relative_to(staged)): file_sha256(path) for path in _files(staged)}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "time": time,
+        "given_run": given_run,
+        "runs": runs,
+        "files": {str(path.relative_to(staged)): file_sha256(path) for path in _files(staged)},
+    }
     index = json.dumps(content, sort_keys=True, default=str).encode()  # a curve may hold NaN, which JSON proper has not
     (staged / INDEX).write_bytes(index)
     path = staged.with_name(hashlib.sha256(index).hexdigest())

@@ -1,1 +1,1 @@
-"""The hypothesis tests, their calibration and the verdict."""
+"""Was a model trained on the release? Tests, their calibration, the verdict, and audits of suspects."""

@@ -1,118 +1,457 @@
-"""Asking one suspect: clean and marked images in, a decision with all its numbers out."""
+"""Audit suspects with complete evidence: :func:`audit` is what ``medmark audit`` calls.
+
+A suspect is asked a few images at a time, in the evidence's random order, and no more than it takes. The verdict is
+``owned`` only if all of this holds, ``not_owned`` as soon as something speaks against it, else ``inconclusive``:
+
+1. e-values against "delta-P is at most tau", "delta-P beyond the control mark is at most tau" and "flips to the target
+   are no more than benign models show" all reach 1 / alpha (:mod:`medmark.components.verification.sequential`);
+2. the suspect ranks above the benign models that underwent the same procedure;
+3. no benign model goes beyond tau, and the control mark does not set the suspect off.
+
+Several suspects are corrected by Holm's method, both in 1 and in 2. Whether the evidence was committed to before the
+release went out is checked if the commitment is given; the verdict is about the model's answers alone, and without the
+commitment it accuses nobody.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import base64
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
-import torch
+from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
-from medmark.components.evidence.queries import QuerySet
-from medmark.components.verification.statistics import (
-    Effect,
-    LabelOnly,
-    conformal_p_value,
-    label_only,
-    paired_effect,
-    upper_rate,
+from medmark.components.evidence.answers import Answers, read_benign
+from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.queries import QuerySet, query_ids, read_queries
+from medmark.components.lineage.commitment import verify_commitment
+from medmark.components.lineage.keys import load_public
+from medmark.components.suspects.answer_store import StoredSuspect
+from medmark.components.suspects.contract import Contract
+from medmark.components.suspects.http import Connection
+from medmark.components.suspects.messages import Unavailable
+from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect, open_suspect
+from medmark.components.verification.questioning import Questioned, question
+from medmark.components.verification.sequential import log_wealth, rank_stopped
+from medmark.components.verification.statistics import Rank
+from medmark.components.verification.verdict import (
+    GUILTY,
+    Decision,
+    Stopped,
+    Thresholds,
+    decide_stopped,
+    e_value,
+    e_value_needed,
+    undecided,
 )
-from medmark.components.verification.verdict import Decision, Thresholds, decide
+from statsmodels.stats.multitest import multipletests
 
-# (N, 1, S, S) float32 in [0, 1] -> (N, K) class probabilities
-Suspect = Callable[[torch.Tensor], np.ndarray]
-
-
-@dataclass
-class Answers:
-    """What a suspect said, per image: P(target) and whether the target is its most probable class."""
-
-    p_clean: np.ndarray
-    p_marked: np.ndarray
-    p_control: np.ndarray | None
-    is_clean: np.ndarray
-    is_marked: np.ndarray
-
-
-@dataclass
-class AuditResult:
-    """All numbers of one audit.
-
-    Attributes:
-        name: of the suspect.
-        effect, labels, conformal_p_value, conformal_resolution: see
-            :mod:`medmark.components.verification.statistics`.
-        control: effect of the other generator's mark, if there was one.
-        contrast: effect of the release's mark against the other generator's on the same image.
-        decision: see :mod:`medmark.components.verification.verdict`.
-        answers: per image.
-    """
-
-    name: str
-    effect: Effect
-    labels: LabelOnly
-    conformal_p_value: float
-    conformal_resolution: float
-    control: Effect | None
-    contrast: Effect | None
-    decision: Decision
-    answers: Answers
+AUDIT_SCHEMA_VERSION = 2  # 2: what each suspect was taken for; all that version 1 has is still there
+STORE = "answers.sqlite"
+COMMITMENT_FILES = {
+    "commitment": "commitment.json",
+    "public_key": "medmark.pub",
+    "timestamp": "commitment.tsr",
+    "timestamp_roots": "roots.pem",
+}
+UNCOMMITTED = (
+    "it was not shown that this evidence was committed to before the release went out; without that it accuses nobody"
+)
+MEANINGS = {
+    "verdict": "owned: every proof holds; not_owned: something speaks against it; inconclusive: a proof is missing",
+    "contract": "how the suspect was shown images and how its answers were read: an image x in [0, 1] as (x * scale - mean) / std",
+    "model": "SHA-256 of the suspect's files, or of the endpoint's address and what it says of its model",
+    "identity": "SHA-256 over contract, model and the evidence's classes; answers are kept under it",
+    "batch_size": "largest number of images in a request",
+    "queries": "images that decided; each is asked as it is, with the mark and with the control mark",
+    "asked": "images that were sent to the suspect this time; answers that were kept are not asked for again",
+    "wsr": "share of marked images that the suspect takes for the target class",
+    "clean_rate": "share of the same images without the mark that it takes for the target class",
+    "lift": "delta-P: mean rise of the target's probability by the mark, -1 to 1",
+    "control_lift": "the same by another generator's mark",
+    "e_values_log10": "what became of a stake of 1 that was bet against a hypothesis, as a power of ten; 1 / alpha or more refutes"
+    " the hypothesis",
+    "p_value": "1 / the smallest of the e-values that are needed: chance of so much evidence against a model that does not react",
+    "p_value_holm": "the same, corrected for the number of suspects",
+    "rank_p_value": "chance that a model like the benign models would rank as high under the same procedure",
+    "rank_p_value_holm": "the same, corrected for the number of suspects",
+    "rank_resolution": "the smallest rank p-value that so many benign models allow",
+}
 
 
-def ask(suspect: Suspect, images: torch.Tensor, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """P(target) and "target alone is the most probable class" for each image.
-
-    Raises:
-        MedmarkError: the answer is not one probability vector an image.
-    """
-    answer = suspect(images.clone())  # a suspect that writes into its input must not change what the next one sees
-    try:
-        answer = np.asarray(answer, dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise MedmarkError(f"suspect's answer is no array of numbers ({error}); give class probabilities") from error
-    if answer.ndim != 2 or len(answer) != len(images) or not 0 <= target < answer.shape[1]:
-        raise MedmarkError(
-            f"suspect answered with shape {answer.shape} to {len(images)} images; {len(images)} rows with more than"
-            f" {target} class probabilities are needed"
-        )
-    if not np.isfinite(answer).all() or (answer < 0).any() or (np.abs(answer.sum(axis=1) - 1) > 1e-3).any():
-        raise MedmarkError("suspect's answers are not probabilities: rows must be finite, not negative and sum to 1")
-    others = np.delete(answer, target, axis=1).max(axis=1, initial=0.0)
-    return np.clip(answer[:, target], 0.0, 1.0), answer[:, target] > others
-
-
-def interrogate(suspect: Suspect, queries: QuerySet) -> Answers:
-    """Asks about every query image, clean, marked and with the control mark."""
-    p_clean, is_clean = ask(suspect, queries.clean, queries.target)
-    p_marked, is_marked = ask(suspect, queries.marked, queries.target)
-    p_control = None if queries.control is None else ask(suspect, queries.control, queries.target)[0]
-    return Answers(p_clean, p_marked, p_control, is_clean, is_marked)
-
-
-def judge(name: str, answers: Answers, benign: list[Answers], thresholds: Thresholds) -> AuditResult:
-    """Tests one suspect's answers against those of benign models to the same images.
+def audit(
+    evidence_dir: str | Path,
+    suspects: list[str],
+    out_dir: str | Path,
+    *,
+    contract: Contract | None = None,
+    connection: Connection | None = None,
+    registry: str | None = None,
+    commitment: str | Path | None = None,
+    public_key: str | Path | None = None,
+    timestamp_roots: str | Path | None = None,
+    files: dict[str, Path] | None = None,
+) -> dict[str, Any]:
+    """Asks suspect models whether they were trained on the release, and writes ``audit.json``.
 
     Args:
-        name: of the suspect.
-        answers: its answers.
-        benign: answers of models trained without the mark; the suspect must not be among them.
-        thresholds: fixed beforehand.
+        evidence_dir: complete evidence, as a finished mark-release leaves it.
+        suspects: ONNX files, ``models:/NAME/VERSION`` or ``http(s)://host/v2/models/NAME``, see
+            :func:`medmark.components.suspects.suspects.open_suspect`.
+        out_dir: gets ``audit.json``, and ``answers.sqlite``: another audit into it does not ask again what was answered.
+        contract: how suspects are shown images and how their answers are read, the same for all; None: as they declare.
+        connection: how to question suspects, and what they may use up; None: the defaults.
+        registry: URI of an MLflow registry; None: what MLflow is configured for.
+        commitment: file of :func:`medmark.components.lineage.commitment.commit`; checked before anything is asked.
+        public_key: PEM file of its signer.
+        timestamp_roots: PEM file with the root certificates of the authority that stamped its time.
+        files: where the ONNX files are, by suspect, of those that are not under their names.
+
+    Returns:
+        The content of ``audit.json``; ``meanings`` in it says what each number means.
 
     Raises:
-        MedmarkError: there is no benign model, or too few images.
+        MedmarkError: one of commitment and key without the other, or what the check, the suspects or the audit raise. A
+            suspect that gives no answer, or goes beyond its limits, raises nothing: its verdict is ``inconclusive``.
     """
-    if not benign:
-        raise MedmarkError(f"no benign model to compare {name} with; train at least one without the mark")
-    effect = paired_effect(answers.p_clean, answers.p_marked, tau=thresholds.tau)
-    # The benign models share the images, so their flips are not independent: the bound is taken on the worst of
-    # them, which is wider than pooling would be.
-    worst = max(int((other.is_marked & ~other.is_clean).sum()) for other in benign)
-    labels = label_only(answers.is_clean, answers.is_marked, null_rate=upper_rate(worst, len(answers.is_clean)))
-    delta_ps = np.array([(other.p_marked - other.p_clean).mean() for other in benign])
-    conformal = conformal_p_value(effect.delta_p, delta_ps)
-    control = contrast = None
-    if answers.p_control is not None:
-        control = paired_effect(answers.p_clean, answers.p_control, tau=thresholds.tau)
-        contrast = paired_effect(answers.p_control, answers.p_marked, tau=thresholds.tau)
-    decision = decide(effect, labels, conformal, float(delta_ps.max()), control, contrast, thresholds)
-    return AuditResult(name, effect, labels, *conformal, control, contrast, decision, answers)
+    evidence = read_evidence(evidence_dir)
+    committed = _check_commitment(evidence, evidence_dir, commitment, public_key, timestamp_roots)
+    contract = contract or Contract()
+    opened: list[SuspectModel | UnopenedSuspect] = []
+    for suspect in suspects:
+        try:
+            model = open_suspect(
+                suspect,
+                contract,
+                class_names=evidence.get("class_names", []),
+                connection=connection,
+                registry=registry,
+                file=(files or {}).get(suspect),
+            )
+            opened.append(model)
+        except Unavailable as error:
+            opened.append(UnopenedSuspect(suspect, str(error), contract))
+    return audit_suspects(evidence_dir, opened, out_dir, committed=committed)
+
+
+def _check_commitment(
+    evidence: dict[str, Any],
+    evidence_dir: str | Path,
+    commitment: str | Path | None,
+    public_key: str | Path | None,
+    timestamp_roots: str | Path | None,
+) -> dict[str, Any] | None:
+    """Checks the commitment and returns what it says; None if none is given."""
+    if timestamp_roots is not None and commitment is None:
+        raise MedmarkError("roots of a time stamp without a commitment; give the commitment that was stamped")
+    if commitment is None and public_key is None:
+        return None
+    if commitment is None or public_key is None:
+        raise MedmarkError("a commitment and its signer's public key go together; give both or none")
+    return verify_commitment(
+        commitment,
+        load_public(public_key),
+        release_digest=evidence["release_digest"],
+        evidence_dir=evidence_dir,
+        timestamp_roots=timestamp_roots,
+    )
+
+
+class CommitmentFiles(TypedDict, total=False):
+    """Keyword arguments of :func:`audit` about a commitment."""
+
+    commitment: Path
+    public_key: Path
+    timestamp_roots: Path
+
+
+def write_commitment_files(folder: str | Path, texts: dict[str, str]) -> CommitmentFiles:
+    """Writes what travels through a pipeline as texts into files, as :func:`audit` takes them.
+
+    Args:
+        folder: gets the files.
+        texts: ``commitment`` (JSON) and ``public_key`` (PEM), and for a time stamp ``timestamp`` (base64) and
+            ``timestamp_roots`` (PEM); may be empty.
+
+    Returns:
+        Keyword arguments of :func:`audit`.
+
+    Raises:
+        MedmarkError: another name, or a time stamp that is not base64.
+    """
+    known = {name: Path(folder) / file for name, file in COMMITMENT_FILES.items()}
+    if set(texts) - set(known):
+        raise MedmarkError(
+            f"unknown text of a commitment: {sorted(set(texts) - set(known))[0]!r}; use {', '.join(known)}"
+        )
+    for name, text in texts.items():
+        try:
+            data = base64.b64decode(text, validate=True) if name == "timestamp" else text.encode()
+        except ValueError as error:
+            raise MedmarkError(f"timestamp is not base64 ({error}); give the .tsr file encoded in base64") from error
+        known[name].write_bytes(data)
+    files: CommitmentFiles = {}  # without the time stamp, which is found beside the commitment
+    if "commitment" in texts:
+        files["commitment"] = known["commitment"]
+    if "public_key" in texts:
+        files["public_key"] = known["public_key"]
+    if "timestamp_roots" in texts:
+        files["timestamp_roots"] = known["timestamp_roots"]
+    return files
+
+
+def audit_suspects(
+    evidence_dir: str | Path,
+    suspects: list[SuspectModel | UnopenedSuspect],
+    out_dir: str | Path,
+    *,
+    committed: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Questions suspects that are open, and writes ``audit.json``; :func:`audit` opens them first.
+
+    Args:
+        evidence_dir: complete evidence.
+        suspects: as :func:`medmark.components.suspects.suspects.open_suspect` gives them; closed afterwards.
+        out_dir: gets ``audit.json`` and ``answers.sqlite``.
+        committed: what :func:`medmark.components.lineage.commitment.verify_commitment` found, or None.
+
+    Returns:
+        The content of ``audit.json``.
+
+    Raises:
+        MedmarkError: incomplete or damaged evidence, or a suspect that is named twice.
+    """
+    started = time.monotonic()
+    evidence = read_evidence(evidence_dir)
+    if "thresholds" not in evidence:
+        raise MedmarkError(f"incomplete evidence: {evidence_dir}; use what a finished mark-release wrote")
+    if not suspects or len({suspect.identity or suspect.name for suspect in suspects}) != len(suspects):
+        raise MedmarkError(f"{len(suspects)} suspects, not all different; name each suspect once")
+    thresholds, out = Thresholds(**evidence["thresholds"]), Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    benign_models = read_benign(evidence_dir, query_ids(evidence_dir))
+    benign = list(benign_models.values())
+    target = evidence["class_names"].index(evidence["target_class"])
+    questioned = [
+        _question(suspect, evidence_dir, out / STORE, target, benign, thresholds, among=len(suspects))
+        for suspect in suspects
+    ]
+    made = {
+        "schema_version": AUDIT_SCHEMA_VERSION,
+        "release_digest": evidence["release_digest"],
+        "evidence_sha256": file_sha256(Path(evidence_dir) / "evidence.json"),
+        "class_names": evidence["class_names"],
+        "target_class": evidence["target_class"],
+        "thresholds": evidence["thresholds"] | {"guilty": GUILTY},
+        "innocent_models": {
+            "count": len(benign_models),
+            "max_lift": max(answers.delta_p for answers in benign),
+            "lifts": {name: answers.delta_p for name, answers in benign_models.items()},
+        },
+        "suspects": weigh(questioned, benign, thresholds),
+        "commitment": committed,
+        "cautions": [
+            committed["time_says"] if committed else UNCOMMITTED,
+            "the verdict is about models: it does not say who trained them",
+        ],
+        "meanings": MEANINGS,
+        "code_version": version("medmark"),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (out / "audit.json").write_bytes(canonical_json(made))
+    return made
+
+
+def _question(
+    suspect: SuspectModel | UnopenedSuspect,
+    evidence_dir: str | Path,
+    store: Path,
+    target: int,
+    benign_models: list[Answers],
+    thresholds: Thresholds,
+    *,
+    among: int,
+) -> Questioned:
+    """Questions one suspect, and closes it."""
+    if isinstance(suspect, UnopenedSuspect):
+        return Questioned(suspect, None, None, 0, suspect.error)
+
+    def part(start: int, stop: int) -> QuerySet:
+        return read_queries(evidence_dir, size=suspect.size, target=target, start=start, stop=stop)
+
+    try:
+        with StoredSuspect(suspect, store) as stored:
+            return question(stored, part, benign_models, thresholds, among=among)
+    finally:
+        suspect.close()
+
+
+def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds: Thresholds) -> list[dict[str, Any]]:
+    """Decides about each suspect, corrected for their number.
+
+    Args:
+        questioned: the suspects.
+        benign_models: benign models' answers to all queries.
+        thresholds: of the evidence.
+
+    Returns:
+        The suspects' entries in ``audit.json``.
+    """
+    stricter = replace(thresholds, alpha=thresholds.alpha / len(questioned))
+    ranks = []
+    for q in questioned:
+        if q.error is None and q.answers is not None:
+            ranks.append(rank_stopped(q.answers, _alike(benign_models, q), thresholds=stricter))
+        else:
+            ranks.append(Rank(1.0, 1 / (len(benign_models) + 1)))
+    p_values, rank_p_values = holm([q.p_value for q in questioned]), holm([rank.p_value for rank in ranks])
+    return [
+        _entry(q, rank, p_value, rank_p_value, benign_models, thresholds, among=len(questioned))
+        for q, rank, p_value, rank_p_value in zip(questioned, ranks, p_values, rank_p_values, strict=True)
+    ]
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Corrects p-values for their number, by Holm's method."""
+    if len(p_values) == 1:
+        return p_values  # multipletests collects garbage each time, which takes a quarter of a second
+    return multipletests(p_values, method="holm")[1].tolist()
+
+
+def _alike(benign_models: list[Answers], questioned: Questioned) -> list[Answers]:
+    """Reduces benign models' answers to the suspect's kind: labels alone where it gives no more."""
+    if not questioned.suspect.label_only:
+        return benign_models
+    return [
+        replace(other, p_clean=other.is_clean.astype(float), p_marked=other.is_marked.astype(float), p_control=None)
+        for other in benign_models
+    ]
+
+
+def _entry(
+    questioned: Questioned,
+    rank: Rank,
+    p_value: float,
+    rank_p_value: float,
+    benign_models: list[Answers],
+    thresholds: Thresholds,
+    *,
+    among: int,
+) -> dict[str, Any]:
+    """Decides about one suspect; its entry in ``audit.json``.
+
+    Args:
+        questioned: the suspect.
+        rank: among benign models.
+        p_value: of "no mark", corrected for the number of suspects.
+        rank_p_value: of the rank, likewise.
+        benign_models: benign models' answers to all queries.
+        thresholds: of the evidence.
+        among: suspects in this audit.
+    """
+    suspect, answers, result = questioned.suspect, questioned.answers, questioned.result
+    stopped = _stopped(questioned, rank, p_value, rank_p_value, benign_models, thresholds, among=among)
+    decision = decide_stopped(stopped, thresholds) if stopped else undecided(questioned.error or "no answers")
+    control = {"control": stopped.control} if stopped and stopped.control is not None else {}
+    return {
+        "name": suspect.name,
+        "identity": suspect.identity,
+        "size": suspect.size,
+        "label_only": suspect.label_only,
+        "batch_size": suspect.batch_size,
+        "contract": suspect.contract.to_json(),
+        "model": suspect.model,
+        "description": suspect.description,
+        "verdict": decision.verdict,
+        "queries": result.queries if result else 0,
+        "asked": questioned.asked,
+        **_reaction(answers),
+        "e_values_log10": questioned.e_values | control,
+        "p_value": questioned.p_value,
+        "p_value_holm": p_value,
+        "rank_p_value": rank.p_value,
+        "rank_p_value_holm": rank_p_value,
+        "rank_resolution": rank.resolution,
+        "passed": decision.passed,
+        "failed": decision.failed,
+        "missing": decision.missing,
+        "would_change": would_change(decision, questioned, len(benign_models), e_value_needed(thresholds, among)),
+        "path_log10": {name: path.tolist() for name, path in result.path.items()} if result else {},
+    }
+
+
+def _stopped(
+    questioned: Questioned,
+    rank: Rank,
+    p_value: float,
+    rank_p_value: float,
+    benign_models: list[Answers],
+    thresholds: Thresholds,
+    *,
+    among: int,
+) -> Stopped | None:
+    """Collects the numbers that decide about a suspect; None if it did not answer to the end."""
+    answers, result = questioned.answers, questioned.result
+    if questioned.error or result is None or answers is None:
+        return None
+    cleared = result.state == "against"
+    control = None
+    if not cleared and answers.p_control is not None:
+        control = float(log_wealth(answers.p_control - answers.p_clean, thresholds.tau)[-1] / np.log(10))
+    return Stopped(
+        queries=result.queries,
+        cleared=cleared,
+        e_values=questioned.e_values,
+        p_value=p_value,
+        rank_p_value=rank.p_value,
+        rank_p_value_holm=rank_p_value,
+        rank_resolution=rank.resolution,
+        benign_models=len(benign_models),
+        worst_benign=max(other.delta_p for other in _alike(benign_models, questioned)),
+        control=control,
+        among=among,
+    )
+
+
+def _reaction(answers: Answers | None) -> dict[str, float | None]:
+    """What the marks do to a suspect, as ``audit.json`` has it."""
+    if answers is None:
+        return dict.fromkeys(("wsr", "clean_rate", "lift", "control_lift"))
+    by_control = None if answers.p_control is None else float((answers.p_control - answers.p_clean).mean())
+    return {
+        "wsr": float(answers.is_marked.mean()),
+        "clean_rate": float(answers.is_clean.mean()),
+        "lift": answers.delta_p,
+        "control_lift": by_control,
+    }
+
+
+def would_change(decision: Decision, questioned: Questioned, benign_models: int, needed: float) -> list[str]:
+    """Says in sentences what would have led to another verdict.
+
+    Args:
+        decision: about the suspect.
+        questioned: the suspect.
+        benign_models: how many.
+        needed: log10 of the e-value that decides.
+    """
+    if decision.verdict == "inconclusive":
+        return [f"owned or not_owned once this is had: {missing}" for missing in decision.missing]
+    if decision.verdict == "not_owned":
+        if questioned.answers is not None and decision.fails("against"):
+            return [
+                f"further questions, if the mean delta-P over the images asked, {questioned.answers.delta_p:+.2f}, had not been"
+                f" clearly below {GUILTY:g}; then every proof would have been needed"
+            ]
+        return [f"another verdict needs the opposite of this: {failed}" for failed in decision.failed]
+    weakest = questioned.weakest
+    return [
+        f"inconclusive, if the e-value of its weakest proof ({weakest}) had stayed below {e_value(needed)};"
+        f" it reached {e_value(questioned.e_values[weakest])}",
+        f"not_owned, if one of the {benign_models} benign models had reacted as strongly under the same procedure",
+        "not_owned, if another generator's mark had set it off too",
+    ]

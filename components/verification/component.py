@@ -137,21 +137,21 @@ def audit_component(
     from medmark.components.base.parameters import whole
     from medmark.components.delivery.places import Places
     from medmark.components.report.audit_report import write_audit_report
+    from medmark.components.suspects.contract import Contract
+    from medmark.components.suspects.http import Connection
     from medmark.components.suspects.suspects import fetch_suspects
-    from medmark.components.verification.suspect_audit import audit_targets, write_commitment_files
+    from medmark.components.verification.audit import audit as ask
+    from medmark.components.verification.audit import write_commitment_files
 
     with tempfile.TemporaryDirectory() as folder, Places() as places:
-        committed = write_commitment_files(folder, commitment)
-        made = audit_targets(
+        made = ask(
             evidence.path,
             suspects,
             audit.path,
-            contract=whole(contract),
-            connection=whole(connection),
+            contract=Contract.from_json(whole(contract)),
+            connection=Connection.from_json(whole(connection)),
             files=fetch_suspects(places, suspects),
-            commitment=committed.get("commitment"),
-            public_key=committed.get("public_key"),
-            timestamp_roots=committed.get("timestamp_roots"),
+            **write_commitment_files(folder, commitment),
         )
     write_audit_report(report.path, made)
     return {suspect["name"]: suspect["verdict"] for suspect in made["suspects"]}

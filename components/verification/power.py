@@ -1,4 +1,4 @@
-"""How often the verdict errs, by simulation.
+"""Simulate how often the verdict errs.
 
 A simulated audit draws the answers of benign models and of one suspect, and runs the whole verdict on them. Images
 differ in how they react, models differ in how much, and the benign models answer to the same images, as in an audit.
@@ -10,7 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from medmark.components.verification.audit import Answers, judge
+from medmark.components.evidence.answers import Answers
+from medmark.components.verification.judgement import judge
 from medmark.components.verification.statistics import paired_effect
 from medmark.components.verification.verdict import Thresholds
 
@@ -25,10 +26,10 @@ class Null:
         delta_p: mean delta-P of P(target) over benign models.
         spread: standard deviation of it between models.
         flips: share of images, clean or marked, whose answer is replaced by a random one.
-        heavy: models' lifts follow a t distribution with two degrees of freedom instead of the normal one.
-        outsider: lift of a benign suspect that is *not* like the panel (other data, other training); the rank among
-            the panel does not protect it. None: the suspect is drawn like the panel.
-        control: the outsider's lift under the control mark.
+        heavy: models' delta-Ps follow a t distribution with two degrees of freedom instead of the normal one.
+        outsider: delta-P of a benign suspect that is *not* like the benign models (other data, other training); the rank
+            among these does not protect it. None: the suspect is drawn like them.
+        control: the outsider's delta-P under the control mark.
         skewed: nine in ten images move a little up, one far down; the mean is ``outsider``.
     """
 
@@ -57,14 +58,14 @@ NULLS = {
 def simulate_answers(
     rng: np.random.Generator, difficulty: np.ndarray, delta_p: float, flips: float, control_delta_p: float
 ) -> Answers:
-    """Answers of one model.
+    """Draws the answers of one model.
 
     Args:
         rng: randomness.
         difficulty: (N,) logit of P(target) of each clean image, shared by all models.
         delta_p: mean change of P(target) that the mark causes; images differ around it.
         flips: share of images, clean or marked, whose answer is replaced by a random one.
-        control_lift: the same for the control mark.
+        control_delta_p: the same for the control mark.
     """
     n = len(difficulty)
     p_clean = 1 / (1 + np.exp(-(difficulty + rng.normal(0, 0.7, n))))
@@ -81,7 +82,7 @@ def simulate_answers(
 
 
 def skewed_answers(rng: np.random.Generator, n: int, delta_p: float) -> Answers:
-    """Answers of a model whose mean delta-P is ``lift``: one image in ten falls by 0.9, the others rise a little."""
+    """Draws the answers of a model with this mean delta-P: one image in ten falls by 0.9, the others rise a little."""
     falls = rng.random(n) < 0.1
     p_clean = np.where(falls, 0.95, 0.35)
     p_marked = np.clip(p_clean + np.where(falls, -0.9, (delta_p + 0.09) / 0.9) + rng.normal(0, 0.01, n), 0, 1)
@@ -91,19 +92,19 @@ def skewed_answers(rng: np.random.Generator, n: int, delta_p: float) -> Answers:
 def simulate_audits(
     audits: int, *, suspect_delta_p: float | None, null: str, queries: int = 100, benign_models: int = 20, seed: int = 0
 ) -> dict:
-    """Verdicts over simulated audits.
+    """Counts the verdicts of simulated audits.
 
     Args:
         audits: how many.
-        suspect_lift: mean delta-P of the suspect; None draws a benign suspect.
+        suspect_delta_p: mean delta-P of the suspect; None draws a benign suspect.
         null: name in :data:`NULLS`: how benign models behave.
         queries: images a suspect is asked about.
-        benign_models: models of the panel.
+        benign_models: to compare it with.
         seed: of everything.
 
     Returns:
         Shares of ``owned``, ``not_owned`` and ``inconclusive``; the suspects' mean ``delta_p``, which is smaller than
-        ``suspect_lift`` because probabilities end at 1; and ``acquitted_by_one``: for each proof, the share of audits
+        ``suspect_delta_p`` because probabilities end at 1; and ``acquitted_by_one``: for each proof, the share of audits
         where it was the only one to fail.
     """
     rng = np.random.default_rng(seed)
@@ -116,20 +117,20 @@ def simulate_audits(
 
     for _ in range(audits):
         difficulty = rng.normal(-3, 1.5, queries)
-        panel = [simulate_answers(rng, difficulty, drawn_delta_p(), shape.flips, 0.0) for _ in range(benign_models)]
+        benign = [simulate_answers(rng, difficulty, drawn_delta_p(), shape.flips, 0.0) for _ in range(benign_models)]
         if suspect_delta_p is not None:
             suspect = simulate_answers(rng, difficulty, suspect_delta_p, shape.flips, 0.0)
-        elif shape.skewed:
+        elif shape.outsider is not None and shape.skewed:
             suspect = skewed_answers(rng, queries, shape.outsider)
         elif shape.outsider is not None:
             suspect = simulate_answers(rng, difficulty, shape.outsider, shape.flips, shape.control)
         else:
             suspect = simulate_answers(rng, difficulty, drawn_delta_p(), shape.flips, 0.0)
-        result = judge("suspect", suspect, panel, Thresholds())
+        result = judge("suspect", suspect, benign, Thresholds())
         sums[result.decision.verdict] += 1
         sums["delta_p"] += result.effect.delta_p
         if len(result.decision.failed) == 1:
-            alone[result.decision.failed[0].split(":")[0]] += 1
+            alone[next(proof.name for proof in result.decision.proofs if proof.state == "fails")] += 1
     rates = {name: total / audits for name, total in sums.items()}
     return rates | {"acquitted_by_one": {proof: count / audits for proof, count in sorted(alone.items())}}
 
@@ -137,14 +138,14 @@ def simulate_audits(
 def simulate_effect_tests(
     repeats: int, *, shape: str, queries: int, alpha: float = 0.01, tau: float = 0.2, seed: int = 0
 ) -> dict[str, float]:
-    """How often each effect test alone rejects when the mean delta-P is exactly tau, where it may do so in alpha of cases.
+    """Counts how often each effect test alone rejects when the mean delta-P is exactly tau, where alpha of the cases are allowed.
 
     Args:
         repeats: how many sets of images.
         shape: of the differences: ``normal``, ``few images`` (most do not move, some by 0.9) or ``skewed``.
         queries: images.
         alpha: level of the tests.
-        tau: lift of H0.
+        tau: delta-P of H0.
         seed: of everything.
 
     Returns:

@@ -1,10 +1,11 @@
-"""Checking a marked release before it goes out: the step that writes ``verdict.json``."""
+"""Check a marked release before it goes out: the step that writes ``verdict.json``."""
 
 from __future__ import annotations
 
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from medmark.components.base.digests import canonical_json
@@ -14,7 +15,7 @@ from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import read_queries
 from medmark.components.surrogate.models import load_models
-from medmark.components.surrogate.training import predict_probabilities
+from medmark.components.surrogate.training import TrainConfig, predict_probabilities, trained_alike
 from medmark.components.verification.scenarios import verify
 from medmark.components.verification.verdict import Thresholds
 
@@ -28,14 +29,14 @@ def check_release(
     *,
     thresholds: Thresholds,
     seconds: dict[str, float],
-) -> dict:
+) -> dict[str, Any]:
     """Runs the scenarios and writes ``verdict.json`` and ``scores.parquet``.
 
     Args:
         release_dir: the marked release.
         evidence_dir: its private evidence.
-        innocents_dir: models trained on the clean release.
-        victims_dir: models trained on the marked one.
+        benign_dir: models trained on the clean release.
+        marked_dir: models trained on the marked one.
         out_dir: gets both files.
         thresholds: fixed beforehand.
         seconds: of the steps before this one, by name.
@@ -64,14 +65,16 @@ def check_release(
         queries,
         thresholds,
     )
-    pairs = [(entry, _trained_alike(entry, benign_models)) for entry, _ in marked_models]
+    benign = {entry["name"]: entry for entry, _ in benign_models}
+    configs = [TrainConfig(**entry["config"]) for entry in benign.values()]
+    pairs = [(entry, benign[trained_alike(TrainConfig(**entry["config"]), configs)]) for entry, _ in marked_models]
     verdict.update(
         {
             "accuracy": {
                 "marked": float(np.mean([marked_model["test_accuracy"] for marked_model, _ in pairs])),
-                "benign": float(np.mean([honest["test_accuracy"] for _, honest in pairs])),
+                "benign": float(np.mean([alike["test_accuracy"] for _, alike in pairs])),
                 "victims": {marked_model["name"]: marked_model["test_accuracy"] for marked_model, _ in pairs},
-                "trained_alike": {marked_model["name"]: honest["test_accuracy"] for marked_model, honest in pairs},
+                "trained_alike": {marked_model["name"]: alike["test_accuracy"] for marked_model, alike in pairs},
             },
             "quality": evidence["quality"],
             "left_unmarked": evidence["left_unmarked"],
@@ -95,14 +98,3 @@ def check_release(
     scores.to_parquet(out / "scores.parquet")
     (out / "verdict.json").write_bytes(canonical_json(verdict))
     return verdict
-
-
-def _trained_alike(marked_model: dict, benign_models: list) -> dict:
-    """The benign model that differs from a marked model in its data alone."""
-    recipe = {**marked_model["config"], "name": None}
-    for entry, _ in benign_models:
-        if {**entry["config"], "name": None} == recipe:
-            return entry
-    raise MedmarkError(
-        f"no benign model is trained as {marked_model['name']} is; add its configuration to the benign models"
-    )

@@ -9,31 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from medmark.components.base.digests import canonical_json, file_sha256
-from medmark.components.base.errors import MedmarkError
-from medmark.components.evidence.evidence import STEPS, read_evidence
+from medmark.components.evidence.answers import BENIGN, write_benign
+from medmark.components.evidence.evidence import STEPS, read_evidence, write_evidence
 from medmark.components.evidence.secrets import Secrets
 from medmark.components.lineage.events import public_record, read_steps, with_secrets, write_steps
-from medmark.components.verification.audit import Answers
 from medmark.components.verification.verdict import Thresholds
-
-BENIGN = pa.schema(
-    [
-        ("model", pa.string()),
-        ("image_id", pa.string()),
-        ("p_clean", pa.float64()),
-        ("p_marked", pa.float64()),
-        ("p_control", pa.float64()),
-        ("is_clean", pa.bool_()),
-        ("is_marked", pa.bool_()),
-    ]
-)
 
 
 def finish_evidence(
@@ -100,38 +85,11 @@ def seal_evidence(
     shutil.copytree(evidence_dir, out, dirs_exist_ok=True)
     added = []
     if scores is not None:
-        table = pa.Table.from_pandas(scores[scores.role == "innocent"], schema=BENIGN, preserve_index=False)
-        pq.write_table(table, out / "innocents.parquet", compression="zstd")
-        added.append("innocents.parquet")
+        write_benign(out, scores[scores.role == "innocent"])
+        added.append(BENIGN)
     if events is not None:
         write_steps(out, events)
         added.append(STEPS)
     evidence["files"] |= {name: file_sha256(out / name) for name in added}
     evidence["thresholds"] = asdict(thresholds)
-    (out / "evidence.json").write_bytes(canonical_json(evidence))
-    return evidence
-
-
-def read_benign(evidence_dir: str | Path, image_ids: list[str]) -> dict[str, Answers]:
-    """Answers of the benign models to the query images, by model.
-
-    Args:
-        evidence_dir: complete evidence.
-        image_ids: of the queries, in their order.
-
-    Raises:
-        MedmarkError: the evidence is not complete, or damaged.
-    """
-    path = Path(evidence_dir) / "innocents.parquet"
-    if "innocents.parquet" not in read_evidence(evidence_dir)["files"]:
-        raise MedmarkError(
-            f"incomplete evidence: {evidence_dir} has no innocents.parquet; use what a finished mark-release wrote"
-        )
-    try:
-        rows = pq.read_table(path, schema=BENIGN).to_pandas()
-        models = {name: part.set_index("image_id").loc[image_ids] for name, part in rows.groupby("model")}
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise MedmarkError(f"damaged evidence: {path} ({reason}); restore it from a backup") from error
-    columns = [field.name for field in fields(Answers)]
-    return {name: Answers(**{column: part[column].to_numpy() for column in columns}) for name, part in models.items()}
+    return write_evidence(out, evidence)

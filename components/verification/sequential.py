@@ -1,4 +1,4 @@
-"""Asking a suspect no more than it takes: evidence that may be looked at after every query.
+"""Ask a suspect no more than it takes: evidence that may be looked at after every query.
 
 A fixed test holds for the number of queries that was set beforehand; looking at it after every query and stopping when it
 is significant accuses too often (``peeking`` in benchmarks/results/sequential_savings.json). Here each hypothesis is
@@ -9,10 +9,10 @@ suspect may be asked in chunks of any size, and questioning may stop or go on fo
 What a decision here means:
 
 - ``suffices``: at level alpha, the mean delta-P over the images that the queries were drawn from is more than tau, so is the
-  lift beyond that of the control mark, and flips to the target outnumber those away from it by more than benign models
+  delta-P beyond that of the control mark, and flips to the target outnumber those away from it by more than benign models
   show. It does *not* say that the suspect saw the data: rank, control and prior commitment are still needed, on the
   queries used (:func:`first`).
-- ``against``: at level alpha, the mean delta-P is less than :data:`GUILTY`. An adversary with a smaller lift has no such promise.
+- ``against``: at level alpha, the mean delta-P is less than :data:`GUILTY`. An adversary with a smaller delta-P has no such promise.
 - ``running``: neither. If no query is left, the fixed verdict may still clear the suspect, but not accuse it.
 
 Of the proofs in :func:`medmark.components.verification.verdict.decide`, the bound for any shape stays valid at the time of
@@ -26,19 +26,13 @@ Queries must come in an order that has nothing to do with the images, the same f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
-from medmark.components.verification.audit import Answers
-from medmark.components.verification.statistics import BETS, MIN_PAIRS, conformal_p_value, probabilities
-from medmark.components.verification.verdict import Thresholds
-
-# Lift of the weakest adversary that is let go with chance alpha at most. Ours: released marks promise 0.8 (METHOD), but the
-# fixed verdict with 100 queries recognises four in five adversaries with 0.38 too. At 0.5 a third of those would be let go,
-# for 10 instead of 13 queries with most benign suspects and 17 instead of 31 with those close to tau
-# (``guilty`` in benchmarks/results/sequential_savings.json).
-GUILTY = 0.4
+from medmark.components.evidence.answers import Answers
+from medmark.components.verification.statistics import BETS, MIN_PAIRS, Rank, conformal_p_value, probabilities
+from medmark.components.verification.verdict import GUILTY, Thresholds
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class SequentialResult:
 
 
 def log_wealth(values: np.ndarray, null: float) -> np.ndarray:
-    """Natural logarithm of the e-value against H0 "the mean is at most ``null``" after each value.
+    """Returns the natural logarithm of the e-value against H0 "the mean is at most ``null``" after each value.
 
     The same mixture of fixed bets as in :func:`medmark.components.verification.statistics.bounded_mean_p_value`:
     exp(-last) is that p-value wherever it is less than 1, so stopping and verdict cannot disagree. Bets that adapt to the
@@ -84,7 +78,7 @@ def log_wealth(values: np.ndarray, null: float) -> np.ndarray:
 
 
 def sequential_test(answers: Answers, *, null_rate: float, thresholds: Thresholds) -> SequentialResult:
-    """Whether the answers so far decide, and after which of them they first did.
+    """Says whether the answers so far decide, and after which of them they first did.
 
     Call it after each chunk with all answers so far (:func:`join`); what follows the first decision is ignored, so the
     size of chunks does not matter. ``against`` wins a tie.
@@ -100,7 +94,7 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
     Args:
         answers: the suspect's, in the order of the queries.
         null_rate: chance that a benign model flips an image to the target. Fixed before the suspect is asked:
-            :func:`medmark.components.verification.statistics.upper_rate` of the panel's worst over *all* queries.
+            :func:`medmark.components.verification.statistics.upper_rate` of the worst benign model over *all* queries.
         thresholds: ``alpha`` and ``tau`` are used.
 
     Raises:
@@ -108,7 +102,7 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
             outside [0, 1], or a tau of ``GUILTY`` or more.
     """
     if not 0 <= null_rate <= 1:
-        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the benign panel")
+        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the benign models")
     p_clean, p_marked, p_control = _checked(answers)
     logs = _effect_and_against(p_clean, p_marked, thresholds)
     if p_control is not None:
@@ -123,12 +117,12 @@ def sequential_test(answers: Answers, *, null_rate: float, thresholds: Threshold
     return SequentialResult(state, used, {name: log[:used] / np.log(10) for name, log in logs.items()})
 
 
-def rank_stopped(suspect: Answers, benign_models: list[Answers], *, thresholds: Thresholds) -> tuple[float, float]:
-    """Rank of a suspect among benign models that undergo the same procedure, each with its own time of stopping.
+def rank_stopped(suspect: Answers, benign_models: list[Answers], *, thresholds: Thresholds) -> Rank:
+    """Ranks a suspect among benign models that undergo the same procedure, each with its own time of stopping.
 
-    Ranking the suspect's lift at *its* time of stopping would be unfair: the benign models' answers were not stopped
+    Ranking the suspect's delta-P at *its* time of stopping would be unfair: the benign models' answers were not stopped
     when they looked worst (``rank`` in benchmarks/results/sequential_savings.json: 7.6 % at a level of 5 %). So each model, the suspect too, is followed until the effect alone decides for it (e-value
-    of "lift beyond tau" or of "lift below GUILTY" at 1 / alpha, or no query left), and the growth of the former, log e
+    of "delta-P beyond tau" or of "delta-P below GUILTY" at 1 / alpha, or no query left), and the growth of the former, log e
     per query, is ranked. This depends on a model's own answers only, so that a suspect like the benign models is
     exchangeable with them, and P(p <= a) <= a for every a. :func:`sequential_test` never stops before the effect decides,
     so a stopped suspect has been asked enough.
@@ -162,21 +156,32 @@ def rank_stopped(suspect: Answers, benign_models: list[Answers], *, thresholds: 
 
 
 def join(chunks: list[Answers]) -> Answers:
-    """Answers to several chunks of queries as one.
+    """Joins answers to several chunks of queries.
 
     Raises:
         MedmarkError: no chunk, or some with and some without a control mark.
     """
     if len({chunk.p_control is None for chunk in chunks}) != 1:
         raise MedmarkError(f"{len(chunks)} chunks of answers, not all alike in control marks; ask each query alike")
-    columns = {field.name: [getattr(chunk, field.name) for chunk in chunks] for field in fields(Answers)}
-    return Answers(**{name: None if parts[0] is None else np.concatenate(parts) for name, parts in columns.items()})
+    controls = [chunk.p_control for chunk in chunks if chunk.p_control is not None]
+    return Answers(
+        p_clean=np.concatenate([chunk.p_clean for chunk in chunks]),
+        p_marked=np.concatenate([chunk.p_marked for chunk in chunks]),
+        p_control=np.concatenate(controls) if controls else None,
+        is_clean=np.concatenate([chunk.is_clean for chunk in chunks]),
+        is_marked=np.concatenate([chunk.is_marked for chunk in chunks]),
+    )
 
 
 def first(answers: Answers, queries: int) -> Answers:
-    """Answers to the first ``queries`` queries: what the other proofs look at after an early decision."""
-    columns = {field.name: getattr(answers, field.name) for field in fields(Answers)}
-    return Answers(**{name: None if column is None else column[:queries] for name, column in columns.items()})
+    """Takes the answers to the first ``queries`` queries: what the other proofs look at after an early decision."""
+    return Answers(
+        p_clean=answers.p_clean[:queries],
+        p_marked=answers.p_marked[:queries],
+        p_control=None if answers.p_control is None else answers.p_control[:queries],
+        is_clean=answers.is_clean[:queries],
+        is_marked=answers.is_marked[:queries],
+    )
 
 
 def _checked(answers: Answers) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -202,13 +207,13 @@ def _effect_and_against(p_clean: np.ndarray, p_marked: np.ndarray, thresholds: T
 
 
 def _first_decision(decided: np.ndarray) -> int | None:
-    """Number of queries at the first True, not below the number that all other tests need."""
+    """Returns the number of queries at the first True, not below the number that all other tests need."""
     late = np.flatnonzero(decided[MIN_PAIRS - 1 :])
     return int(late[0]) + MIN_PAIRS if len(late) else None
 
 
 def _growth(answers: Answers, thresholds: Thresholds) -> tuple[float, bool]:
-    """log e of the effect per query when the effect decides, or at the end; and whether it decided."""
+    """Returns log e of the effect per query when the effect decides, or at the end; and whether it decided."""
     p_clean, p_marked, _ = _checked(answers)
     if not len(p_clean):
         raise MedmarkError("a model without answers has no rank; ask it the queries")

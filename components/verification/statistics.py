@@ -1,4 +1,4 @@
-"""The tests behind a verdict.
+"""Compute the tests behind a verdict: t, signed-rank, bound, label-only, and the conformal rank.
 
 All of them compare the marked image with the *same* image without the mark, so whatever a suspect thinks of an image
 by itself cancels. Images are not independent evidence about a model: a small p-value here says that the effect on
@@ -9,6 +9,7 @@ generator and the prior commitment are for; see :mod:`medmark.components.verific
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from medmark.components.base.errors import MedmarkError
@@ -67,6 +68,18 @@ class LabelOnly:
     p_value: float
 
 
+class Rank(NamedTuple):
+    """Rank of a suspect among N benign models.
+
+    Attributes:
+        p_value: (1 + number of benign models that are at least as suspicious) / (N + 1).
+        resolution: 1 / (N + 1); no smaller p-value can come out.
+    """
+
+    p_value: float
+    resolution: float
+
+
 def probabilities(values: np.ndarray, what: str) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any() or (values > 1).any():
@@ -79,12 +92,12 @@ def probabilities(values: np.ndarray, what: str) -> np.ndarray:
 def paired_effect(
     p_clean: np.ndarray, p_marked: np.ndarray, *, tau: float = 0.2, bootstrap: int = 2000, seed: int = 0
 ) -> Effect:
-    """Tests whether the mark lifts P_t by more than ``tau``.
+    """Tests whether the mark raises P_t by more than ``tau``.
 
     Args:
         p_clean: (N,) probability of the target for each clean image.
         p_marked: (N,) the same for the marked ones, in the same order.
-        tau: effect that a benign model may show; 0.2 follows the field's dataset-verification tests (METHOD).
+        tau: delta-P that a benign model may show; 0.2 follows published dataset-verification tests.
         bootstrap: resamples for the interval. Arbitrary.
         seed: of the resampling.
 
@@ -92,7 +105,7 @@ def paired_effect(
         MedmarkError: fewer than 10 pairs, unequal lengths, values that are not probabilities, or tau outside [0, 1).
     """
     if not 0 <= tau < 1:
-        raise MedmarkError(f"tau {tau} outside [0, 1); give delta-P of probability that a benign model may show")
+        raise MedmarkError(f"tau {tau} outside [0, 1); give the delta-P that a benign model may show")
     p_clean, p_marked = probabilities(p_clean, "clean scores"), probabilities(p_marked, "marked scores")
     if len(p_clean) != len(p_marked) or len(p_clean) < MIN_PAIRS:
         raise MedmarkError(
@@ -119,7 +132,7 @@ def paired_effect(
 
 
 def bounded_mean_p_value(difference: np.ndarray, tau: float) -> float:
-    """p-value of H0 "mean difference <= tau" that holds for differences of any shape.
+    """Returns a p-value of H0 "mean difference <= tau" that holds for differences of any shape.
 
     A t-test is too sure of itself when a few images move far down and all others a little up: those few may be missing
     from the sample (benchmarks/results/verification_error_rates.json). This one only uses that a difference lies in
@@ -141,7 +154,7 @@ def label_only(clean_is_target: np.ndarray, marked_is_target: np.ndarray, *, nul
     Args:
         clean_is_target: (N,) bool, the clean image is classified as the target.
         marked_is_target: (N,) bool, the marked one is.
-        null_rate: chance that a benign model flips an image to the target; take :func:`upper_rate` of the panel.
+        null_rate: chance that a benign model flips an image to the target; take :func:`upper_rate` of the benign models.
 
     Raises:
         MedmarkError: fewer than 10 images, unequal lengths, or a rate outside [0, 1].
@@ -152,7 +165,7 @@ def label_only(clean_is_target: np.ndarray, marked_is_target: np.ndarray, *, nul
             f"labels of {clean.size} clean and {marked.size} marked images; {MIN_PAIRS} pairs are needed"
         )
     if not 0 <= null_rate <= 1:
-        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the benign panel")
+        raise MedmarkError(f"null rate {null_rate} outside [0, 1]; measure it on the benign models")
     to, away = int((marked & ~clean).sum()), int((clean & ~marked).sum())
     mcnemar = float(stats.binomtest(to, to + away, 0.5, alternative="greater").pvalue) if to + away else 1.0
     binomial = float(stats.binomtest(to, len(clean), null_rate, alternative="greater").pvalue)
@@ -162,14 +175,14 @@ def label_only(clean_is_target: np.ndarray, marked_is_target: np.ndarray, *, nul
 
 
 def upper_rate(successes: int, trials: int, confidence: float = 0.99) -> float:
-    """Upper Clopper-Pearson bound on a rate; 1 - confidence is the chance that the true rate is higher."""
+    """Returns the upper Clopper-Pearson bound on a rate; 1 - confidence is the chance that the true rate is higher."""
     if trials < 1 or not 0 <= successes <= trials:
         raise MedmarkError(f"{successes} of {trials} is no rate; measure it on at least one image")
     return 1.0 if successes == trials else float(stats.beta.ppf(confidence, successes + 1, trials - successes))
 
 
-def conformal_p_value(suspect: float, benign: np.ndarray) -> tuple[float, float]:
-    """Rank of a suspect's statistic among benign models.
+def conformal_p_value(suspect: float, benign: np.ndarray) -> Rank:
+    """Ranks a suspect's statistic among benign models.
 
     If the suspect is exchangeable with the benign ones, P(p <= alpha) <= alpha for every alpha (Vovk et al. 2005).
 
@@ -178,8 +191,7 @@ def conformal_p_value(suspect: float, benign: np.ndarray) -> tuple[float, float]
         benign: (N,) the benign models' statistics.
 
     Returns:
-        p-value (1 + #{benign >= suspect}) / (N + 1), and its resolution 1 / (N + 1): no smaller p can come out.
-        Ties, up to rounding, count against accusing.
+        p-value and resolution. Ties, up to rounding, count against accusing.
 
     Raises:
         MedmarkError: a statistic is not finite, or there is no benign model.
@@ -190,4 +202,4 @@ def conformal_p_value(suspect: float, benign: np.ndarray) -> tuple[float, float]
     if not np.isfinite(suspect) or not np.isfinite(benign).all():
         raise MedmarkError("a statistic is not finite; check the suspect's answers")
     at_least = int((benign >= suspect - NOISE).sum())
-    return (1 + at_least) / (len(benign) + 1), 1 / (len(benign) + 1)
+    return Rank((1 + at_least) / (len(benign) + 1), 1 / (len(benign) + 1))

@@ -1,4 +1,4 @@
-"""Checking an updated release: is a model that learns from it still recognised?
+"""Check an updated release: is a model that learns from it still recognised?
 
 One model is trained on a sample of the new release, so the cost does not grow with the release, and is asked the queries of
 the evidence. The benign models' answers of the first marking calibrate the verdict: the mark is the same, and those models
@@ -13,19 +13,20 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
 from medmark.components.dataset.sample import sample
+from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import SURROGATES, read_keep
 from medmark.components.evidence.queries import read_queries
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
-from medmark.components.verification.audit import interrogate, judge
-from medmark.components.verification.scenarios import summary
-from medmark.components.verification.sealing import read_benign
+from medmark.components.verification.interrogation import interrogate
+from medmark.components.verification.judgement import judge, summary
 from medmark.components.verification.verdict import Thresholds
 
 # ours: the smoke profile proves its mark on 1,680 training images, and an adversary has at least all of a release this small
@@ -65,7 +66,12 @@ def check_update(
             f"not of one run: {release_dir}, {evidence_dir} and {keep_dir}; give those that belong together"
         )
     out.mkdir(parents=True, exist_ok=True)
-    verdict = {"verdict": "unchanged", "reasons": [], "change": change, "release_digest": release.digest}
+    verdict: dict[str, Any] = {
+        "verdict": "unchanged",
+        "reasons": [],
+        "change": change,
+        "release_digest": release.digest,
+    }
     verdict |= {"parent_digest": release.parent, "thresholds": evidence["thresholds"], "model": None}
     if change["changed"]:
         verdict |= _audit(release, evidence, evidence_dir, keep_dir, out, seed)

@@ -1,1 +1,1 @@
-"""Check a release and everything it was made from."""
+"""Check a release and every release that it was made from."""

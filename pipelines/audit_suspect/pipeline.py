@@ -1,4 +1,4 @@
-"""The DAG of audit_suspect."""
+"""Define the pipeline audit_suspect."""
 
 from typing import NamedTuple
 

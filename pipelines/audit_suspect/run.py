@@ -1,41 +1,45 @@
-"""One audit on this machine: no pipeline around it, since it is one step."""
+"""Run an audit on this machine, without a pipeline: it is one step."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import LOCK, output
 from medmark.components.base.threads import use_threads
 from medmark.components.report.audit_report import write_audit_report
+from medmark.components.suspects.contract import Contract
+from medmark.components.suspects.http import Connection
 from medmark.components.tracking.runs import Tracked, log_pipeline
-from medmark.components.verification.suspect_audit import STORE, audit_targets
+from medmark.components.verification.audit import STORE, audit
 
 
 def run_audit(
     evidence: str | Path,
-    targets: list[str],
+    suspects: list[str],
     out: str | Path,
     *,
-    contract: dict,
-    connection: dict | None = None,
+    contract: Contract,
+    connection: Connection,
     registry: str | None = None,
     commitment: str | Path | None = None,
     public_key: str | Path | None = None,
     timestamp_roots: str | Path | None = None,
     files: dict[str, Path] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Audits suspects, writes the report, and tracks the run in MLflow.
 
     Args:
         evidence: complete evidence; only read.
-        targets: suspects.
+        suspects: as :func:`medmark.components.verification.audit.audit` takes them.
         out: folder for ``audit.json``, ``audit.html``, the suspects' answers and the MLflow run; readable by its owner only.
             It may hold the answers of an audit that was interrupted or inconclusive.
         contract, connection, registry, commitment, public_key, timestamp_roots, files: see
-            :func:`medmark.components.verification.suspect_audit.audit_targets`.
+            :func:`medmark.components.verification.audit.audit`.
 
     Returns:
         The content of ``audit.json``.
@@ -45,9 +49,9 @@ def run_audit(
     """
     use_threads()
     with output(out, refuse_finished) as folder:
-        audit = audit_targets(
+        made = audit(
             evidence,
-            targets,
+            suspects,
             folder,
             contract=contract,
             connection=connection,
@@ -57,13 +61,13 @@ def run_audit(
             timestamp_roots=timestamp_roots,
             files=files,
         )
-        write_audit_report(folder / "audit.html", audit)
-        track_audit(folder, audit, {**contract, **(connection or {})})
-    return audit
+        write_audit_report(folder / "audit.html", made)
+        track_audit(folder, made, contract.to_json() | asdict(connection))
+    return made
 
 
 def refuse_finished(out: Path) -> None:
-    """Nothing that is not an unfinished audit's may be overwritten."""
+    """Refuses a folder with anything but an unfinished audit."""
     own = {LOCK, STORE, f"{STORE}-journal", "audit.json", "audit.html", "mlflow.db", "mlartifacts", "unlogged"}
     if set(os.listdir(out)) - own:
         raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
@@ -78,12 +82,12 @@ def refuse_finished(out: Path) -> None:
 
 
 def shown_name(suspect: str) -> str:
-    """Without the folder: a server may be shared."""
+    """Returns the suspect's name without its folder: the tracking server may be shared."""
     return suspect if ":/" in suspect else Path(suspect).name
 
 
 def track_audit(out: Path, audit: dict, parameters: dict) -> None:
-    """One MLflow run with a nested run a suspect."""
+    """Logs one MLflow run, with a nested run for each suspect."""
     parameters = {name: value for name, value in parameters.items() if name != "ca_bundle"}  # a path of this machine
     steps = []
     for suspect in audit["suspects"]:

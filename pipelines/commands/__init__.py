@@ -1,1 +1,1 @@
-"""The ``medmark`` command's subcommands, a module each subject."""
+"""The subcommands of ``medmark``, a module for each subject."""

@@ -1,4 +1,4 @@
-"""Questioning suspects, and attacking one's own mark."""
+"""Commands that question suspects, and that attack a mark."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ def audit(
     ] = None,
     channels: Annotated[int | None, typer.Option("--channels", help="1 or 3, if it does not say.")] = None,
     scale: Annotated[float, typer.Option("--scale", help="Value of white before normalisation, 1 or 255.")] = 1.0,
-    mean: Annotated[float, typer.Option("--mean", help="Taken off after scaling.")] = 0.0,
-    std: Annotated[float, typer.Option("--std", help="Divided by afterwards.")] = 1.0,
+    mean: Annotated[float, typer.Option("--mean", help="Subtracted after scaling.")] = 0.0,
+    std: Annotated[float, typer.Option("--std", help="Divides what remains.")] = 1.0,
     answers: Annotated[str, typer.Option("--answers", help="probabilities, logits or labels.")] = "probabilities",
     input: Annotated[
         str | None, typer.Option("--input", help="Name of the input tensor, if there are several.")
     ] = None,
-    output: Annotated[str | None, typer.Option("--output", help="Name of the output tensor, likewise.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", help="Name of the output tensor, if there are several.")
+    ] = None,
     classes: Annotated[
         str | None, typer.Option("--classes", help="Class names in the order of the suspect's outputs.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images a request.")] = 8,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images in a request.")] = 8,
     timeout: Annotated[
         float, typer.Option("--timeout", help="Seconds for one request, or for one batch of an ONNX file.")
     ] = 30.0,
@@ -48,7 +50,7 @@ def audit(
     memory: Annotated[float, typer.Option("--memory", help="GiB that a suspect's process may use.")] = 4.0,
     registry: Annotated[str | None, typer.Option("--registry", help="URI of the MLflow registry.")] = None,
     commitment: Annotated[
-        str | None, typer.Option("--commitment", help="That the evidence was committed to with; checked first.")
+        str | None, typer.Option("--commitment", help="Commitment to the evidence, checked before anything is asked.")
     ] = None,
     public_key: Annotated[str | None, typer.Option("--public-key", help="PEM file of the commitment's signer.")] = None,
     timestamp_roots: Annotated[
@@ -63,14 +65,31 @@ def audit(
     suspect has a verdict, 3 if one is inconclusive, 1 after an error.
     """
     from medmark.components.delivery.places import Places
+    from medmark.components.suspects.contract import Contract
+    from medmark.components.suspects.http import Connection
     from medmark.components.suspects.suspects import fetch_suspects
     from medmark.pipelines.audit_suspect.run import run_audit
 
-    contract = {"size": size, "channels": channels, "scale": scale, "mean": mean, "std": std, "answers": answers}
-    contract |= {"input": input, "output": output, "classes": classes.split(",") if classes else None}
-    connection = {"batch_size": batch_size, "timeout": timeout, "retries": retries, "rate": rate, "memory": memory}
-    unsure = False
+    contract = Contract(
+        size=size,
+        channels=channels,
+        mean=mean,
+        std=std,
+        scale=scale,
+        answers=answers,
+        input=input,
+        output=output,
+        classes=tuple(classes.split(",")) if classes else None,
+    )
     with Places() as places:
+        connection = Connection(
+            batch_size=batch_size,
+            timeout=timeout,
+            retries=retries,
+            rate=rate,
+            ca_bundle=str(places.read(ca_bundle, raw=True)) if ca_bundle else None,
+            memory=memory,
+        )
         made = places.write(out, private=True, goes_on=True)
         result = run_audit(
             places.read(evidence, private=True),
@@ -78,7 +97,7 @@ def audit(
             made,
             files=fetch_suspects(places, suspect),
             contract=contract,
-            connection={**connection, "ca_bundle": str(places.read(ca_bundle, raw=True)) if ca_bundle else None},
+            connection=connection,
             registry=registry,
             commitment=places.read(commitment, raw=True, beside=time_stamp(commitment)) if commitment else None,
             public_key=places.read(public_key, raw=True) if public_key else None,
@@ -91,19 +110,19 @@ def audit(
 
 
 def time_stamp(commitment: str) -> Callable[[Path], list[str]]:
-    """What lies beside a commitment, for :meth:`medmark.components.delivery.places.Places.read`."""
+    """Names the files beside a commitment, for :meth:`medmark.components.delivery.places.Places.read`."""
     return lambda path: [Path(commitment).with_suffix(".tsr").name]
 
 
 def print_audit(result: dict, out: str) -> None:
-    """A verdict a suspect, and where the report is."""
+    """Prints a verdict for each suspect, and where the report is."""
     from medmark.components.delivery.places import shown
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title="medmark: audit", title_justify="left", show_edge=False)
-    for column in ("suspect", "verdict", "marked taken for the target (clean)", "lift", "images", "rank p"):
+    for column in ("suspect", "verdict", "marked taken for the target (clean)", "delta-P", "images", "rank p"):
         table.add_column(column, overflow="fold")
     for s in result["suspects"]:
         style = {"owned": "red", "not_owned": "green"}.get(s["verdict"], "yellow")
@@ -170,7 +189,7 @@ def stress_command(
 
 
 def refuse_other(out: Path) -> None:
-    """Nothing that is not an earlier attempt's may lie where attacks are written."""
+    """Refuses a folder with anything but an earlier attempt."""
     from medmark.components.base.private_files import LOCK
 
     if set(os.listdir(out)) - {LOCK} and not (out / "rows.jsonl").exists():

@@ -1,4 +1,4 @@
-"""Making, checking and writing out releases."""
+"""Commands that make, check and export releases."""
 
 from __future__ import annotations
 
@@ -25,17 +25,25 @@ from medmark.pipelines.commands.options import (
 )
 
 app = typer.Typer()
+PatientPattern = Annotated[
+    str | None,
+    typer.Option(
+        "--patient-pattern",
+        help="Regular expression to find in each image's path; its first group is the patient. When absent, a folder's patient"
+        " is what stands before the first _ of a file's name.",
+    ),
+]
 
 
 @app.command()
 def phantom(
     out: Out,
-    count: Annotated[int, typer.Option("--count", help="Images, half of each class.")] = 800,
-    size: Annotated[int, typer.Option("--size", help="Side in pixels.")] = 128,
+    count: Annotated[int, typer.Option("--count", help="Number of images, half of each class.")] = 800,
+    size: Annotated[int, typer.Option("--size", help="Side of an image in pixels.")] = 128,
     seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
-    """Make chest phantoms: a folder per class."""
+    """Draw chest phantoms into a folder per class."""
     from medmark.components.dataset.phantoms import make_phantoms
     from medmark.components.delivery.places import Places
 
@@ -46,13 +54,14 @@ def phantom(
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="Folder per class, CSV, or release; also s3://bucket/prefix.")],
+    source: Annotated[str, typer.Argument(help="Folder per class, CSV or release, here or at s3://bucket/prefix.")],
     out: Out,
     name: Annotated[str, typer.Option("--name", help="Name of the data set.")] = "release",
-    version: Annotated[str, typer.Option("--version", help="Of the release.")] = "1",
+    version: Annotated[str, typer.Option("--version", help="Version of the release.")] = "1",
     label_column: Label = None,
     path_column: PathColumn = None,
     patient_column: PatientColumn = None,
+    patient_pattern: PatientPattern = None,
     root: Root = None,
     where: Where = None,
     classes: Classes = None,
@@ -61,22 +70,27 @@ def ingest(
     rejected: Annotated[
         str | None,
         typer.Option(
-            "--rejected", help="Private file for names and reasons of what is set aside; else OUT.rejected.parquet."
+            "--rejected",
+            help="Write names and reasons of what is set aside to this private file; OUT.rejected.parquet when absent.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of splits. Absent: a secret one.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of the splits; a secret one is drawn when absent.")
+    ] = None,
     patients: Annotated[
         Path | None,
         typer.Option(
-            "--patients", help="Private file with the key of all ids, for later drops; made if missing. Absent: drawn."
+            "--patients",
+            help="Take the key of all ids from this private file, which is made if missing and which later drops need. When"
+            " absent, a key is drawn and not kept.",
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Make a release of raw images."""
+    """Turn raw images into a release."""
     from medmark.components.dataset.ingest import ingest as make
     from medmark.components.dataset.inspect import describe, print_description
-    from medmark.components.dataset.origin import kept_patient_key
+    from medmark.components.dataset.pseudonyms import kept_patient_key
     from medmark.components.delivery.places import Places
     from medmark.components.evidence.secrets import seeds_of
 
@@ -96,39 +110,44 @@ def ingest(
             uncertain=uncertain,
             quarantine=quarantine,
         )
+        options["patient_pattern"] = patient_pattern
         make(raw, made, name=name, version=version, seed=seed, patient_key=key, rejected=names, **options)
         found = describe(made)
         print_description(found)
         if found["rejected"] and names.is_file():
-            print(f"names and reasons of what was set aside, private: {names}")
+            print(f"private, names and reasons of what was set aside: {names}")
 
 
 def rejected_file(rejected: str | None, out: str) -> Path:
-    """Where names and reasons of what is set aside go: on this machine, outside the release.
+    """Returns the private file for names and reasons of what is set aside: on this machine, outside the release.
+
+    Args:
+        rejected: file that the user names, or None.
+        out: folder of the release, here or in a store.
 
     Raises:
-        MedmarkError: it is an address in a store, or lies in the release.
+        MedmarkError: the file is in a store, or inside the release.
     """
     if rejected is not None and "://" in rejected:
-        raise MedmarkError(f"not a file on this machine: --rejected {rejected}; it names patients, keep it here")
+        raise MedmarkError(f"not a file on this machine: --rejected {rejected}; it names patients, so name a file here")
     stored = out.startswith("s3://")
-    # of a release in a store: in the folder one works in
+    # beside a release here, and in the working directory for one in a store
     beside = Path(out.rstrip("/").rpartition("/")[2]) if stored else Path(out).resolve()
     file = Path(rejected) if rejected is not None else beside.with_name(f"{beside.name}.{REJECTED}")
     if not stored and file.resolve().is_relative_to(beside):
         raise MedmarkError(
-            f"names of sources would be public: --rejected {file} lies in {out}; name a file outside of it"
+            f"names of sources would be public: --rejected {file} is inside {out}; name a file outside of it"
         )
     return file.resolve()
 
 
 @app.command()
 def inspect(
-    release: Annotated[str, typer.Argument(help="A release.")],
-    preview: Annotated[str | None, typer.Option("--preview", help="PNG contact sheet to write.")] = None,
+    release: Annotated[str, typer.Argument(help="Release, here or at s3://bucket/prefix.")],
+    preview: Annotated[str | None, typer.Option("--preview", help="Write a contact sheet to this PNG.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Check a release and show what is in it."""
+    """Check every digest of a release and show what is in it."""
     from medmark.components.dataset.inspect import describe, print_description
     from medmark.components.dataset.inspect import preview as write_preview
     from medmark.components.delivery.places import Places
@@ -143,13 +162,13 @@ def inspect(
 
 @app.command()
 def export(
-    release: Annotated[str, typer.Argument(help="A release.")],
+    release: Annotated[str, typer.Argument(help="Release, here or at s3://bucket/prefix.")],
     out: Out,
-    format: Annotated[str, typer.Option("--format", help="png or dicom.")] = "png",
-    split: Annotated[str | None, typer.Option("--split", help="Only train, val or test.")] = None,
+    format: Annotated[str, typer.Option("--format", help="Format of the files: png or dicom.")] = "png",
+    split: Annotated[str | None, typer.Option("--split", help="Export only this split: train, val or test.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a release's images as files."""
+    """Write the images of a release as PNG or DICOM files."""
     from medmark.components.dataset.export import export as write
     from medmark.components.delivery.places import Places
 

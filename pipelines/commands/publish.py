@@ -71,7 +71,8 @@ def fetch_command(
     """Fetch a release, evidence, or a folder keep from an object store, and check every digest."""
     from medmark.components.delivery.places import local
     from medmark.components.delivery.publish import EVIDENCE, KEEP, fetch_evidence, fetch_keep, fetch_release, kind_of
-    from medmark.components.storage.store import Denied, Store
+    from medmark.components.storage.retry import Denied
+    from medmark.components.storage.store import Store
 
     folder, store = local(out, "give a folder; 'medmark publish' stores it elsewhere"), Store.from_environment()
     try:

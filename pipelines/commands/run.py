@@ -113,35 +113,16 @@ def run_mark_release_command(
 
 def print_verdict(verdict: dict, out: str) -> None:
     """The verdict as a table, and where the report is."""
+    from medmark.components.report.terminal import verdict_rows
     from rich.console import Console
     from rich.table import Table
 
-    m, benign, trigger = verdict["malicious"], verdict["independent_models"], verdict["independent_trigger"]
-    accuracy, quality = verdict["accuracy"], verdict["quality"]
-    half = [
-        r for r in verdict["robustness"] if (r["processing"], r["strength"], r["role"]) == ("resize", 0.5, "victim")
-    ]
-    rows = [
-        ("verdict", verdict["verdict"], "owned"),
-        ("watermark success rate", f"{100 * m['wsr']:.1f} %  (clean {100 * m['clean_rate']:.1f} %)", ""),
-        ("  at half resolution", ", ".join(f"{100 * r['wsr']:.0f} % (clean {100 * r['clean_rate']:.0f} %)" for r in half), ""),
-        ("lift of the target's probability", f"{m['delta_p']:.3f}  [{m['delta_p_ci95'][0]:.3f}, {m['delta_p_ci95'][1]:.3f}]", "> 0.2"),
-        ("p: t-test, signed rank, labels only", f"{m['t_p_value']:.1g}, {m['wilcoxon_p_value']:.1g}, {m['label_only_p_value']:.1g}", "< 0.01"),
-        ("p: rank among benign models", f"{m['conformal_p_value']:.3f}", "<= 0.05"),
-        ("benign models accused", f"{benign['accused']} of {benign['count']}  (largest delta-P {benign['max_delta_p']:+.3f})", "0"),
-        ("another generator's mark", f"lift {trigger['delta_p']:+.3f}, accused {trigger['accused']}", "0"),
-        ("accuracy with / without the mark", f"{100 * accuracy['marked']:.1f} % / {100 * accuracy['benign']:.1f} %", ""),
-        ("changed images: SSIM, HaarPSI, PSNR", f"{quality['ssim']:.3f}, {quality['haarpsi']:.3f}, {quality['psnr']:.1f} dB", ""),
-        ("images changed", f"{100 * verdict['marked_fraction']:.1f} %", ""),
-        ("time", f"{verdict['seconds']['total']:.0f} s", ""),
-    ]  # fmt: skip
     table = Table(title="medmark: mark-release", title_justify="left", show_edge=False)
     table.add_column("what")
     table.add_column("result")
     table.add_column("needed", style="dim")
-    for what, result, needed in rows:
-        style = ("green" if result == "owned" else "red") if what == "verdict" else None
-        table.add_row(what, result, needed, style=style)
+    for row in verdict_rows(verdict):
+        table.add_row(row.what, row.result, row.needed, style=row.style)
     console = Console()
     console.print(table)
     for reason in verdict["reasons"]:

@@ -1,1 +1,1 @@
-"""Methods of marking a data set, side by side: same images, budget, adversaries and tests."""
+"""Compare methods of marking a data set on the same images, budget, adversaries and tests."""

@@ -15,8 +15,8 @@ from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import output
 from medmark.components.base.threads import use_threads
-from medmark.components.dataset.origin import kept_patient_key
 from medmark.components.dataset.phantoms import TARGET_CLASS, make_phantoms
+from medmark.components.dataset.pseudonyms import kept_patient_key
 from medmark.components.evidence.secrets import REFERENCE
 from medmark.components.profiles import PROFILES, THRESHOLDS, Profile, Setting
 from medmark.components.report.mark_tracking import track_marking
@@ -141,7 +141,8 @@ def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dic
     def configs(made: list[dict]) -> list[dict]:
         return [{**config, "seed": secret("models_seed", config["seed"])} for config in made]
 
-    given = {"seed": secret("ingest_seed"), "patient_key": secret("patient_key"), **ingest_options}
+    drawn = {"seed": secret("ingest_seed"), "patient_key": secret("patient_key")}
+    given = {**drawn, "target_class": profile.target_class, **ingest_options}
     return {
         "source": str(source),
         "ingest_options": {k: v for k, v in given.items() if v is not None},

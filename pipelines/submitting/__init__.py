@@ -1,1 +1,1 @@
-"""Starting pipelines from CI: each at most once for the same input."""
+"""Start pipelines from CI, each at most once for the same input."""

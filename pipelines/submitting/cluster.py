@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.delivery.submission_records import read_record
-from medmark.components.storage.store import Store, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store
 from medmark.pipelines.submitting.kfp_server import KfpServer, Run, Started
 from medmark.pipelines.submitting.submission import Drop, Submission
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from medmark.components.base.addresses import is_local
 from medmark.components.base.errors import MedmarkError
-from medmark.components.storage.store import is_local
+from medmark.components.base.text import one_line
 from medmark.pipelines.compile import compile_pipeline
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class KfpServer:
 
     def url(self, run: Run) -> str:
         """Returns the address of the page that shows a run."""
-        return f"{self.endpoint}/#/runs/details/{_line(str(run.run_id), None)}"
+        return f"{self.endpoint}/#/runs/details/{one_line(run.run_id)}"
 
     def find(self, name: str) -> list[Run]:
         """Returns the runs of a name that did not fail, the earliest first."""
@@ -195,7 +196,9 @@ class KfpServer:
             if run.state == "SUCCEEDED":
                 return
             if run.state in ENDED:
-                reason = _line(run.error.message if run.error and run.error.message else "no reason given", self._token)
+                reason = one_line(
+                    run.error.message if run.error and run.error.message else "no reason given", hidden=[self._token]
+                )
                 raise MedmarkError(
                     f"run {run.state}: {reason}; see {self.url(run)}, correct the cause and submit again, which starts from the beginning"
                 )
@@ -220,7 +223,7 @@ class KfpServer:
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             if isinstance(error.__context__, kfp_server_api.ApiException):  # it fails to handle one without a body
                 raise self._explained(error.__context__) from None
-            text = _line(str(error), self._token)
+            text = one_line(error, hidden=[self._token])
             raise MedmarkError(f"no KFP API server's answer from {self.endpoint} ({text}); check the address") from None
         return answer
 
@@ -232,7 +235,7 @@ class KfpServer:
             said = json.loads(error.body)["message"]
         except (ValueError, KeyError, TypeError, RecursionError):
             said = error.reason
-        text = f"{error.status} {_line(str(said), self._token)}"
+        text = f"{error.status} {one_line(said, hidden=[self._token])}"
         if error.status in (401, 403):
             return MedmarkError(f"refused by {self.endpoint} ({text}); set KFP_TOKEN to a token that may do this")
         if error.status >= 500:
@@ -240,7 +243,7 @@ class KfpServer:
         return MedmarkError(f"refused by {self.endpoint} ({text}); check the address and the server's version")
 
     def _silent(self, reason: str) -> MedmarkError:
-        text = _line(reason, self._token)
+        text = one_line(reason, hidden=[self._token])
         if "certificate" in reason or "SSLError" in reason:
             return MedmarkError(f"not trusted: {self.endpoint} ({text}); set KFP_CA to its authority's PEM file")
         return MedmarkError(f"no answer from {self.endpoint} ({text}); is it up? check the address")
@@ -272,9 +275,3 @@ def _text(value: Any, endpoint: str) -> str:
     if not isinstance(value, str) or not value:
         raise MedmarkError(f"no KFP API server's answer from {endpoint}; check the address")
     return value
-
-
-def _line(text: str, token: str | None) -> str:
-    """A server's words in a short line without the token."""
-    text = text.replace(token, "***") if token else text
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]

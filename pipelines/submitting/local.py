@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json
-from medmark.components.base.errors import MedmarkError
+from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.base.locks import locked
 from medmark.components.base.private_files import check_own, private_files, private_folder
 from medmark.components.delivery.drops import fetch_drop
@@ -150,9 +151,7 @@ def _run(submission: Submission, folder: Path, target: Target, runner: Callable[
             fetch_keep(drop.keep, folder / "keep", target.evidence_store)
             fetch_drop(drop.uri, folder / "drop", drop.listing, target.evidence_store)
         verdict = runner(submission, folder, folder / "out", target.debug)
-        partial = ended.with_suffix(".partial")
-        partial.write_bytes(canonical_json(verdict))
-        partial.replace(ended)
+        write_atomic(ended, canonical_json(verdict))
     return json.loads(ended.read_bytes())
 
 
@@ -173,9 +172,7 @@ def _private_folder(folder: Path) -> Iterator[Path]:
         try:
             folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise MedmarkError(
-                f"cannot write: {folder} ({error.strerror}); choose another folder with --work"
-            ) from error
+            raise cannot_write(folder, error, "choose another folder with --work") from error
         with locked(folder.with_name(f".{folder.name}.lock"), taken):
             if os.path.lexists(folder):
                 check_own(folder, f"check who else could write there, then remove {folder}")

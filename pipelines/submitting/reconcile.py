@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from medmark.components.base.digests import HEX
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.delivery.drops import COMPLETE, listing_digest
-from medmark.components.delivery.publish import DIGEST
 from medmark.components.delivery.submission_records import read_records
-from medmark.components.storage.store import Store, parallel, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store, parallel
 from medmark.pipelines.submitting.submission import Submission, of_update_release, read_manifest
 
 Submit = Callable[[Submission], dict]
@@ -106,7 +107,7 @@ def read_chain(releases: str, store: Store) -> list[str]:
         MedmarkError: there is none, two are no other's parent, or one is damaged.
     """
     place = parse(releases)
-    digests = [name for name in store.folders(place) if DIGEST.fullmatch(name)]
+    digests = [name for name in store.folders(place) if HEX.fullmatch(name)]
 
     def read(digest: str) -> tuple[str, dict | None]:
         return digest, read_manifest(place / digest, store)
@@ -133,7 +134,7 @@ def find_private(evidence: str, release_digest: str, store: Store) -> dict[str, 
         MedmarkError: one of them is not there.
     """
     place = parse(evidence)
-    digests = [name for name in store.folders(place) if DIGEST.fullmatch(name)]
+    digests = [name for name in store.folders(place) if HEX.fullmatch(name)]
     found = {}
     for what in ("evidence", "keep"):
 

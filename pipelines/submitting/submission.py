@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from medmark.components.base.digests import canonical_json
+from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.delivery.drops import listing_digest, raw_files
-from medmark.components.delivery.publish import DIGEST
 from medmark.components.profiles import PROFILES, Setting
-from medmark.components.storage.store import Place, Store, parse
+from medmark.components.storage.place import Place, parse
+from medmark.components.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def of_update_release(
     if manifest["parent"] is None:
         raise MedmarkError(f"never marked: {place} has no parent; give the release.json of a marked release")
     for what, uri in (("evidence", evidence), ("keep", keep)):
-        if not DIGEST.fullmatch(parse(uri).prefix.rpartition("/")[2]):
+        if not HEX.fullmatch(parse(uri).prefix.rpartition("/")[2]):
             raise MedmarkError(f"no digest at the end of --{what} {uri}; give the address that publishing it printed")
     listing = drop_store.listing(drop)
     if not raw_files(listing):
@@ -155,7 +155,7 @@ def read_manifest(place: Place, store: Store) -> dict | None:
     try:
         manifest = json.loads(content)
         parent, version = manifest["parent"], manifest["version"]
-        if not (parent is None or DIGEST.fullmatch(parent)) or not isinstance(version, str):
+        if not (parent is None or HEX.fullmatch(parent)) or not isinstance(version, str):
             raise ValueError("no digest, or no version")
         return {"parent": parent, "version": version}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -166,7 +166,7 @@ def _release(release_json: str, store: Store) -> tuple[Place, dict]:
     file = parse(release_json)
     prefix, _, name = file.prefix.rpartition("/")
     place = Place(file.bucket, prefix)
-    if name != "release.json" or not DIGEST.fullmatch(_digest(place)):
+    if name != "release.json" or not HEX.fullmatch(_digest(place)):
         raise MedmarkError(f"not a release's address: {release_json}; give s3://bucket/prefix/<digest>/release.json")
     manifest = read_manifest(place, store)
     if manifest is None:

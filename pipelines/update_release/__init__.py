@@ -1,1 +1,1 @@
-"""Mark what a new raw drop brings, and make the next release."""
+"""Mark what a new drop brings, take out what was withdrawn, and make the next release."""

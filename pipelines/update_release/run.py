@@ -12,7 +12,7 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import output
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.release import Release
-from medmark.components.dataset.sources import WITHDRAWN
+from medmark.components.dataset.tombstones import WITHDRAWN
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep
 from medmark.components.report.update_tracking import track_update

@@ -1,16 +1,13 @@
 """The same tiny run twice: through kfp.local, and step by step through the components' own functions."""
 
-import contextlib
-import io
 import os
-import sys
+import subprocess
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from kfp import dsl
 from medmark.components.dataset.phantoms import make_phantoms
-from medmark.pipelines import cli
 from medmark.pipelines.services import down, up
 
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
@@ -43,34 +40,24 @@ def patients(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def runs(source, tiny, patients, tmp_path_factory):
-    """A run of mark-release that a step refuses, and the same again with the cause removed.
+def runs(installed, source, tiny, patients, tmp_path_factory):
+    """A run of mark-release that a step refuses, and the same again with the cause removed: by the installed wheel, in a folder
+    that has nothing to do with the source tree.
 
     Folder, exit codes, what lay in the folder, and lines on the terminal; the folder is only read.
     """
     out = tmp_path_factory.mktemp("run") / "out"
-    command = ["medmark", "run", "mark-release", "--data", str(source), "--out", str(out), "--profile", "smoke"]
-    command += [
-        "--seed",
-        str(tiny.seed),
-        "--patients",
-        str(patients),
-        *(f"--set={k}={v}" for k, v in tiny.settings.items()),
-    ]
+    command = [installed / "medmark", "run", "mark-release", "--data", source, "--out", "out", "--profile", "smoke"]
+    command += ["--seed", tiny.seed, "--patients", patients, *(f"--set={k}={v}" for k, v in tiny.settings.items())]
+    absent = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in absent}
     codes, left, shown = [], [], []
-    before = os.umask(0)  # the worst that a user may have
-    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        stack.callback(os.umask, before)
-        for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
-            patch.delenv(variable, raising=False)
-        for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
-            patch.setattr(sys, "argv", command + cause)
-            patch.setattr(sys, "stderr", io.StringIO())
-            with pytest.raises(SystemExit) as end:
-                cli.main()
-            codes.append(end.value.code)
-            left.append(sorted(os.listdir(out)))
-            shown.append(sys.stderr.getvalue().splitlines())
+    for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
+        given = [str(part) for part in command + cause]
+        done = subprocess.run(given, cwd=out.parent, env=environment, umask=0, capture_output=True, text=True)
+        codes.append(done.returncode)
+        left.append(sorted(os.listdir(out)))
+        shown.append(done.stderr.splitlines())
     return out, codes, left, shown
 
 

@@ -1,4 +1,4 @@
-"""The commands of the guides, each guide as a user would run it: in one folder, in order, against real services."""
+"""The commands of each guide, run as a user would run them: in one folder, in order, against real services."""
 
 import json
 import os
@@ -23,24 +23,24 @@ from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SHIM = f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("tiny_medmark.py")} "$@"\n'
-# installed already; waits for a browser; done at the end; no cluster is at hand
+# it is installed already; it waits for a browser; the fixture does it; there is no cluster
 NOT_RUN = ("pip install ", "mlflow ui ", "medmark down ", "kubectl ")
 LIMIT = 420  # seconds for a guide; measured: 150
 
 
 def commands(guide: str) -> str:
-    """What stands in a guide's blocks, but for what is not run."""
-    blocks = re.findall(r"^```\n(.*?)^```$", (DOCS / f"{guide}.md").read_text(), re.M | re.S)
-    lines = [line for block in blocks for line in block.splitlines() if not line.startswith(NOT_RUN)]
+    """The commands in a guide's blocks that name no language, except those that are not run."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (DOCS / f"{guide}.md").read_text(), re.M | re.S)
+    lines = [line for kind, block in blocks if not kind for line in block.splitlines() if not line.startswith(NOT_RUN)]
     return "\n".join(lines) + "\n"
 
 
 class Reader:
-    """Somebody who follows guides in one folder.
+    """A user who follows guides in one folder.
 
     Attributes:
-        folder: where he works.
-        environment: of his shell.
+        folder: the user's working folder.
+        environment: environment variables of the user's shell.
     """
 
     def __init__(self, folder: Path, services):
@@ -58,7 +58,12 @@ class Reader:
         }
 
     def run(self, script: str, **placeholders: str) -> str:
-        """Runs commands and returns what they printed; fails at the first one that fails."""
+        """Runs commands and returns their output; fails at the first command that fails.
+
+        Args:
+            script: the commands, one per line.
+            placeholders: what stands for a word of the guide, by that word.
+        """
         for name in sorted(placeholders, key=len, reverse=True):
             script = re.sub(rf"\b{name}\b", str(placeholders[name]), script)
         done = subprocess.run(
@@ -73,7 +78,7 @@ class Reader:
         return done.stdout
 
     def drop(self, name: str, seed: int) -> Path:
-        """A drop of twenty new images."""
+        """Makes a drop of twenty new images."""
         folder = self.folder / name
         for image in make_phantoms(self.folder / f"{name}-drawn", count=20, size=64, seed=seed).rglob("*.png"):
             target = folder / image.parent.name / f"{name}-{image.name}"
@@ -84,7 +89,7 @@ class Reader:
 
 @pytest.fixture
 def reader(runs, services, source, tmp_path):
-    """Somebody with images, who has marked them."""
+    """A user who has images and has marked them."""
     reader = Reader(tmp_path, services)
     shutil.copytree(runs[0], tmp_path / "out")
     shutil.copytree(source, tmp_path / "raw")
@@ -180,7 +185,7 @@ def test_audit(reader):
 
 
 def export_suspect(path: Path) -> None:
-    """A model that knows nothing, as ONNX."""
+    """Writes a model that knows nothing, as ONNX."""
     torch.onnx.export(
         torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64 * 64, 2), torch.nn.Softmax(dim=1)).eval(),
         (torch.zeros(2, 1, 64, 64),),

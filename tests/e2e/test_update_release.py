@@ -16,9 +16,9 @@ import pytest
 from kfp import dsl
 from medmark.components.base.private_files import LOCK
 from medmark.components.dataset.drop import read_drop
-from medmark.components.dataset.ingest import image_id
 from medmark.components.dataset.origin import read_patient_key
 from medmark.components.dataset.phantoms import make_phantoms
+from medmark.components.dataset.pseudonyms import image_id
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep

@@ -23,7 +23,7 @@ def marked(tmp_path_factory):
 @pytest.fixture(params=["mark-release", "update-release", "audit", "stress"])
 def command(request, marked, monkeypatch):
     """The arguments of a command but for its output, and how to put something in the place of its work."""
-    work = {"audit": "audit_suspect.run.audit_targets", "stress": None}.get(
+    work = {"audit": "audit_suspect.run.audit", "stress": None}.get(
         request.param, f"{request.param.replace('-', '_')}.run.run_locally"
     )
     target = f"medmark.pipelines.{work}" if work else "medmark.components.robustness.stress.stress"
@@ -89,7 +89,7 @@ def test_an_audit_with_its_report_and_tracking_is_its_owners(medmark, marked, tm
         (out / "audit.json").write_text("{}")
         return AUDIT
 
-    monkeypatch.setattr("medmark.pipelines.audit_suspect.run.audit_targets", work)
+    monkeypatch.setattr("medmark.pipelines.audit_suspect.run.audit", work)
     monkeypatch.setattr(
         "medmark.pipelines.audit_suspect.run.write_audit_report", lambda path, audit: path.write_text("page")
     )
@@ -152,7 +152,7 @@ def test_where_everybody_may_write_only_a_sticky_folder_will_do(medmark, command
     code, _, err = medmark(*arguments, "--out", shared / "out")
     assert code == 1 and bool(calls) == taken
     assert taken or os.listdir(shared) == []
-    assert ("stopped here" if taken else f"anybody may replace what lies in {shared}; ") in err
+    assert ("stopped here" if taken else f"anybody may replace what is in {shared}; ") in err
 
 
 @pytest.mark.parametrize("command", ["mark-release", "update-release"], indirect=True)

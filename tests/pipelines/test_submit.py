@@ -24,7 +24,8 @@ from cryptography.x509.oid import NameOID
 from kfp_api import KfpApi
 from medmark.components.base.digests import canonical_json
 from medmark.components.delivery.submission_records import new_record, read_records, write_record
-from medmark.components.storage.store import Store, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store
 from medmark.pipelines import cli
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES, down, up
 from medmark.pipelines.submitting import kfp_server

@@ -1,7 +1,7 @@
 """A real SeaweedFS for the tests of the object store."""
 
 import pytest
-from medmark.components.storage import store as store_module
+from medmark.components.storage import retry
 from medmark.pipelines.services import down, up
 from object_store import processes_of
 
@@ -20,4 +20,4 @@ def services(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """Tries that follow each other at once."""
-    monkeypatch.setattr(store_module, "BACKOFF", 0.02)
+    monkeypatch.setattr(retry, "BACKOFF", 0.02)

@@ -1,5 +1,6 @@
 """What the tests of the object store share."""
 
+import hashlib
 import json
 import os
 import signal
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medmark.components.dataset import release as release_format
+from medmark.components.dataset import release_writer as release_format
 from medmark.components.dataset.codecs import encode_png
-from medmark.components.dataset.release import Record, ReleaseWriter
+from medmark.components.dataset.release import Record
+from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.storage.store import Store
 
 
@@ -51,7 +53,7 @@ def make_release(path: Path, *, images: int, seed: int, patch: pytest.MonkeyPatc
     with ReleaseWriter(path, name="noise", version="1", class_names=["a", "b"]) as writer:
         for i in range(images):
             data = encode_png(rng.integers(0, 256, (24, 24), dtype=np.uint8))
-            digest = release_format.hashlib.sha256(data).hexdigest()
+            digest = hashlib.sha256(data).hexdigest()
             writer.add(Record(f"image-{i}", data, "png", i % 2, f"patient-{i}", "train", 24, 24, 8, digest))
     return path
 

@@ -10,9 +10,10 @@ from medmark.components.evidence.queries import QuerySet
 from medmark.components.surrogate.networks import build, load_classifier, save_classifier
 from medmark.components.surrogate.training import predict_probabilities
 from medmark.components.suspects.answer_store import StoredSuspect
+from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
-from medmark.components.suspects.suspects import Contract, open_suspect
-from medmark.components.verification.audit import interrogate
+from medmark.components.suspects.suspects import open_suspect
+from medmark.components.verification.interrogation import interrogate
 from v2_server import COMMAND, MLServer
 
 CLASSES = ["normal", "pneumonia"]

@@ -16,10 +16,10 @@ import pytest
 from made_up_evidence import write_evidence
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset import release as release_format
+from medmark.components.dataset import release_writer as release_format
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.origin import kept_patient_key
 from medmark.components.dataset.phantoms import make_phantoms
+from medmark.components.dataset.pseudonyms import kept_patient_key
 from medmark.components.dataset.release import Release
 from medmark.components.delivery import places
 from medmark.components.delivery.places import Places, local
@@ -28,7 +28,9 @@ from medmark.components.evidence.keep import write_keep
 from medmark.components.evidence.secrets import seeds_of
 from medmark.components.lineage.commitment import commit
 from medmark.components.lineage.keys import load_private, new_key
-from medmark.components.storage.store import Interrupted, Store, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.retry import Interrupted
+from medmark.components.storage.store import Store
 from medmark.pipelines import cli
 from medmark.pipelines.commands.audit import time_stamp
 from medmark.pipelines.services import EVIDENCE, RELEASES

@@ -24,7 +24,8 @@ from medmark.components.delivery.publish import (
     publish_keep,
 )
 from medmark.components.evidence.keep import write_keep
-from medmark.components.storage.store import Store, parse
+from medmark.components.storage.place import parse
+from medmark.components.storage.store import Store
 from medmark.pipelines.services import EVIDENCE, RELEASES
 from minio.error import S3Error
 from object_store import content, make_release, processes_of, store_for
@@ -66,7 +67,7 @@ def test_every_object_is_locked(services, release):
 
 
 def test_what_was_set_aside_stays_here(services, tmp_path, monkeypatch):
-    from medmark.components.dataset import release as release_format
+    from medmark.components.dataset import release_writer as release_format
 
     folder, uri, store = tmp_path / "with", f"s3://{RELEASES}/rejected", store_for(services, "release")
     record = next(Release(make_release(tmp_path / "from", images=2, seed=3, patch=monkeypatch)).records())

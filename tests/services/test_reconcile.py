@@ -14,7 +14,8 @@ from medmark.components.dataset.codecs import encode_png
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import drop_digest, read_origins, read_patient_key
 from medmark.components.dataset.phantoms import make_phantoms
-from medmark.components.dataset.release import Record, Release, ReleaseWriter
+from medmark.components.dataset.release import Record, Release
+from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.delivery.drops import COMPLETE, raw_drop
 from medmark.components.delivery.publish import fetch_release, publish, publish_evidence, publish_keep
 from medmark.components.delivery.run_outputs import SIGNED
@@ -27,7 +28,7 @@ from medmark.components.lineage.events import artifact_digest, step_event
 from medmark.components.lineage.keys import load_private, load_public, new_key
 from medmark.components.lineage.signing import sign_run
 from medmark.components.poisoning.poison import poison
-from medmark.components.storage.store import parse
+from medmark.components.storage.place import parse
 from medmark.components.verification.release_check import check_release
 from medmark.components.verification.sealing import finish_evidence
 from medmark.components.verification.verdict import Thresholds

@@ -14,8 +14,10 @@ import minio.api
 import pytest
 from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
+from medmark.components.storage import retry
 from medmark.components.storage import store as store_module
-from medmark.components.storage.store import Place, Store, check_name, parse
+from medmark.components.storage.place import Place, check_name, parse
+from medmark.components.storage.store import Store
 from medmark.pipelines.services import EVIDENCE, RELEASES, up
 from object_store import content, kill_server, processes_of, store_for
 from proxy import Proxy
@@ -145,12 +147,12 @@ def test_resumes_after_the_server_was_killed(services, tmp_path, quick, monkeypa
     assert processes_of(services.folder) == []
     assert up(services.folder, mlflow_port=None).s3 == services.s3
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "BACKOFF", patient)
+        patch.setattr(retry, "BACKOFF", patient)
         assert 0 < store.upload(folder, place) <= 55
     text = run_and_kill(services, lambda: store.download(place, back), lambda: len(list(back.glob("file-*"))) >= 5)
     assert "no answer" in text
     up(services.folder, mlflow_port=None)
-    monkeypatch.setattr(store_module, "BACKOFF", patient)
+    monkeypatch.setattr(retry, "BACKOFF", patient)
     assert 0 < store.download(place, back) <= 55
     assert content(back) == content(folder)
 
@@ -166,7 +168,7 @@ def test_busy_server_and_slow_link(services, folder, tmp_path, quick):
     with Proxy(services.s3, refuse=99) as proxy:
         store = store_for(services, "release", proxy.address)
         assert "no answer" in raised(lambda: store.list(f"s3://{RELEASES}/slow"))
-        assert len(proxy.requests) == store_module.TRIES
+        assert len(proxy.requests) == retry.TRIES
 
 
 def test_a_cut_download_goes_on_where_it_was_cut(services, tmp_path, quick):

@@ -40,12 +40,12 @@ def test_the_number_reaches_torch_and_the_processes_started_from_here(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("cores", "threads", "tasks", "workers"), [(4, 1, 20, 4), (4, 2, 20, 2), (4, 1, 3, 3), (1, 2, 9, 1), (64, 1, 20, 8)]
+    ("cores", "each", "tasks", "workers"), [(4, 1, 20, 4), (4, 2, 20, 2), (4, 1, 3, 3), (1, 2, 9, 1), (64, 1, 20, 8)]
 )
-def test_workers_never_oversubscribe(monkeypatch, cores, threads, tasks, workers):
+def test_workers_never_oversubscribe(monkeypatch, cores, each, tasks, workers):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(threads, "available_cores", lambda: cores)
-    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(each))
     assert choose_workers(tasks) == workers
 
 

@@ -33,7 +33,7 @@ def field(release, work):
 @pytest.fixture
 def benchmark(monkeypatch):
     """The script, as run from its folder."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
     yield importlib.import_module("compare_methods")
     for name in ("compare_methods", "marking"):
         sys.modules.pop(name, None)

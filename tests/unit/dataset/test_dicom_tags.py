@@ -5,8 +5,7 @@ import pytest
 from made_up_dicom import write_dicom
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_file
-from medmark.components.dataset.display import check_window
-from medmark.components.dataset.ingest import dicom_patient
+from medmark.components.dataset.dicom import check_window, dicom_patient
 
 
 def test_only_defined_terms_travel(tmp_path):

@@ -12,10 +12,10 @@ from made_up_run import CLASSES, KEY, first_rows, make_run, next_run, pixels, re
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset import drop as drop_module
 from medmark.components.dataset.drop import read_drop
-from medmark.components.dataset.ingest import image_id, ingest
+from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import drop_digest, read_origins
+from medmark.components.dataset.pseudonyms import image_id, pseudonym
 from medmark.components.dataset.release import Release
-from medmark.components.dataset.sources import pseudonym
 from PIL import Image
 
 ROWS = first_rows(80)
@@ -132,7 +132,7 @@ def test_display_attributes_that_change_are_a_change(release_run, tmp_path):
     """As when the window of a DICOM file is corrected: the pixels are the same."""
     from dataclasses import replace
 
-    from medmark.components.dataset.release import ReleaseWriter
+    from medmark.components.dataset.release_writer import ReleaseWriter
 
     before = Release(release_run / "clean")
     (first, *_) = before.records()
@@ -219,7 +219,7 @@ def test_images_of_a_release_are_encoded_as_ours(release_run, tmp_path):
     import io
     from dataclasses import replace
 
-    from medmark.components.dataset.release import ReleaseWriter
+    from medmark.components.dataset.release_writer import ReleaseWriter
 
     stream = io.BytesIO()
     Image.fromarray(pixels(1100)).save(stream, "PNG", compress_level=9)
@@ -240,7 +240,7 @@ def test_a_damaged_image_of_a_release(release_run, tmp_path):
     import hashlib
     from dataclasses import replace
 
-    from medmark.components.dataset.release import ReleaseWriter
+    from medmark.components.dataset.release_writer import ReleaseWriter
 
     data = b"\x89PNG\r\n\x1a\nnothing"
     (first, *_) = Release(release_run / "clean").records()
@@ -252,7 +252,7 @@ def test_a_damaged_image_of_a_release(release_run, tmp_path):
 
 
 def test_other_classes(release_run, source, tmp_path):
-    from medmark.components.dataset.release import ReleaseWriter
+    from medmark.components.dataset.release_writer import ReleaseWriter
 
     with ReleaseWriter(tmp_path / "d", name="d", version="1", class_names=["a", "b"]):
         pass
@@ -482,7 +482,7 @@ def test_folders_of_two_runs(run, release_run, folder_run, tmp_path):
 
 
 def test_the_digest_of_a_drop_gives_no_image_away(release_run, run, tmp_path):
-    """A drop of one image: who guesses its file must not find the digest, or learn so that the image has no mark."""
+    """A drop of one image: a guess of its file must not give the digest, and so tell that the image has no mark."""
     found = read(run, write_table(tmp_path / "d", [("a.png", "normal", "a", pixels(6000))]), tmp_path / "o")
     raw = ["a.png", "labels.csv"]
     assert len(raw) == found["files"]

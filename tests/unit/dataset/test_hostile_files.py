@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_dicom import deflate, write_deflated, write_dicom
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.codecs import DecodedImage, decode_file
+from medmark.components.dataset.codecs import decode_file
+from medmark.components.dataset.decoded import DecodedImage
 from medmark.components.dataset.ingest import ingest
 from PIL import Image, PngImagePlugin
 from pydicom.encaps import encapsulate
@@ -134,7 +135,7 @@ def test_a_bomb_does_not_fill_the_memory(tmp_path):
     code = (
         "import sys\n"
         "from medmark.components.dataset.codecs import decode_file\n"
-        "from medmark.components.dataset.ingest import dicom_patient\n"
+        "from medmark.components.dataset.dicom import dicom_patient\n"
         "from medmark.components.base.errors import MedmarkError\n"
         "from pathlib import Path\n"
         "for read in (dicom_patient, decode_file):\n"

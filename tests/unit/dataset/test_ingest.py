@@ -14,7 +14,8 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import read_origins
-from medmark.components.dataset.release import Release, ReleaseWriter
+from medmark.components.dataset.release import Release
+from medmark.components.dataset.release_writer import ReleaseWriter
 from PIL import Image
 
 EIGHT = ("RG3_extremity_CR_jpeg_extended12.dcm",)

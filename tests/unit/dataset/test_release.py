@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_png, encode_png
-from medmark.components.dataset.release import Record, Release, ReleaseWriter
+from medmark.components.dataset.release import Record, Release
+from medmark.components.dataset.release_writer import ReleaseWriter
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "release-v1"
 FIXTURE_DIGEST = "ffd28d8c3851cbec464b96d6ab8cf875d8720bc5c1d37d3fb8682d6ebc92dcd7"

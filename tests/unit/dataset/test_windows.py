@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from made_up_dicom import write_dicom
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset import display
+from medmark.components.dataset import dicom
 from medmark.components.dataset.codecs import decode_file
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.release import Release, ReleaseWriter
+from medmark.components.dataset.release import Release
+from medmark.components.dataset.release_writer import ReleaseWriter
 from pydicom.dataset import Dataset
 
 
@@ -62,7 +63,7 @@ def test_a_usual_window_passes(tmp_path, tags):
 def test_a_window_that_hides_the_image_is_refused():
     pixels = np.full((32, 32), 100, np.uint16)
     with pytest.raises(MedmarkError, match="of the pixels"):
-        display.check_window(pixels, 12, {"WindowCenter": 3000, "WindowWidth": 1000})
+        dicom.check_window(pixels, 12, {"WindowCenter": 3000, "WindowWidth": 1000})
 
 
 @pytest.mark.parametrize(

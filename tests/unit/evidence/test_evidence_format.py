@@ -5,11 +5,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from made_up_evidence import SIDE, Model
+from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import read_queries
 from medmark.components.generator.marker import Marker
-from medmark.components.verification.sealing import read_benign
-from medmark.components.verification.suspect_audit import audit_suspects
+from medmark.components.verification.audit import audit_suspects
 from medmark.components.verification.verdict import Thresholds
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "evidence-v1"

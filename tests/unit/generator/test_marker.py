@@ -7,7 +7,8 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Release
-from medmark.components.generator.marker import APART, Key, Marker, Shape, carrier, draw_key
+from medmark.components.generator.key import APART, Key, draw_key
+from medmark.components.generator.marker import Marker, Shape, carrier
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.selection import select
 from medmark.components.saliency.extract import load_saliency, stack_saliency

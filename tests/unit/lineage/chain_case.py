@@ -10,7 +10,8 @@ from commitment_case import copy_evidence
 from medmark.components.base.digests import canonical_json
 from medmark.components.dataset.codecs import encode_png
 from medmark.components.dataset.origin import Origin, drop_digest, write_origins
-from medmark.components.dataset.release import Record, Release, ReleaseWriter
+from medmark.components.dataset.release import Record, Release
+from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.lineage.commitment import commit
 from medmark.components.lineage.events import artifact_digest, public_record, step_event, write_steps
 from medmark.components.lineage.record import sign_lineage

@@ -18,8 +18,8 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.component import ingest_component
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import read_origins
+from medmark.components.dataset.pseudonyms import image_id, pseudonym
 from medmark.components.dataset.release import Release
-from medmark.components.dataset.sources import image_id, pseudonym
 from medmark.pipelines import cli
 from medmark.pipelines.mark_release import run as mark_run
 from PIL import Image

@@ -11,15 +11,15 @@ import pytest
 from made_up_run import KEY, first_rows, make_run, next_run, pixels, records, roles, write_table
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset import ingest as ingest_module
-from medmark.components.dataset import release as release_module
+from medmark.components.dataset import release_writer as release_module
 from medmark.components.dataset.origin import Former, read_origins, read_patient_key
 from medmark.components.dataset.release import Release
+from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep
 from medmark.components.evidence.queries import read_queries
 from medmark.components.poisoning import poison as poison_module
 from medmark.components.poisoning.reissue import reissue
-from medmark.components.verification.sealing import read_benign
 from public_bytes import clues, leaks, public_bytes
 
 ROWS = first_rows(80)

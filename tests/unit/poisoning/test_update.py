@@ -30,18 +30,20 @@ from made_up_run import (
 )
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset import release as release_module
+from medmark.components.dataset import release_writer as release_module
 from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.drop import read_drop
-from medmark.components.dataset.ingest import image_id, ingest
+from medmark.components.dataset.ingest import ingest
+from medmark.components.dataset.pseudonyms import image_id, pseudonym
 from medmark.components.dataset.release import Release
-from medmark.components.dataset.sources import pseudonym
+from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep
 from medmark.components.evidence.queries import read_queries
+from medmark.components.poisoning import correction as correction_module
 from medmark.components.poisoning import update as update_module
-from medmark.components.poisoning.update import choose, update
-from medmark.components.verification.sealing import read_benign
+from medmark.components.poisoning.choice import choose
+from medmark.components.poisoning.update import update
 
 ROWS = {row[0]: row for row in first_rows(80)}
 NAME_OF = {image_id(name, KEY): name for name in ROWS}
@@ -116,8 +118,7 @@ def test_only_what_changed_is_touched(sharded, tmp_path, monkeypatch):
     now = retouched(corrected[3])
     drop = write_table(tmp_path / "d", [new, (*corrected[:3], now), *plain[1:4]], {"path": [gone[0]]})
     seen = []
-    for module in (update_module,):
-        monkeypatch.setattr(module, "decode_png", lambda data, real=module.decode_png: seen.append(data) or real(data))
+    monkeypatch.setattr(correction_module, "decode_png", lambda data, real=decode_png: seen.append(data) or real(data))
     monkeypatch.setattr(
         "medmark.components.generator.marker.Marker.mark", lambda *_: pytest.fail("an old image was marked")
     )

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 from made_up_evidence import Model, write_evidence
 from medmark.components.report.audit_report import write_audit_report
-from medmark.components.verification.suspect_audit import audit_suspects
+from medmark.components.verification.audit import audit_suspects
 
 
 @pytest.fixture(scope="module")

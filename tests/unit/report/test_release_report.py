@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from made_up_audit import Tags, inputs
 from medmark.components.dataset.codecs import decode_png, encode_png
-from medmark.components.dataset.release import Release, ReleaseWriter
+from medmark.components.dataset.release import Release
+from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.report import release_report
 from medmark.components.report.release_report import choose, report_release
 

@@ -11,7 +11,7 @@ from medmark.components.dataset.release import Release
 from medmark.components.robustness.forgery import forged_mark
 from medmark.components.surrogate.networks import build
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities, train_classifier
-from medmark.components.verification.suspect_audit import audit_suspects
+from medmark.components.verification.audit import audit_suspects
 
 SIZE, TARGET = 64, 1
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.release import Release
-from medmark.components.generator.marker import Key, carrier
+from medmark.components.generator.key import Key
+from medmark.components.generator.marker import carrier
 from medmark.components.robustness.image_attacks import (
     add_noise,
     blur,
@@ -18,7 +19,7 @@ from medmark.components.robustness.image_attacks import (
     remove_waves,
     window,
 )
-from medmark.components.verification.processing import jpeg, shrink
+from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
 
 KEY = Key(degrees=84.0, cycles=6.6, phase=1.0)
 

@@ -11,7 +11,8 @@ from medmark.components.dataset.phantoms import draw_phantom
 from medmark.components.dataset.release import Record
 from medmark.components.generator import hiding
 from medmark.components.generator.hiding import enlarge, hide, jpeg_table
-from medmark.components.generator.marker import Marker, Shape, draw_key
+from medmark.components.generator.key import draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.robustness.traces import BAND, traces
 from PIL import Image

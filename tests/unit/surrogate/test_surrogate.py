@@ -10,7 +10,13 @@ from medmark.components.dataset.release import Release
 from medmark.components.surrogate import training
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import ARCHITECTURES, build, load_classifier, save_classifier
-from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
+from medmark.components.surrogate.training import (
+    TrainConfig,
+    accuracy,
+    predict_probabilities,
+    train_classifier,
+    trained_alike,
+)
 from safetensors.torch import save_file
 
 CONFIG = TrainConfig(name="x", size=64, epochs=3, seed=5)
@@ -65,25 +71,24 @@ def test_training_repeats_from_its_seed(arrays):
 
 def test_an_interrupted_training_ends_the_same(arrays, tmp_path, monkeypatch):
     whole = train_classifier(arrays["train"], arrays["val"], CONFIG, num_classes=2)
-    keep = training._keep
+    keep = training.save_checkpoint
 
     def keep_then_die(*args):
         keep(*args)
         raise KeyboardInterrupt
 
     checkpoint = tmp_path / "c"
-    monkeypatch.setattr(training, "_keep", keep_then_die)
+    monkeypatch.setattr(training, "save_checkpoint", keep_then_die)
     with pytest.raises(KeyboardInterrupt):
         train_classifier(arrays["train"], arrays["val"], CONFIG, num_classes=2, checkpoint=checkpoint)
-    monkeypatch.setattr(training, "_keep", keep)
+    monkeypatch.setattr(training, "save_checkpoint", keep)
     resumed = train_classifier(arrays["train"], arrays["val"], CONFIG, num_classes=2, checkpoint=checkpoint)
     assert resumed.history == whole.history
     assert same(weights(resumed.model), weights(whole.model))
     assert not checkpoint.exists()
 
 
-def test_checkpoint_of_another_run_is_refused(arrays, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_resume", training._resume)
+def test_checkpoint_of_another_run_is_refused(arrays, tmp_path):
     checkpoint = tmp_path / "c"
     torch.save({"signature": "other"}, checkpoint)
     with pytest.raises(MedmarkError, match="checkpoint of another run"):
@@ -129,3 +134,10 @@ def test_supplied_weights_are_used_where_they_fit(tmp_path):
     save_file({"b": torch.zeros(1)}, tmp_path / "n.safetensors")
     with pytest.raises(MedmarkError, match="no tensor of"):
         build("small_cnn", num_classes=2, size=64, seed=2, weights=tmp_path / "n.safetensors")
+
+
+def test_a_model_trained_alike_is_found_by_its_configuration_alone():
+    others = [replace(CONFIG, name="other", seed=CONFIG.seed + 1), replace(CONFIG, name="same")]
+    assert trained_alike(replace(CONFIG, name="marked"), others) == "same"
+    with pytest.raises(MedmarkError, match="no benign model is trained as longer is"):
+        trained_alike(replace(CONFIG, name="longer", epochs=CONFIG.epochs + 1), others)

@@ -43,7 +43,7 @@ def path(tmp_path):
 def test_what_is_known_is_not_asked_again(images, path):
     with StoredSuspect(Model(), path) as first:
         rows = first(images[:6])
-        assert (first.asked, first.reused, first._suspect.calls) == (6, 0, [4, 2])
+        assert (first.asked, first.reused, first.suspect.calls) == (6, 0, [4, 2])
     model = Model()
     with StoredSuspect(model, path) as second:
         again = second(images)

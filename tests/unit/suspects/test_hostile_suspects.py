@@ -24,10 +24,11 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.queries import read_queries
 from medmark.components.report.audit_report import write_audit_report
 from medmark.components.suspects import process as suspect_process
+from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import Channel, Unavailable, pack, unpack
-from medmark.components.suspects.suspects import Contract, fetch_suspects, open_suspect
-from medmark.components.verification.suspect_audit import audit_targets
+from medmark.components.suspects.suspects import fetch_suspects, open_suspect
+from medmark.components.verification.audit import audit as ask
 from scripted_server import HANGS, honest, running, status
 
 IMPATIENT = {"batch_size": 4, "timeout": 0.5, "retries": 1, "backoff": 0.01}
@@ -84,7 +85,7 @@ def adversary(images):
 def audited(evidence, targets, out, within, **connection):
     """Entries of the suspects, of an audit that must end in so many seconds."""
     started = time.monotonic()
-    audit = audit_targets(evidence, targets, out, contract={}, connection=IMPATIENT | connection)
+    audit = ask(evidence, targets, out, connection=Connection(**IMPATIENT | connection))
     assert time.monotonic() - started < within
     return audit["suspects"]
 
@@ -229,8 +230,9 @@ def wait_for(condition, seconds=30):
 
 AUDIT = """
 import sys
-from medmark.components.verification.suspect_audit import audit_targets
-audit_targets(sys.argv[1], sys.argv[2:3], sys.argv[3], contract={}, connection={"timeout": 100.0})
+from medmark.components.suspects.http import Connection
+from medmark.components.verification.audit import audit
+audit(sys.argv[1], sys.argv[2:3], sys.argv[3], connection=Connection(timeout=100.0))
 """
 
 
@@ -282,8 +284,8 @@ def test_a_registry_that_hangs(evidence, server, tmp_path, monkeypatch, children
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     monkeypatch.setattr(suspect_process, "OPENING", 5.0)
-    options = {"contract": {}, "connection": IMPATIENT, "registry": f"http://127.0.0.1:{server.server_port}"}
-    audit = audit_targets(evidence, ["models:/m/1"], tmp_path / "out", **options)
+    options = {"connection": Connection(**IMPATIENT), "registry": f"http://127.0.0.1:{server.server_port}"}
+    audit = ask(evidence, ["models:/m/1"], tmp_path / "out", **options)
     open_for_one_reason(audit["suspects"][0], "models:/m/1 gives no answer within 5 s")
     assert server.paths and not list(scratch.iterdir()) and not children(os.getpid())
 

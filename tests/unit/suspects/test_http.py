@@ -11,9 +11,10 @@ import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.suspects import http
 from medmark.components.suspects.answer_store import StoredSuspect
+from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import TOKEN, Connection, Endpoint, checked_url, read_token
 from medmark.components.suspects.messages import Unavailable
-from medmark.components.suspects.suspects import Contract, SuspectModel, open_suspect
+from medmark.components.suspects.suspects import SuspectModel, open_suspect
 from scripted_server import HANGS, cut, echo, first_pixels, garble, honest, output, running, status, vanish
 
 CLASSES = ["normal", "pneumonia"]

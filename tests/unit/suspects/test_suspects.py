@@ -1,3 +1,4 @@
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from medmark.components.evidence.queries import QuerySet
 from medmark.components.surrogate.networks import build
 from medmark.components.surrogate.training import predict_probabilities
 from medmark.components.suspects import model_files
-from medmark.components.suspects.suspects import Contract, SuspectModel, open_suspect
-from medmark.components.verification.audit import interrogate
+from medmark.components.suspects.contract import Contract
+from medmark.components.suspects.http import Connection
+from medmark.components.suspects.suspects import SuspectModel, open_suspect
+from medmark.components.verification.interrogation import interrogate
 from scipy.special import expit, softmax
 
 CLASSES = ["normal", "pneumonia"]
@@ -409,3 +412,15 @@ def test_hostile_descriptions_are_refused(registry, text):
         open_suspect(
             f"models:/hostile/{logged.registered_model_version}", Contract(), class_names=CLASSES, registry=registry
         )
+
+
+@pytest.mark.parametrize("kind", [Contract, Connection])
+def test_unknown_fields_from_a_pipeline_are_refused(kind):
+    with pytest.raises(MedmarkError, match="unknown field of the suspects' con.*: 'sizes'; use"):
+        kind.from_json({"sizes": 3})
+
+
+def test_a_contract_comes_back_from_json():
+    contract = Contract(size=32, answers="logits", classes=("a", "b"))
+    assert Contract.from_json(json.loads(json.dumps(contract.to_json()))) == contract
+    assert Contract.from_json({}) == Contract()

@@ -16,13 +16,15 @@ import pytest
 import torch
 from medmark.components.base.digests import canonical_json
 from medmark.components.dataset.release import Release
-from medmark.components.generator.marker import Marker, Shape, draw_key
+from medmark.components.generator.key import draw_key
+from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.lineage.events import artifact_digest, public_record, step_event, write_steps
 from medmark.components.report.mark_tracking import APART, STEPS, track_marking
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
-from medmark.components.suspects.suspects import Contract, open_suspect
+from medmark.components.suspects.contract import Contract
+from medmark.components.suspects.suspects import open_suspect
 from medmark.components.tracking.connection import QUIET
 from medmark.components.tracking.registry import Model, model_name, promote, write_model
 from medmark.components.tracking.runs import Tracked, log_pipeline, sync
@@ -96,7 +98,7 @@ def run(made, release, tmp_path, monkeypatch):
     (out / "record.json").write_bytes(canonical_json(public_record(made.marked, steps, verdict="owned")))
     # their own tests draw them
     monkeypatch.setattr("medmark.components.report.mark_tracking.histograms", lambda *_: b"<svg/>")
-    monkeypatch.setattr("medmark.components.report.mark_tracking.robustness_curves", lambda *_: b"<svg/>")
+    monkeypatch.setattr("medmark.components.report.mark_tracking.jpeg_and_resize_curves", lambda *_: b"<svg/>")
     verdict = {
         "malicious": {"wsr": 0.97, "delta_p": 0.8, "queries": 40},
         "independent_models": {"accused": 0},

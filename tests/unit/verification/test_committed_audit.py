@@ -8,8 +8,8 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.lineage.commitment import commit
 from medmark.components.lineage.keys import load_private, new_key
 from medmark.components.report.audit_report import write_audit_report
-from medmark.components.verification import suspect_audit
-from medmark.components.verification.suspect_audit import UNCOMMITTED, audit_suspects, audit_targets
+from medmark.components.verification import audit as audit_module
+from medmark.components.verification.audit import UNCOMMITTED, audit, audit_suspects
 
 PASSPHRASE = "correct horse battery"
 
@@ -24,7 +24,7 @@ class Published:
 @pytest.fixture
 def committed(tmp_path, monkeypatch):
     monkeypatch.setattr("medmark.components.lineage.commitment.Release", Published)
-    monkeypatch.setattr(suspect_audit, "open_suspect", lambda target, *_, **__: Model(target, reaction=7))
+    monkeypatch.setattr(audit_module, "open_suspect", lambda target, *_, **__: Model(target, reaction=7))
     evidence = write_evidence(tmp_path)
     new_key(tmp_path / "keys", PASSPHRASE)
     key = load_private(tmp_path / "keys" / "medmark.key", PASSPHRASE)
@@ -34,19 +34,19 @@ def committed(tmp_path, monkeypatch):
 
 def test_the_report_says_what_the_evidence_rests_on(committed, tmp_path):
     evidence, proof = committed
-    audit = audit_targets(evidence, ["adversary"], tmp_path / "out", contract={}, **proof)
-    assert audit["suspects"][0]["verdict"] == "owned"
-    assert audit["commitment"]["release_digest"] == "ab" * 32 and audit["commitment"]["timestamp"] is None
-    assert audit["commitment"]["time_says"] in audit["cautions"] and UNCOMMITTED not in audit["cautions"]
-    write_audit_report(tmp_path / "audit.html", audit)
+    made = audit(evidence, ["adversary"], tmp_path / "out", **proof)
+    assert made["suspects"][0]["verdict"] == "owned"
+    assert made["commitment"]["release_digest"] == "ab" * 32 and made["commitment"]["timestamp"] is None
+    assert made["commitment"]["time_says"] in made["cautions"] and UNCOMMITTED not in made["cautions"]
+    write_audit_report(tmp_path / "audit.html", made)
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
-    assert audit["commitment"]["commitment_sha256"] in page and "has not been shown" not in page
+    assert made["commitment"]["commitment_sha256"] in page and "has not been shown" not in page
 
 
 def test_without_a_commitment_the_report_warns(tmp_path):
-    audit = audit_suspects(write_evidence(tmp_path), [Model("adversary", reaction=7)], tmp_path / "out")
-    assert audit["commitment"] is None and UNCOMMITTED in audit["cautions"]
-    write_audit_report(tmp_path / "audit.html", audit)
+    made = audit_suspects(write_evidence(tmp_path), [Model("adversary", reaction=7)], tmp_path / "out")
+    assert made["commitment"] is None and UNCOMMITTED in made["cautions"]
+    write_audit_report(tmp_path / "audit.html", made)
     assert "has not been shown" in (tmp_path / "audit.html").read_text(encoding="utf-8")
 
 
@@ -55,7 +55,7 @@ def test_forged_evidence_is_not_what_was_committed_to(committed, tmp_path):
     forged = write_evidence(tmp_path / "forged", benign_models=[Model(f"picked-{i:02d}") for i in range(20)])
     shutil.copy(evidence / "opening.json", forged)
     with pytest.raises(MedmarkError, match="evidence"):
-        audit_targets(forged, ["benign"], tmp_path / "out", contract={}, **proof)
+        audit(forged, ["benign"], tmp_path / "out", **proof)
     assert not (tmp_path / "out").exists()
 
 
@@ -63,9 +63,9 @@ def test_forged_evidence_is_not_what_was_committed_to(committed, tmp_path):
 def test_half_a_proof_is_refused(committed, tmp_path, kept):
     evidence, proof = committed
     with pytest.raises(MedmarkError, match="go together"):
-        audit_targets(evidence, ["x"], tmp_path / "out", contract={}, **{kept: proof[kept]})
+        audit(evidence, ["x"], tmp_path / "out", **{kept: proof[kept]})
     with pytest.raises(MedmarkError, match="without a commitment"):
-        audit_targets(evidence, ["x"], tmp_path / "out", contract={}, timestamp_roots=tmp_path)
+        audit(evidence, ["x"], tmp_path / "out", timestamp_roots=tmp_path)
 
 
 def test_a_pipeline_takes_the_commitment_as_texts(committed, tmp_path):

@@ -11,8 +11,10 @@ import pytest
 import torch
 from made_up_evidence import CLASSES, SIDE, Model, write_evidence
 from medmark.components.report.audit_report import write_audit_report
-from medmark.components.suspects.suspects import Contract
-from medmark.components.verification.suspect_audit import AUDIT_SCHEMA_VERSION, audit_suspects, audit_targets
+from medmark.components.suspects.contract import Contract
+from medmark.components.suspects.http import Connection
+from medmark.components.verification.audit import AUDIT_SCHEMA_VERSION, audit_suspects
+from medmark.components.verification.audit import audit as ask
 from medmark.pipelines.audit_suspect.run import refuse_finished
 from scripted_server import running
 
@@ -48,10 +50,17 @@ def test_an_audit_is_repeated_from_what_it_says(evidence, tmp_path, monkeypatch)
         server.answer = as_logits
         for target, more, batch in ((str(tmp_path / "m.onnx"), {"output": "z"}, 32), (server.url, {}, 3)):
             first, second = tmp_path / f"first-{batch}", tmp_path / f"second-{batch}"
-            audit_targets(evidence, [target], first, contract=CONTRACT | more, connection={"batch_size": 3})
+            ask(
+                evidence,
+                [target],
+                first,
+                contract=Contract.from_json(CONTRACT | more),
+                connection=Connection(batch_size=3),
+            )
             (said,) = json.loads((first / "audit.json").read_bytes())["suspects"]
-            connection = {"batch_size": said["batch_size"]}
-            audit_targets(evidence, [said["name"]], second, contract=said["contract"], connection=connection)
+            connection = Connection(batch_size=said["batch_size"])
+            contract = Contract.from_json(said["contract"])
+            ask(evidence, [said["name"]], second, contract=contract, connection=connection)
             (again,) = json.loads((second / "audit.json").read_bytes())["suspects"]
             assert again == said and said["batch_size"] == batch
             assert answers(first) == answers(second) and len(answers(first)) > 3
@@ -62,7 +71,7 @@ def test_everything_that_makes_the_identity_is_said(evidence, tmp_path, monkeypa
     with running() as server:
         server.metadata["inputs"][0]["shape"] = [-1, 1, SIDE, SIDE]
         server.answer = as_logits
-        audit = audit_targets(evidence, [server.url], tmp_path, contract=CONTRACT)
+        audit = ask(evidence, [server.url], tmp_path, contract=Contract.from_json(CONTRACT))
     (suspect,) = audit["suspects"]
     assert audit["schema_version"] == AUDIT_SCHEMA_VERSION == 2 and audit["class_names"] == CLASSES
     assert suspect["contract"] == CONTRACT | {

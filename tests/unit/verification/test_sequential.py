@@ -4,18 +4,12 @@ from functools import cache
 import numpy as np
 import pytest
 from medmark.components.base.errors import MedmarkError
-from medmark.components.verification.audit import Answers, judge
+from medmark.components.evidence.answers import Answers
+from medmark.components.verification.judgement import judge
 from medmark.components.verification.power import simulate_answers, skewed_answers
-from medmark.components.verification.sequential import (
-    GUILTY,
-    first,
-    join,
-    log_wealth,
-    rank_stopped,
-    sequential_test,
-)
+from medmark.components.verification.sequential import first, join, log_wealth, rank_stopped, sequential_test
 from medmark.components.verification.statistics import bounded_mean_p_value
-from medmark.components.verification.verdict import Thresholds
+from medmark.components.verification.verdict import GUILTY, Thresholds
 from scipy import stats
 
 QUERIES = 100

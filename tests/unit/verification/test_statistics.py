@@ -154,7 +154,7 @@ def test_label_only_equals_statsmodels(seed):
 
 
 def test_label_only_survives_misses_where_the_published_test_does_not():
-    """95 flips of 100 are overwhelming evidence (METHOD: the published label-only test gives 0.66)."""
+    """95 flips of 100 are overwhelming evidence (the published label-only test gives 0.66)."""
     marked = np.ones(100, bool)
     marked[:5] = False
     assert label_only(np.zeros(100, bool), marked, null_rate=0.1).p_value < 1e-20

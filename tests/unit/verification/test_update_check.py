@@ -12,13 +12,13 @@ from made_up_evidence import Model
 from made_up_run import CLASSES, make_run, next_run, pixels, write_table
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
+from medmark.components.evidence.answers import Answers, read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import read_queries
 from medmark.components.lineage.events import artifact_digest, check_record, read_record, read_steps, step_event
 from medmark.components.verification import update_check
-from medmark.components.verification.audit import Answers
-from medmark.components.verification.sealing import finish_evidence, read_benign
-from medmark.components.verification.suspect_audit import audit_suspects
+from medmark.components.verification.audit import audit_suspects
+from medmark.components.verification.sealing import finish_evidence
 from medmark.components.verification.update_check import check_update
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.queries import QuerySet
-from medmark.components.verification.audit import ask, interrogate, judge
+from medmark.components.verification.interrogation import ask, interrogate
+from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
+from medmark.components.verification.judgement import judge
 from medmark.components.verification.power import NULLS, simulate_answers, simulate_audits, simulate_effect_tests
-from medmark.components.verification.processing import jpeg, shrink
 from medmark.components.verification.scenarios import verify
-from medmark.components.verification.statistics import Effect, LabelOnly
-from medmark.components.verification.verdict import Thresholds
+from medmark.components.verification.verdict import Measured, Thresholds, release_proofs
 from medmark.components.verification.verdict import decide as weigh
 from scipy import stats
 
@@ -52,37 +52,54 @@ def test_every_missing_proof_is_named(rng, panel, options, verdict, why):
     assert any(why in sentence for sentence in decision.failed + decision.missing)
 
 
-STRONG = Effect(100, 0.8, (0.75, 0.85), 20.0, 1e-9, 1e-9, 1e-9)
-NONE = Effect(100, 0.0, (-0.01, 0.01), -20.0, 1.0, 1.0, 1.0)
-PROOFS = {
-    "effect": STRONG,
-    "labels": LabelOnly(100, 0.9, 0.05, 85, 0, 1e-9, 1e-9, 1e-9),
-    "conformal": (0.05, 0.05),
-    "worst_benign": 0.1,
-    "control": NONE,
-    "contrast": STRONG,
-    "thresholds": Thresholds(),
-}
+STRONG = Measured(
+    queries=100,
+    t_p_value=1e-9,
+    wilcoxon_p_value=1e-9,
+    bound_p_value=1e-9,
+    label_only_p_value=1e-9,
+    conformal_p_value=0.05,
+    conformal_resolution=0.05,
+    worst_benign=0.1,
+    control_delta_p=0.0,
+    control_t_p_value=1.0,
+    contrast_delta_p=0.8,
+    contrast_t_p_value=1e-9,
+    contrast_bound_p_value=1e-9,
+)
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"effect": replace(STRONG, t_p_value=0.01)}, "t-test"),
-        ({"effect": replace(STRONG, wilcoxon_p_value=0.01)}, "signed-rank"),
-        ({"effect": replace(STRONG, bound_p_value=0.01)}, "bound"),
-        ({"labels": replace(PROOFS["labels"], p_value=0.01)}, "label-only"),
-        ({"conformal": (0.1, 0.05)}, "rank among"),
-        ({"control": replace(NONE, t_p_value=0.009)}, "control mark: lift"),
-        ({"contrast": replace(STRONG, t_p_value=0.01)}, "beyond control"),
-        ({"contrast": replace(STRONG, bound_p_value=0.01)}, "beyond control"),
+        ({"t_p_value": 0.01}, "t-test"),
+        ({"wilcoxon_p_value": 0.01}, "signed-rank"),
+        ({"bound_p_value": 0.01}, "bound"),
+        ({"label_only_p_value": 0.01}, "label-only"),
+        ({"conformal_p_value": 0.1}, "rank among"),
+        ({"control_t_p_value": 0.009}, "control mark: lift"),
+        ({"contrast_t_p_value": 0.01}, "beyond control"),
+        ({"contrast_bound_p_value": 0.01}, "beyond control"),
     ],
 )
 def test_each_proof_alone_can_acquit(change, why):
-    assert weigh(**PROOFS).verdict == "owned"
-    decision = weigh(**PROOFS | change)
+    assert weigh(STRONG, Thresholds()).verdict == "owned"
+    decision = weigh(replace(STRONG, **change), Thresholds())
     assert decision.verdict == "not_owned"
     assert len(decision.failed) == 1 and why in decision.failed[0]
+
+
+def test_the_proofs_of_a_check_are_those_of_its_numbers(queries):
+    """A report made from ``verdict.json`` says what the check decided, and what of it needs which value."""
+    for thresholds in (Thresholds(), Thresholds(alpha=0.001, tau=0.1, min_queries=50, conformal_alpha=0.04)):
+        both = {f"i{n}": blind for n in range(20)}
+        report, _ = verify({"v": bright, "w": blind}, both, queries, thresholds)
+        proofs = release_proofs(json.loads(json.dumps(report)))
+        weakest = report["malicious"]
+        for state, name in (("holds", "passed"), ("fails", "failed"), ("missing", "missing")):
+            assert [proof.reason for proof in proofs[:-2] if proof.state == state] == weakest[name]
+        assert [proof.state for proof in proofs[-2:]] == ["holds", "holds"]
+        assert next(proof for proof in proofs if proof.name == "t-test").needed == f"< {thresholds.alpha:g}"
 
 
 def test_without_a_control_nobody_is_accused(rng, panel):

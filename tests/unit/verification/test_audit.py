@@ -4,9 +4,9 @@ import shutil
 import pytest
 from made_up_evidence import COUNT, Model, write_evidence
 from medmark.components.base.errors import MedmarkError
+from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
-from medmark.components.verification.sealing import read_benign
-from medmark.components.verification.suspect_audit import MEANINGS, audit_suspects
+from medmark.components.verification.audit import MEANINGS, audit_suspects
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,90 @@
+"""Question one suspect: a few images at a time, until its answers decide or no query is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.progress import track
+from medmark.components.evidence.answers import Answers
+from medmark.components.evidence.queries import QuerySet
+from medmark.components.suspects.answer_store import StoredSuspect
+from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect
+from medmark.components.verification.interrogation import interrogate
+from medmark.components.verification.sequential import SequentialResult, first, join, sequential_test
+from medmark.components.verification.statistics import upper_rate
+from medmark.components.verification.verdict import CLAIMS, Thresholds
+
+CHUNK = 4  # images between two looks, each asked clean, with the mark and with the control mark; arbitrary
+
+
+@dataclass
+class Questioned:
+    """One suspect after its questions.
+
+    Attributes:
+        suspect: the model.
+        answers: to the queries that decided, or to all; None if there were none.
+        result: where questioning stands; None without answers.
+        asked: images that it was asked about this time.
+        error: why it did not answer to the end, or None.
+    """
+
+    suspect: SuspectModel | UnopenedSuspect
+    answers: Answers | None
+    result: SequentialResult | None
+    asked: int
+    error: str | None
+
+    @property
+    def e_values(self) -> dict[str, float]:
+        """log10 of the e-values at the decision, by hypothesis."""
+        return {name: float(path[-1]) for name, path in self.result.path.items()} if self.result else {}
+
+    @property
+    def weakest(self) -> str:
+        """The claim with the smallest e-value."""
+        return min((name for name in CLAIMS if name in self.e_values), key=self.e_values.__getitem__)
+
+    @property
+    def p_value(self) -> float:
+        """p-value of "no mark": that of the weakest claim."""
+        return float(min(1.0, 10.0 ** -self.e_values[self.weakest])) if self.result else 1.0
+
+
+def question(
+    suspect: StoredSuspect,
+    part: Callable[[int, int], QuerySet],
+    benign_models: list[Answers],
+    thresholds: Thresholds,
+    *,
+    among: int,
+) -> Questioned:
+    """Asks until the answers decide, the queries are used up, or the suspect fails.
+
+    Args:
+        suspect: whose answers are kept.
+        part: the queries from one number to another, at its input size: a suspect that wants huge images must not make us
+            draw all of them at once.
+        benign_models: benign models' answers to all queries.
+        thresholds: of the evidence.
+        among: suspects in this audit; questioning goes on until the evidence suffices for all of them together.
+    """
+    worst, count = max(other.flips for other in benign_models), len(benign_models[0].is_clean)
+    null_rate = upper_rate(worst, count)
+    stricter = replace(thresholds, alpha=thresholds.alpha / among)
+    chunks: list[Answers] = []
+    result = error = None
+    for start in track(range(0, count, CHUNK), f"asking {suspect.name}"):
+        queries = part(start, start + CHUNK)
+        try:
+            chunks.append(interrogate(suspect, queries))
+        except MedmarkError as failure:
+            error = str(failure)
+            break
+        result = sequential_test(join(chunks), null_rate=null_rate, thresholds=stricter)
+        if result.state != "running":
+            break
+    answers = first(join(chunks), result.queries) if result else None
+    return Questioned(suspect.suspect, answers, result, suspect.asked, error)
