@@ -106,8 +106,8 @@ ONNX file, ``https://host/v2/models/NAME``, or ``models:/NAME/VERSION`` of an ML
 ```python
 from medmark.components.verification.audit import audit
 
-audited = audit("evidence", ["suspect.onnx"], "audit")
-print(audited["suspects"][0]["verdict"])
+result = audit("evidence", ["suspect.onnx"], "audit")
+print(result["suspects"][0]["verdict"])
 ```
 
 Say what the suspect expects and gives, where it does not say so itself, how to ask it, and what was committed to before the release
@@ -117,7 +117,7 @@ went out. Without a commitment the verdict accuses nobody.
 from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
 
-audited = audit(
+result = audit(
     "evidence",
     ["suspect.onnx"],
     "audit-committed",
@@ -126,7 +126,7 @@ audited = audit(
     commitment="commitment.json",
     public_key="medmark.pub",
 )
-print(audited["commitment"]["time_says"])
+print(result["commitment"]["time_says"])
 ```
 
 Question several suspects together: the tests are then corrected for their number. Answers are kept, so a second audit into the same
@@ -135,8 +135,8 @@ folder asks only what is new. The report is one HTML file.
 ```python
 from medmark.components.report.audit_report import write_audit_report
 
-audited = audit("evidence", ["suspect.onnx", "other.onnx"], "audit")
-write_audit_report("audit.html", audited)
-print({suspect["name"]: suspect["verdict"] for suspect in audited["suspects"]})
+result = audit("evidence", ["suspect.onnx", "other.onnx"], "audit")
+write_audit_report("audit.html", result)
+print({suspect["name"]: suspect["verdict"] for suspect in result["suspects"]})
 ```
 """

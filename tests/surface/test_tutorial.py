@@ -64,5 +64,5 @@ def test_audit(folder):
         model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 17]> agraph {graph % (SIDE, SIDE)}')
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
     names = run_snippets(SECTIONS[2], folder)
-    assert {suspect["name"] for suspect in names["audited"]["suspects"]} == {"suspect.onnx", "other.onnx"}
+    assert {suspect["name"] for suspect in names["result"]["suspects"]} == {"suspect.onnx", "other.onnx"}
     assert (folder / "audit.html").is_file()
