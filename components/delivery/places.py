@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import HEX, file_sha256
@@ -62,6 +62,18 @@ def local(text: str, remedy: str) -> Path:
 def shown(out: str, name: str) -> str:
     """Returns the path or address of a file in an output, which is a folder or a place."""
     return f"{out.rstrip('/')}/{name}" if is_place(out) else str(Path(out).resolve() / name)
+
+
+class Source(NamedTuple):
+    """What an ingest reads.
+
+    Attributes:
+        path: folder per class, CSV file or release.
+        root: folder that a CSV's paths start from; None: the CSV's own.
+    """
+
+    path: Path
+    root: Path | None
 
 
 class Places:
@@ -141,7 +153,7 @@ class Places:
             self._read[key] = stage.path
         return self._read[key]
 
-    def read_source(self, text: str, root: str | None = None) -> tuple[Path, Path | None]:
+    def read_source(self, text: str, root: str | None = None) -> Source:
         """Returns source and root of an ingest: raw images, a CSV file or a release.
 
         A CSV file in an object store is fetched with everything beside and below it, unless ``root`` says where its images are.
@@ -151,8 +163,8 @@ class Places:
         """
         if is_place(text) and text.lower().endswith(".csv") and root is None:
             above, _, name = text.rpartition("/")
-            return self.read(above, raw=True) / name, None
-        return self.read(text, raw=True), self.read(root, raw=True) if root is not None else None
+            return Source(self.read(above, raw=True) / name, None)
+        return Source(self.read(text, raw=True), self.read(root, raw=True) if root is not None else None)
 
     def write(self, text: str, *, file: bool = False, private: bool = False, goes_on: bool = False) -> Path:
         """Returns a path to write to.

@@ -148,8 +148,8 @@ def verify_commitment(
     """Checks a commitment, and whatever is given along with it.
 
     Args:
-        commitment_file: its time stamp, if it has one, lies beside it with the suffix ``.tsr``.
-        public_key: of the signer, from him and not from whoever gave the commitment; see
+        commitment_file: its time stamp, if it has one, is beside it with the suffix ``.tsr``.
+        public_key: public key of the signer, obtained from the signer and not with the commitment; see
             :func:`medmark.components.lineage.keys.load_public`.
         release_digest: of the release it must be about, hex.
         evidence_dir: evidence with its ``opening.json``; all its files are checked.

@@ -35,13 +35,13 @@ class Made(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Tasks that learn from the clean release."""
+    """What is learnt from the clean release: outputs of steps."""
 
-    surrogates: PipelineTask
-    benign_models: PipelineTask
-    maps: PipelineTask
-    generator: PipelineTask
-    control: PipelineTask
+    surrogates: PipelineArtifactChannel
+    benign_models: PipelineArtifactChannel
+    maps: PipelineArtifactChannel
+    generator: PipelineArtifactChannel
+    control: PipelineArtifactChannel
 
 
 def train_on_clean(
@@ -61,18 +61,18 @@ def train_on_clean(
         secrets: the run's secrets.
         surrogate_configs, benign_configs, target_class, generator_config, control_config: see ``mark_release`` below.
     """
-    surrogates = train_classifiers_component(release=clean, configs=surrogate_configs, secrets=secrets)
-    surrogates.set_display_name("train surrogates")
-    benign_models = train_classifiers_component(release=clean, configs=benign_configs, secrets=secrets)
-    benign_models.set_display_name("train benign models")
-    maps = extract_saliency_component(release=clean, surrogates=surrogates.outputs["models"])
-    maps.set_display_name("extract saliency")
-    inputs = {"surrogates": surrogates.outputs["models"], "maps": maps.outputs["maps"], "secrets": secrets}
-    generator = train_generator_component(release=clean, target_class=target_class, config=generator_config, **inputs)
-    generator.set_display_name("train generator")
-    control = train_generator_component(release=clean, target_class=target_class, config=control_config, **inputs)
-    control.set_display_name("train control generator")
-    return Trained(surrogates, benign_models, maps, generator, control)
+    surrogate_task = train_classifiers_component(release=clean, configs=surrogate_configs, secrets=secrets)
+    surrogates = surrogate_task.set_display_name("train surrogates").outputs["models"]
+    benign_task = train_classifiers_component(release=clean, configs=benign_configs, secrets=secrets)
+    benign_models = benign_task.set_display_name("train benign models").outputs["models"]
+    saliency = extract_saliency_component(release=clean, surrogates=surrogates).set_display_name("extract saliency")
+    inputs = {"surrogates": surrogates, "maps": saliency.outputs["maps"], "secrets": secrets}
+    mark = train_generator_component(release=clean, target_class=target_class, config=generator_config, **inputs)
+    mark.set_display_name("train generator")
+    other = train_generator_component(release=clean, target_class=target_class, config=control_config, **inputs)
+    other.set_display_name("train control generator")
+    generators = {"generator": mark.outputs["generator"], "control": other.outputs["generator"]}
+    return Trained(surrogates, benign_models, saliency.outputs["maps"], **generators)
 
 
 def track(made: Made, parameters: PipelineParameterChannel) -> PipelineTask:
@@ -83,8 +83,7 @@ def track(made: Made, parameters: PipelineParameterChannel) -> PipelineTask:
         parameters: parameters of the run.
     """
     logged = {name: artifact for name, artifact in made._asdict().items() if name not in ("keep", "report")}
-    task = track_marking_component(**logged, parameters=parameters)
-    task.set_display_name("track")
+    task = track_marking_component(**logged, parameters=parameters).set_display_name("track")
     give(task, MLFLOW)
     return task
 
@@ -141,12 +140,10 @@ def mark_release(
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what to record then, see ``publish_component``.
     """
-    draw = draw_secrets_component(seed=seed, patients=patients)
-    draw.set_display_name("draw secrets")
+    draw = draw_secrets_component(seed=seed, patients=patients).set_display_name("draw secrets")
     secrets = draw.outputs["secrets"]
     ingest = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
-    ingest.set_display_name("ingest")
-    give(ingest, EVIDENCE)
+    give(ingest.set_display_name("ingest"), EVIDENCE)
     clean = ingest.outputs["release"]
     trained = train_on_clean(
         clean,
@@ -157,44 +154,39 @@ def mark_release(
         generator_config=generator_config,
         control_config=control_config,
     )
-    surrogates, benign_models = trained.surrogates.outputs["models"], trained.benign_models.outputs["models"]
-    generator, control = trained.generator.outputs["generator"], trained.control.outputs["generator"]
-    maps = trained.maps.outputs["maps"]
     poison = poison_component(
         release=clean,
-        generator=generator,
-        control=control,
-        maps=maps,
+        generator=trained.generator,
+        control=trained.control,
+        maps=trained.maps,
         origins=ingest.outputs["origins"],
-        surrogates=surrogates,
+        surrogates=trained.surrogates,
         version=version,
         queries=queries,
         secrets=secrets,
-    )
-    poison.set_display_name("poison")
+    ).set_display_name("poison")
     marked, evidence = poison.outputs["marked"], poison.outputs["evidence"]
     train = train_classifiers_component(release=marked, configs=marked_configs, secrets=secrets)
     train.set_display_name("train marked models")
-    models = {"benign_models": benign_models, "marked_models": train.outputs["models"]}
+    models = {"benign_models": trained.benign_models, "marked_models": train.outputs["models"]}
     check = check_release_component(release=marked, evidence=evidence, **models, thresholds=thresholds, secrets=secrets)
     check.set_display_name("verify")
     report = report_component(
         clean=clean,
         marked=marked,
         evidence=evidence,
-        maps=maps,
-        generator=generator,
+        maps=trained.maps,
+        generator=trained.generator,
         **models,
         check=check.outputs["check"],
         parameters=parameters,
-    )
-    report.set_display_name("report")
+    ).set_display_name("report")
     made = Made(
         clean=clean,
-        surrogates=surrogates,
+        surrogates=trained.surrogates,
         **models,
-        generator=generator,
-        control=control,
+        generator=trained.generator,
+        control=trained.control,
         release=marked,
         evidence=check.outputs["complete"],
         keep=poison.outputs["keep"],
@@ -203,15 +195,14 @@ def mark_release(
         report=report.outputs["report"],
     )
     with dsl.If(publish_uri != "", name="publish"):
-        tracked = track(made, parameters)
         sign_and_publish(
             check,
-            tracked=tracked,
+            tracked=track(made, parameters),
             publish_uri=publish_uri,
             publish_evidence_uri=publish_evidence_uri,
             sign=sign,
             submission=submission,
-            release=marked,
+            release=made.release,
             keep=made.keep,
         )
     return made

@@ -320,15 +320,15 @@ def test_a_step_on_a_cluster_takes_the_drop_that_was_submitted(places, services,
     monkeypatch.setenv("MEDMARK_S3_EVIDENCE_CREDENTIALS", str(services.credentials["evidence"]))
     places.drop("a", {"sub/x": b"1", "withdrawn.csv": b"path\n"})
     submission = places.submission("a")
-    for state in (submission.drop_listing, ""):
-        with raw_drop(submission.drop, state) as folder:
+    for state in (submission.drop.listing, ""):
+        with raw_drop(submission.drop.uri, state) as folder:
             assert sorted(p.name for p in folder.iterdir()) == ["sub", "withdrawn.csv"]  # nothing of _SUCCESS
             assert (folder / "sub" / "x").read_bytes() == b"1"
         assert not folder.exists()
     put(places.evidence_store, f"{places.drops}/a/sub/x", b"2")
     with (
         pytest.raises(MedmarkError, match="changed since it was submitted"),
-        raw_drop(submission.drop, submission.drop_listing),
+        raw_drop(submission.drop.uri, submission.drop.listing),
     ):
         pass
 

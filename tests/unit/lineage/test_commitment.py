@@ -122,7 +122,7 @@ def test_without_a_place_for_the_opening_there_is_no_commitment(evidence, tmp_pa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(MedmarkError, match=r"cannot write .*opening\.json \(No space left"):
+    with pytest.raises(MedmarkError, match=r"cannot write: .*opening\.json \(No space left"):
         commit(RELEASE, evidence, KEY, tmp_path / "commitment.json")
     assert {p.name for p in tmp_path.iterdir()} == {"evidence"}
     assert {p.name for p in evidence.iterdir()} == {p.name for p in (FIXTURES / "evidence-v1").iterdir()}

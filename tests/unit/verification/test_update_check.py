@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -165,6 +166,30 @@ def test_the_steps_are_in_the_evidence_and_open_the_record(updated, finished):
     next_run(finished, drop, finished / "three")
     assert "steps.json" not in read_evidence(finished / "three" / "evidence")["files"]
     assert not (finished / "three" / "evidence" / "steps.json").exists()
+
+
+def test_the_steps_of_an_update_record_digests_that_stay_right(run, tmp_path, monkeypatch):
+    from kfp import dsl
+    from medmark.components.dataset.component import read_drop_component
+    from medmark.components.poisoning.component import update_component
+    from medmark.components.verification.component import check_update_component
+
+    def artifact(name: str, folder: Path = tmp_path) -> dsl.Artifact:
+        return dsl.Artifact(name=name, uri=str(folder / name), metadata={})
+
+    monkeypatch.setattr(update_check, "SAMPLE_IMAGES", 100)
+    before = [artifact(name, run) for name in ("release", "evidence", "keep")]
+    drop, release, evidence, keep = (artifact(name) for name in ("drop", "release", "evidence", "keep"))
+    check, complete, record = (artifact(name) for name in ("check", "complete", "record"))
+    source = write_table(tmp_path / "d", [("scans/m.png", "normal", "m", pixels(3002))])
+    read_drop_component.python_func(str(source), "", {"label_column": "label"}, before[0], before[2], drop)
+    change = update_component.python_func(*before, drop, "2", release, evidence, keep)
+    check_update_component.python_func(release, evidence, keep, change, 4, check, complete, record)
+    events = read_steps(complete.path)["events"]
+    assert [event["job"]["name"] for event in events] == ["read drop", "mark drop", "check"]
+    recorded = [port["facets"]["version"]["datasetVersion"] for event in events for port in event["outputs"]]
+    assert sorted(recorded) == sorted(artifact_digest(made.path) for made in (drop, release, evidence, keep, check))
+    check_record(read_record(record.path), read_steps(complete.path))
 
 
 def test_the_evidence_of_an_update_is_complete_and_can_be_committed_to(updated, finished):
