@@ -13,8 +13,8 @@ from kfp import dsl
 from medmark.components.saliency.component import extract_saliency_component
 
 @dsl.pipeline(name="heat-maps")
-def heat_maps(release: dsl.Input[dsl.Dataset], release_digest: str, models: dsl.Input[dsl.Model]):
-    extract_saliency_component(release=release, release_digest=release_digest, surrogates=models)
+def heat_maps(release: dsl.Input[dsl.Dataset], models: dsl.Input[dsl.Model]):
+    extract_saliency_component(release=release, surrogates=models)
 ```
 
 Compile it with medmark's function instead of KFP's. KFP's cache knows an input artifact by its name and not by its content, so it
@@ -23,7 +23,7 @@ could give your run the result of another; this function switches the cache off.
 ``registry/name@sha256:...``.
 
 ```python
-from medmark.pipelines.compiling import compile_pipeline
+from medmark.pipelines.compile import compile_pipeline
 
 compile_pipeline(heat_maps, "heat-maps.yaml")
 ```

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.generator.marker import Shape
@@ -10,6 +12,8 @@ from medmark.components.generator.objective import Weights
 from medmark.components.generator.train import GeneratorConfig
 from medmark.components.surrogate.training import TrainConfig
 from medmark.components.verification.verdict import Thresholds
+
+Setting = str | int | float
 
 
 @dataclass(frozen=True)
@@ -60,27 +64,27 @@ class Profile:
     laplacian: float = Weights.laplacian
     perceptual: float = Weights.perceptual
 
-    def with_settings(self, settings: dict[str, str]) -> Profile:
-        """A copy with some values replaced, given as text.
+    def with_settings(self, settings: Mapping[str, Setting]) -> Profile:
+        """Returns a copy with some values replaced.
+
+        Args:
+            settings: values by name; for the texts of a command line see :func:`read_settings`.
 
         Raises:
-            MedmarkError: unknown name, or text that is no such value.
+            MedmarkError: an unknown name, or a value of another type.
         """
-        kinds = {field.name: type(getattr(self, field.name)) for field in fields(self)}
-        values = {}
-        for name, text in settings.items():
-            if name not in kinds:
-                raise MedmarkError(f"unknown parameter: {name}; use one of {', '.join(kinds)}")
-            try:
-                values[name] = kinds[name](text)
-            except ValueError as error:
-                raise MedmarkError(f"{name}={text} is not a {kinds[name].__name__}; correct the value") from error
+        values: dict[str, Any] = {}
+        for name, value in settings.items():
+            kind = _kind(name)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise _refused(name, value, kind)
+            values[name] = kind(value)
         return replace(self, **values)
 
-    def classifier(self, name: str, seed: int, **changes: object) -> TrainConfig:
-        """A classifier of this profile."""
-        settings = {"architecture": self.architecture, "size": self.size, "epochs": self.epochs, **changes}
-        return TrainConfig(name=name, seed=seed, **settings)
+    def classifier(self, name: str, seed: int, **changes: Any) -> TrainConfig:
+        """Returns the configuration of a classifier of this profile, with some of its fields replaced."""
+        given: dict[str, Any] = {"architecture": self.architecture, "size": self.size, "epochs": self.epochs}
+        return TrainConfig(name=name, seed=seed, **given | changes)
 
     def surrogate_configs(self, seed: int) -> list[dict]:
         """Models that the generator trains against; each sees other patients."""
@@ -142,6 +146,41 @@ class Profile:
             key_index=key_index,
         )
         return asdict(config)
+
+
+def read_settings(texts: Mapping[str, str]) -> dict[str, Setting]:
+    """Reads values of a profile from a command line.
+
+    Args:
+        texts: text by name, as ``{"epochs": "3"}``.
+
+    Returns:
+        Value by name, for :meth:`Profile.with_settings`.
+
+    Raises:
+        MedmarkError: an unknown name, or a text that is no such value.
+    """
+    settings: dict[str, Setting] = {}
+    for name, text in texts.items():
+        kind = _kind(name)
+        try:
+            settings[name] = kind(text)
+        except ValueError as error:
+            raise _refused(name, text, kind) from error
+    return settings
+
+
+def _kind(name: str) -> type[Setting]:
+    default = Profile()
+    kinds: dict[str, type[Setting]] = {field.name: type(getattr(default, field.name)) for field in fields(default)}
+    if name not in kinds:
+        raise MedmarkError(f"unknown parameter: {name}; use one of {', '.join(kinds)}")
+    return kinds[name]
+
+
+def _refused(name: str, value: Setting, kind: type[Setting]) -> MedmarkError:
+    wanted = {int: "an integer", float: "a number", str: "a text"}[kind]
+    return MedmarkError(f"{name}={value} is not {wanted}; correct the value")
 
 
 def _as_dict(config: TrainConfig) -> dict:

@@ -7,15 +7,16 @@ import sys
 import typer
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import one_line
-from medmark.pipelines.commands import audit, dataset, lineage, platform, run, submit, track
+from medmark.pipelines.commands import audit, compile, dataset, lineage, publish, reissue, run, services, submit, track
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (run, audit, lineage, dataset, platform, submit, track):
+HELP = "Mark data sets of medical images, and recognise models that were trained on them."
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
+for module in (run, audit, lineage, dataset, reissue, compile, services, publish, submit, track):
     app.add_typer(module.app)
 
 
 def main() -> None:
-    """Entry point: an error becomes one line and exit code 1; with ``--debug`` it keeps its traceback."""
+    """Runs the command; an error becomes one line and exit code 1, and keeps its traceback with ``--debug``."""
     try:
         app()
     except MedmarkError as error:

@@ -1,7 +1,7 @@
-"""What Kubernetes gives the steps of a compiled pipeline: secrets of the namespace, as environment variables.
+"""Secrets that Kubernetes gives the steps of a compiled pipeline as environment variables.
 
-A secret or one of its keys that is missing is left out; the step then says what it lacks. On one machine these settings have no
-effect, the command's own environment counts.
+The secrets are those of the namespace. One that is missing, or lacks a key, is left out, and the step then says what it lacks. On one
+machine these settings have no effect: steps see the environment of the command.
 
 ======================  ==========================================================  ==========================
 secret                  keys                                                        opens
@@ -42,7 +42,7 @@ def give(task: PipelineTask, *secrets: dict[str, dict[str, str]]) -> None:
 
     Args:
         task: the step.
-        secrets: of the above: secret to key to environment variable.
+        secrets: constants of this file: environment variable by key, by name of the secret.
     """
     merged: dict[str, dict[str, str]] = {}
     for secret in secrets:

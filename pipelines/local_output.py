@@ -1,4 +1,4 @@
-"""What kfp.local prints, made readable: one line a step, its progress, and the reason when it fails."""
+"""Makes readable what kfp.local prints: one line per step, its progress, and the reason if it fails."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class StepOutput(io.TextIOBase):
     Args:
         log: file that gets everything.
         everything: also show everything, for ``--debug``.
-        names: how people call the pipeline's tasks.
+        names: display name of each of the pipeline's tasks.
 
     Attributes:
-        reason: text of the MedmarkError that the first step to fail ended with, or None.
-        step: name of that step; until one fails, of the step now running. Steps that do not need it still run after it.
+        reason: text of the MedmarkError with which the first step failed, or None.
+        step: name of that step, or of the running step until one fails. Steps that do not need it still run after it.
     """
 
     def __init__(self, log: Path, everything: bool, names: dict[str, str]):
         self._log = open(log, "a", encoding="utf-8")
-        self._everything = everything
+        self._everything, self._terminal = everything, sys.__stdout__ or sys.stdout
         self._names = names
         self._line = ""
         self.reason: str | None = None
@@ -39,7 +39,7 @@ class StepOutput(io.TextIOBase):
     def write(self, text: str) -> int:
         self._log.write(text)
         if self._everything:
-            sys.__stdout__.write(text)
+            self._terminal.write(text)
         self._line += text
         *lines, self._line = self._line.split("\n")
         for line in lines:

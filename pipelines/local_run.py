@@ -1,4 +1,4 @@
-"""Running a pipeline on this machine: every step in a process of its own, finished steps kept, results handed over whole."""
+"""Runs a pipeline on this machine: every step in a process of its own, finished steps are kept, results are handed over whole."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import os
 import shutil
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import LOCK, check_own, close_to_others, open_to_others, private_folder
 from medmark.pipelines.local_output import StepOutput
 
+if TYPE_CHECKING:
+    from kfp.dsl import PipelineTask
+    from kfp.dsl.graph_component import GraphComponent
+
 WORK = "work"
-COPYING = "copying"  # in it once the steps have ended: what lies beside it then is a copy that may be interrupted
+COPYING = "copying"  # file in it once the steps have ended; everything beside it may then be an interrupted copy
 
 
 def refuse_occupied(out: Path) -> None:
-    """Nothing that is not an unfinished run's may be overwritten.
+    """Refuses a folder that holds anything but an unfinished run.
 
     Raises:
         MedmarkError: the folder holds something else, or somebody else may have written to the unfinished run.
@@ -29,15 +34,19 @@ def refuse_occupied(out: Path) -> None:
 
 
 def private_work(out: Path) -> Path:
-    """Folder for what the steps of a run pass on, generators and evidence too."""
+    """Makes the folder for what the steps of a run pass on, which includes generators and evidence."""
     return private_folder(out / WORK)
 
 
 def hand_over(parts: dict[str, Path], out: Path) -> None:
-    """Copies release, evidence, keep and record of a run from its steps to where users look.
+    """Copies release, evidence, keep and record of a run from its steps to where users look for them.
 
-    A run that is killed meanwhile does it again. ``work/`` is removed by the caller, last. Release and record are then readable
-    by everybody who may enter the folder, all else by its owner only.
+    A run that is killed meanwhile does it again; the caller removes ``work/`` last. Everybody who may enter the folder can then
+    read release and record, and only its owner the rest.
+
+    Args:
+        parts: path of each output of the pipeline.
+        out: folder of the run.
     """
     (out / WORK / COPYING).touch()
     for folder in ("release", "evidence", "keep"):
@@ -45,31 +54,31 @@ def hand_over(parts: dict[str, Path], out: Path) -> None:
         shutil.copytree(parts[folder], out / folder)
         if folder != "release":
             close_to_others(out / folder)
-    shutil.copyfile(parts["check"] / "record.json", out / "record.json")
+    shutil.copyfile(parts["record"], out / "record.json")
     for public in ("release", "record.json"):
         open_to_others(out / public)
 
 
 def remove_work(out: Path) -> None:
-    """Ends a run; ``work/`` still says that it was handed over while its steps are removed."""
+    """Ends a run. ``work/`` goes last: while its steps are removed, it still says that the run was handed over."""
     shutil.rmtree(out / WORK / "steps")
     shutil.rmtree(out / WORK)
 
 
-def run_locally(pipeline, arguments: dict, work: Path, debug: bool):
+def run_locally(pipeline: GraphComponent, arguments: dict, work: Path, debug: bool) -> PipelineTask:
     """Runs a pipeline with ``kfp.local``.
 
     Args:
-        pipeline: decorated with ``dsl.pipeline``.
-        arguments: of the pipeline.
-        work: folder for what the steps pass on; with the same one, steps that ended with the same arguments are not run again.
+        pipeline: a function decorated with ``dsl.pipeline``.
+        arguments: arguments of the pipeline.
+        work: folder for what the steps pass on. A step that ended there before, with the same arguments, is not run again.
         debug: show all that the steps print.
 
     Returns:
-        KFP's task, with ``outputs``.
+        KFP's task, which has the pipeline's ``outputs``.
 
     Raises:
-        MedmarkError: a step failed; its own reason.
+        MedmarkError: a step failed; the message gives its reason.
     """
     from kfp import local
 

@@ -1,12 +1,12 @@
 """An object store and an MLflow server on this machine: SeaweedFS (``weed mini``) and ``mlflow server``, in one folder.
 
-Both listen on 127.0.0.1 only. The object store has three identities with keys of their own: ``release`` may use the bucket
-``medmark-releases``, ``evidence`` the buckets ``medmark-evidence`` and ``medmark-drops``, ``admin`` makes buckets. SeaweedFS's inner HTTP servers
-ask for signed tokens, its inner gRPC ports and MLflow ask for nothing: do not run this on a machine whose other users you
-do not trust.
+Both listen on 127.0.0.1 only. The object store has three identities, each with a key: ``release`` may use the bucket
+``medmark-releases``, ``evidence`` the buckets ``medmark-evidence`` and ``medmark-drops``, and ``admin`` makes buckets. SeaweedFS's inner
+HTTP servers ask for signed tokens, but its inner gRPC ports and MLflow ask for nothing. Do not run this on a machine with other users
+whom you do not trust.
 
-Processes are found by a random token in their environment, not by their number: a number that was given to another process
-is never killed, and a child that outlived its parent is found.
+Processes are found by a random token in their environment and not by their number. So no process is killed that got the number of an
+old one, and a child that outlived its parent is found.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class Services:
     """Running services.
 
     Attributes:
-        folder: with ``data/``, ``logs/``, ``credentials/`` and ``services.json``; readable by its owner only.
-        s3: ``http://127.0.0.1:port``.
-        mlflow: likewise, or None.
-        credentials: identity to the private file for ``MEDMARK_S3_CREDENTIALS``.
+        folder: folder with ``data/``, ``logs/``, ``credentials/`` and ``services.json``, which only its owner can read.
+        s3: address of the object store, ``http://127.0.0.1:port``.
+        mlflow: address of MLflow, or None.
+        credentials: private file for ``MEDMARK_S3_CREDENTIALS``, by identity.
     """
 
     folder: Path
@@ -69,11 +69,11 @@ class Services:
 
 @dataclass(frozen=True)
 class State:
-    """Of one service.
+    """State of one service.
 
     Attributes:
-        running: there are processes.
-        answers: it answers at its address.
+        running: whether it has processes.
+        answers: whether it answers at its address.
         address: ``http://127.0.0.1:port``.
     """
 
@@ -88,14 +88,15 @@ def up(
     """Starts both services and makes the buckets. Data, keys and inner ports of an earlier start are used again.
 
     Args:
-        folder: made if missing.
-        s3_port: of the object store; 0: that of the last start, or a free one.
-        mlflow_port: of MLflow; 0 likewise; None: no MLflow.
-        retention_days: for which a new object in ``medmark-releases`` cannot be deleted; None: as it is, in a new bucket 1.
+        folder: folder for data, keys and logs; made if missing.
+        s3_port: port of the object store; 0 takes that of the last start, or a free one.
+        mlflow_port: port of MLflow, likewise; None starts no MLflow.
+        retention_days: days for which a new object in ``medmark-releases`` cannot be deleted, 1 to 36500. None leaves it as it
+            is; a new bucket gets 1.
 
     Raises:
-        MedmarkError: already running, a port is taken, a program is missing or ends at once, or it does not answer in time.
-            Nothing is left running then.
+        MedmarkError: the services run already, a port is taken, a program is missing or ends at once, or it does not answer in
+            time. Nothing is left running then.
     """
     folder = Path(folder).resolve()
     if retention_days is not None and not 1 <= retention_days <= 36500:
@@ -111,7 +112,7 @@ def up(
         address = {"seaweedfs": f"http://127.0.0.1:{ports['s3']}", "mlflow": f"http://127.0.0.1:{ports.get('mlflow')}"}
         entries = {name: {"token": secrets.token_hex(16), "address": address[name]} for name in names}
         keys = _credentials(folder, address["seaweedfs"])
-        # before anything starts: whoever is killed in the middle of this leaves a trace that 'down' can follow
+        # before anything starts: a command that is killed in the middle leaves a trace that 'down' can follow
         _write_private(folder / "services.json", {"services": entries, "ports": ports})
         try:
             processes = {"seaweedfs": _start_seaweedfs(folder, weed, ports, entries["seaweedfs"]["token"])}
@@ -300,7 +301,7 @@ def _start_seaweedfs(folder: Path, weed: Path, ports: dict[str, int], token: str
     }
     for name in INNER_PORTS:
         options |= {f"{name}.port": ports[name], f"{name}.port.grpc": ports[f"{name}.grpc"]}
-    # of the inner HTTP servers, which would give every object to whoever asks; SeaweedFS wants at least 16 bytes
+    # keys of the inner HTTP servers, which would give every object to any client; SeaweedFS wants at least 16 bytes
     signing = ("JWT_SIGNING_KEY", "JWT_SIGNING_READ_KEY", "JWT_FILER_SIGNING_KEY", "JWT_FILER_SIGNING_READ_KEY")
     environment = {f"WEED_{name}": secrets.token_hex(32) for name in signing} | {"HOME": str(folder / "data")}
     command = [str(weed), "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in options.items())]
@@ -405,7 +406,7 @@ def _stop(entries: dict[str, dict], ports: dict[str, int]) -> None:
     """SIGTERM, then SIGKILL, to every process with one of the tokens."""
     tokens = [entry["token"] for entry in entries.values()]
     for number, patience in ((signal.SIGTERM, STOP_WITHIN), (signal.SIGKILL, STOP_WITHIN)):
-        deadline, sent = time.monotonic() + patience, set()
+        deadline, sent = time.monotonic() + patience, set[tuple[int, str]]()
         while living := {(pid, token) for token in tokens for pid in _members(token)}:
             for pid, token in living - sent:  # once each; children may appear meanwhile
                 _signal(pid, token, number)

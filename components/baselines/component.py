@@ -1,4 +1,4 @@
-"""KFP interface of the baselines room."""
+"""KFP component of the baselines room: compares methods of marking."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -7,21 +7,19 @@ from medmark.components.base.image import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def compare_methods_component(
     release: dsl.Input[dsl.Dataset],
-    release_digest: str,
     profile: dict,
     methods: list,
     seed: int,
     table: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Marks one data set by several methods and tries each against the same adversaries, benign models and tests.
 
     Args:
         release: the clean release.
-        release_digest: its digest; part of the cache key, which ignores content.
-        profile: dictionary of ``Profile`` of mark_release.
-        methods: names; all when empty.
-        seed: of everything.
-        table: JSON file with a row a method, by name; private.
+        profile: dictionary with the fields of ``medmark.components.profiles.Profile``.
+        methods: names of ``medmark.components.baselines.methods.METHODS``; all of them when empty.
+        seed: seed of everything that is drawn at random.
+        table: JSON file with one row per method, by name; private.
     """
     import tempfile
 
@@ -35,4 +33,3 @@ def compare_methods_component(
     with step("compare", inputs={"release": release}, outputs={"table": table}, parameters=parameters, seed=seed):
         with tempfile.TemporaryDirectory() as work, open(table.path, "wb") as file:
             file.write(canonical_json(compare_all(release.path, work, Profile(**whole(profile)), methods, seed=seed)))
-    table.metadata.update(release_digest=release_digest)

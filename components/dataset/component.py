@@ -1,4 +1,4 @@
-"""KFP interface of the dataset room."""
+"""KFP components of the dataset room: make a clean release, and find out what a drop changes."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -13,18 +13,20 @@ def ingest_component(
     origins: dsl.Output[dsl.Artifact],
     secrets: dsl.Input[dsl.Artifact] = None,
 ) -> str:
-    """Makes a release of a source.
+    """Makes a clean release from raw images.
 
     Args:
-        source: folder per class, CSV or release, here or ``s3://``.
-        source_state: another text whenever the source's files are others; part of the cache key, which ignores content.
-        options: keyword arguments of ``medmark.components.dataset.ingest.ingest``; may refer to secrets.
-        release: the release.
-        origins: where its images came from; private.
-        secrets: of the run.
+        source: folder per class, CSV file or existing release, as a path that the step can reach or as ``s3://bucket/prefix``.
+        source_state: any text that differs whenever the source's files differ. A run on one machine skips a step whose
+            arguments are those of a finished one, and would not notice changed files otherwise.
+        options: keyword arguments of ``medmark.components.dataset.ingest.ingest``; values may refer to the run's secrets, as
+            ``{"$secret": "ingest_seed"}``.
+        release: the clean release: Parquet shards and ``release.json``; private, because its images carry no mark.
+        origins: folder that says which file and which patient each image came from; private.
+        secrets: the run's secrets, from ``draw_secrets_component``; needed only if ``options`` refers to them.
 
     Returns:
-        Its digest.
+        Digest of the release: SHA-256 of ``release.json``.
     """
     from medmark.components.base.parameters import whole
     from medmark.components.dataset.ingest import ingest
@@ -55,23 +57,24 @@ def read_drop_component(
     options: dict,
     previous: dsl.Input[dsl.Dataset],
     keep: dsl.Input[dsl.Artifact],
-    previous_digest: str,
     drop: dsl.Output[dsl.Artifact],
 ) -> int:
     """Finds out what a raw drop changes.
 
     Args:
-        source: the drop: folder per class, folder with a CSV, or release, here or ``s3://``; a CSV here.
-        source_state: another text whenever the drop's files are others; part of the cache key. Of a drop in a store it must be
-            the digest of its listing (``medmark.components.delivery.drops.listing_digest``), or empty.
+        source: folder per class, CSV file, folder with a CSV file, or release, as a path that the step can reach; or
+            ``s3://bucket/prefix`` of a folder with any of them.
+        source_state: of a drop in an object store, the digest of its listing
+            (``medmark.components.delivery.drops.listing_digest``), which must still be right when the step reads it; not
+            checked when empty. Of any other drop, any text that differs whenever the drop's files differ, as for
+            ``ingest_component``.
         options: keyword arguments of ``medmark.components.dataset.drop.read_drop``.
         previous: the previous marked release.
-        keep: what was kept with it.
-        previous_digest: its digest; part of the cache key.
-        drop: the added and changed images without marks, and the list; private.
+        keep: what was kept for updates of that release; private.
+        drop: folder with the added and changed images, still without marks, and the list of all changes; private.
 
     Returns:
-        Images added, changed or withdrawn.
+        Number of images that were added, changed or withdrawn.
     """
     from medmark.components.base.parameters import whole
     from medmark.components.dataset.drop import read_drop
@@ -83,5 +86,5 @@ def read_drop_component(
         with raw_drop(source, source_state) as read:
             found = read_drop(read, previous.path, keep.path, drop.path, **whole(options))
         running.inputs["source"], running.source_files = found["drop"], found["files"]
-    drop.metadata.update(drop=found["drop"], previous_digest=previous_digest)
+    drop.metadata.update(drop=found["drop"])
     return sum(len(found[kind]) for kind in ("added", "changed", "withdrawn"))

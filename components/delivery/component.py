@@ -1,7 +1,7 @@
-"""KFP interface of the platform room: secrets are drawn, what a run starts from comes out of an object store, what it made goes
-into one.
+"""KFP components of the delivery room: draw a run's secrets, fetch what a run starts from, and publish what it made.
 
-The steps that fetch and publish take the store's credentials from their environment: MEDMARK_S3_ENDPOINT, MEDMARK_S3_EVIDENCE_ENDPOINT and so on.
+The steps that fetch and publish take the credentials of the object stores from their environment: MEDMARK_S3_ENDPOINT,
+MEDMARK_S3_ACCESS_KEY and MEDMARK_S3_SECRET_KEY for releases, MEDMARK_S3_EVIDENCE_ENDPOINT and so on for evidence.
 """
 
 from kfp import dsl
@@ -9,14 +9,15 @@ from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def draw_secrets_component(seed: str, patients: dict, secrets: dsl.Output[dsl.Artifact]):
-    """Draws what nobody may guess.
+def draw_secrets_component(seed: str, patients: dict, secrets: dsl.Output[dsl.Artifact]) -> None:
+    """Draws the secrets of a run: seeds, from which the key of the mark follows, and the key of the patients' pseudonyms.
 
     Args:
-        seed: all but the key of the pseudonyms follows from it, and it stands in the step's log; empty: everything is drawn.
-        patients: ``file`` with that key, as the step can reach it, and ``state``, another text whenever that changes; empty: it is
-            drawn.
-        secrets: one file; private.
+        seed: integer as text, from which all secrets follow but the key of the pseudonyms; the step's log shows it, so use it for
+            figures that can be repeated and not for releases. Secrets are drawn at random when empty.
+        patients: ``file``, the path of a file with the key of the pseudonyms that the step can reach, and ``state``, any text
+            that differs whenever the file differs (see ``source_state`` of ``ingest_component``). The key is drawn when empty.
+        secrets: JSON file; private.
     """
     from medmark.components.evidence.secrets import draw_secrets
     from medmark.components.lineage.step import step
@@ -26,33 +27,33 @@ def draw_secrets_component(seed: str, patients: dict, secrets: dsl.Output[dsl.Ar
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def fetch_release_component(uri: str, digest: str, release: dsl.Output[dsl.Dataset]):
-    """Brings a release.
+def fetch_release_component(uri: str, digest: str, release: dsl.Output[dsl.Dataset]) -> None:
+    """Fetches a release and checks its digest.
 
     Args:
         uri: ``s3://bucket/prefix/<digest>``, or a folder that the step can reach.
-        digest: of the release.
+        digest: SHA-256 that its ``release.json`` must have.
         release: the release.
     """
-    from medmark.components.delivery.passing import take
     from medmark.components.delivery.publish import RELEASE
+    from medmark.components.delivery.run_inputs import fetch_input
 
-    take(RELEASE, uri, digest, release.path)
+    fetch_input(RELEASE, uri, digest, release.path)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def fetch_evidence_component(uri: str, digest: str, evidence: dsl.Output[dsl.Artifact]):
-    """Brings evidence.
+def fetch_evidence_component(uri: str, digest: str, evidence: dsl.Output[dsl.Artifact]) -> None:
+    """Fetches the evidence of a release and checks its digest.
 
     Args:
         uri: ``s3://bucket/prefix/<digest>``, or a folder that the step can reach.
-        digest: SHA-256 of its ``evidence.json``.
-        evidence: private.
+        digest: SHA-256 that its ``evidence.json`` must have.
+        evidence: the evidence; private.
     """
-    from medmark.components.delivery.passing import take
     from medmark.components.delivery.publish import EVIDENCE
+    from medmark.components.delivery.run_inputs import fetch_input
 
-    take(EVIDENCE, uri, digest, evidence.path)
+    fetch_input(EVIDENCE, uri, digest, evidence.path)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -66,22 +67,26 @@ def fetch_previous_component(
     release: dsl.Output[dsl.Dataset],
     evidence: dsl.Output[dsl.Artifact],
     keep: dsl.Output[dsl.Artifact],
-):
-    """Brings all that an update starts from.
+) -> None:
+    """Fetches all that an update starts from, and checks the digests.
 
     Args:
-        release_uri, evidence_uri, keep_uri: ``s3://bucket/prefix/<digest>``, or folders that the step can reach.
-        release_digest, evidence_digest, keep_digest: SHA-256 of ``release.json``, ``evidence.json`` and ``keep.json``.
+        release_uri: the previous marked release: ``s3://bucket/prefix/<digest>``, or a folder that the step can reach.
+        evidence_uri: its evidence, likewise.
+        keep_uri: what was kept for its updates, likewise.
+        release_digest: SHA-256 that ``release.json`` must have.
+        evidence_digest: SHA-256 that ``evidence.json`` must have.
+        keep_digest: SHA-256 that ``keep.json`` must have.
         release: the previous marked release.
         evidence: its evidence; private.
-        keep: what was kept with it; private.
+        keep: what was kept for its updates; private.
     """
-    from medmark.components.delivery.passing import take
     from medmark.components.delivery.publish import EVIDENCE, KEEP, RELEASE
+    from medmark.components.delivery.run_inputs import fetch_input
 
-    take(RELEASE, release_uri, release_digest, release.path)
-    take(EVIDENCE, evidence_uri, evidence_digest, evidence.path)
-    take(KEEP, keep_uri, keep_digest, keep.path)
+    fetch_input(RELEASE, release_uri, release_digest, release.path)
+    fetch_input(EVIDENCE, evidence_uri, evidence_digest, evidence.path)
+    fetch_input(KEEP, keep_uri, keep_digest, keep.path)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -96,27 +101,28 @@ def publish_component(
     sign: bool,
     submission: dict,
 ) -> str:
-    """Publishes what a run made, and writes the record of its submission.
+    """Publishes what a run made, unless its mark does not work, and records the submission.
 
     Args:
         release: the marked release.
-        evidence: its complete evidence.
-        keep: what was kept with it.
-        check: of the last step; its ``verdict.json`` must say ``owned``.
-        signatures: of the signing step.
+        evidence: its complete evidence, from the checking step; private.
+        keep: what was kept for updates; private.
+        check: folder with ``verdict.json``, from the checking step; the verdict must be ``owned`` or ``unchanged``.
+        signatures: signatures, from ``sign_component``.
         publish_uri: where the release goes, ``s3://bucket/prefix``.
-        publish_evidence_uri: where evidence and keep go, in another bucket.
-        sign: whether there are signatures.
-        submission: what is recorded; nothing when empty.
+        publish_evidence_uri: where evidence and keep go, ``s3://bucket/prefix`` in another bucket.
+        sign: whether there are signatures to publish.
+        submission: what the record says of the submission, see
+            ``medmark.components.delivery.submission_records.new_record``; no record is written when empty.
 
     Returns:
-        Digest of the release; empty if nothing changed.
+        Digest of the published release; empty if the run changed nothing, so that nothing was published.
     """
     import json
     from pathlib import Path
 
     from medmark.components.base.parameters import whole
-    from medmark.components.delivery.passing import publish_run
+    from medmark.components.delivery.run_outputs import publish_run
     from medmark.components.storage.store import Store
 
     digest = publish_run(

@@ -1,4 +1,4 @@
-"""Raw drops in an object store, as any tool puts them there."""
+"""Raw drops in an object store, where any tool may have put them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from medmark.components.base.errors import MedmarkError, cannot_write
@@ -15,31 +16,31 @@ from medmark.components.delivery.places import is_place
 from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store, parallel
 
-COMPLETE = "_SUCCESS"  # a drop that holds it is complete; what Hadoop and Spark write last
-MAX_FILE_BYTES = 1 << 30  # of one raw file; arbitrary, far above any single x-ray
+COMPLETE = "_SUCCESS"  # a drop with this object is complete; Hadoop and Spark write it last
+MAX_FILE_BYTES = 1 << 30  # size of one raw file; arbitrary, far above any single x-ray
 
 Listing = dict[str, tuple[int, str]]  # name to size in bytes and ETag
 
 
 def raw_files(listing: Listing) -> Listing:
-    """A listing without ``_SUCCESS``."""
+    """Returns a listing without ``_SUCCESS``."""
     return {name: stated for name, stated in listing.items() if name != COMPLETE}
 
 
 def listing_digest(listing: Listing) -> str:
-    """SHA-256 of names, sizes and ETags of the raw files: another as soon as one changes, as far as the store tells."""
+    """Returns the SHA-256 of names, sizes and ETags of the raw files, which changes as soon as the store reports a changed file."""
     lines = sorted([name, *stated] for name, stated in raw_files(listing).items())
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
 @contextmanager
 def raw_drop(source: str, state: str) -> Iterator[Path]:
-    """A drop on this machine.
+    """Brings a drop to this machine for as long as the block lasts.
 
     Args:
-        source: folder or CSV of this machine, which is given back, or ``s3://`` of a folder in the store that the environment
-            describes for evidence, which is fetched and removed at the end.
-        state: of a drop in a store the digest of its listing, see :func:`listing_digest`; empty: whatever lies there.
+        source: folder or CSV file of this machine, which is given back as it is, or ``s3://bucket/prefix`` in the object store
+            of the evidence, which is fetched and removed at the end.
+        state: digest of the listing that a drop in a store must have, see :func:`listing_digest`; any listing when empty.
 
     Raises:
         MedmarkError: as :func:`fetch_drop`.
@@ -54,17 +55,16 @@ def raw_drop(source: str, state: str) -> Iterator[Path]:
 
 
 def fetch_drop(uri: str, folder: Path, digest: str, store: Store) -> None:
-    """Fetches the raw files.
+    """Fetches the raw files of a drop.
 
     Args:
-        uri: where they lie.
-        folder: gets them; what was fetched before is not fetched again.
-        digest: of the listing that must lie there.
-        store: with credentials that may read it.
+        uri: address of the drop, ``s3://bucket/prefix``.
+        folder: folder that gets the files; files that were fetched before are not fetched again.
+        digest: digest that the drop's listing must have, before and after the files were read.
+        store: object store with credentials that may read the drop.
 
     Raises:
-        MedmarkError: something else lies there, before or after it was read, a file has more than 1 GiB, or what
-            :meth:`Store.take` raises.
+        MedmarkError: the listing has another digest, a file is larger than 1 GiB, or what :meth:`Store.take` raises.
     """
     place, parts = parse(uri), folder.with_name(f"{folder.name}.parts")
 
@@ -75,9 +75,11 @@ def fetch_drop(uri: str, folder: Path, digest: str, store: Store) -> None:
         return raw_files(listing)
 
     names = list(check())
-    taken = parallel(
-        [lambda n=n: (n, store.take(place / n, parts, limit=MAX_FILE_BYTES)) for n in names], "fetching the drop"
-    )
+
+    def fetched(name: str) -> tuple[str, Path]:
+        return name, store.take(place / name, parts, limit=MAX_FILE_BYTES)
+
+    taken = parallel([partial(fetched, name) for name in names], "fetching the drop")
     check()
     try:
         for name, part in taken:

@@ -1,4 +1,4 @@
-"""Places in an object store as local paths, for commands that take either.
+"""Lets commands take places in an object store where they take local paths.
 
 ::
 
@@ -6,9 +6,9 @@
         source, out = places.read(source, raw=True), places.write(out)
         ...
 
-A path of this machine goes through as it is. What is fetched or waits to be sent lies meanwhile in
-``${XDG_CACHE_HOME:-~/.cache}/medmark``, readable by its owner only. It is removed when the block ends, unless a transfer was
-interrupted: then the same command goes on from there. Nothing of a command that was killed is lost or used by another.
+A path of this machine is given back as it is. ``${XDG_CACHE_HOME:-~/.cache}/medmark``, which only its owner can read, holds what was
+fetched or waits to be sent. That is removed when the block ends, unless a transfer was interrupted: then the same command goes on
+from there. A command that was killed loses nothing, and no other command uses what it left.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -39,19 +40,19 @@ from medmark.components.storage.store import MAX_OBJECT_BYTES, Store, parallel
 
 
 def is_place(text: str) -> bool:
-    """Whether a text means an object store, be it written right or not."""
+    """Tells whether a text means an object store, even if the address is misspelt."""
     return text.lower().startswith("s3:/")
 
 
 def local(text: str, remedy: str) -> Path:
-    """A path that must be of this machine.
+    """Returns a path of this machine, and refuses anything else.
 
     Args:
-        text: as the user wrote it.
-        remedy: what to do instead of giving a place in an object store.
+        text: path as the user wrote it.
+        remedy: what to do instead of giving a place in an object store, for the message.
 
     Raises:
-        MedmarkError: it is such a place.
+        MedmarkError: the text is a place in an object store.
     """
     if is_place(text):
         raise MedmarkError(f"must be on this machine: {text}; {remedy}")
@@ -59,7 +60,7 @@ def local(text: str, remedy: str) -> Path:
 
 
 def shown(out: str, name: str) -> str:
-    """How to call a file in an output, be it a folder or a place."""
+    """Returns the path or address of a file in an output, which is a folder or a place."""
     return f"{out.rstrip('/')}/{name}" if is_place(out) else str(Path(out).resolve() / name)
 
 
@@ -107,20 +108,20 @@ class Places:
         limit: int = MAX_OBJECT_BYTES,
         beside: Callable[[Path], Iterable[str]] | None = None,
     ) -> Path:
-        """What is to be read, as a path.
+        """Returns a path to read from.
 
         Args:
-            text: a path, or ``s3://bucket/prefix`` of a release, of evidence or of what was kept for updates: every digest of
-                it is checked, also the manifest's if the prefix ends with it.
-            raw: also of anything else, a single file or all that lies under the prefix. Other tools may have put it there;
-                of an object whose SHA-256 is not stated only size and ETag are sure.
-            private: use the credentials for evidence, if there are such.
-            limit: bytes of a raw object; of a single file with those beside it.
-            beside: names the files that come along with a single one, those of them that are there; it gets that file.
+            text: a path, or ``s3://bucket/prefix`` of a release, evidence or keep. Every digest is checked, also that of the
+                manifest if the prefix ends with it.
+            raw: whether anything else may be read too: a single file, or all objects under the prefix. Other tools may have put
+                them there; if no SHA-256 is stated for an object, only its size and ETag are checked.
+            private: use the credentials for evidence, if there are any.
+            limit: largest size of a raw object in bytes; for a single file, of that file and those beside it together.
+            beside: called with a single file; names files beside it to fetch too, if they are there.
 
         Raises:
-            MedmarkError: nothing of this kind is there, something does not match its digest, a hostile name, too little space,
-                or the store fails.
+            MedmarkError: nothing of this kind is there, something does not match its digest, a name is hostile, the disk is
+                full, or the store fails.
         """
         if not is_place(text):
             return Path(text)
@@ -141,9 +142,9 @@ class Places:
         return self._read[key]
 
     def read_source(self, text: str, root: str | None = None) -> tuple[Path, Path | None]:
-        """Source and root of an ingest: raw images, a CSV or a release.
+        """Returns source and root of an ingest: raw images, a CSV file or a release.
 
-        A CSV in an object store comes with all that lies beside and below it, unless ``root`` says where its images are.
+        A CSV file in an object store is fetched with everything beside and below it, unless ``root`` says where its images are.
 
         Raises:
             MedmarkError: as :meth:`read`.
@@ -154,17 +155,17 @@ class Places:
         return self.read(text, raw=True), self.read(root, raw=True) if root is not None else None
 
     def write(self, text: str, *, file: bool = False, private: bool = False, goes_on: bool = False) -> Path:
-        """Where to write, as a path.
+        """Returns a path to write to.
 
         Args:
-            text: a path, or ``s3://bucket/prefix`` where nothing lies yet.
-            file: a file is to be written, and maybe others beside it, instead of a folder.
-            private: use the credentials for evidence, if there are such.
-            goes_on: the command goes on with what it left when it failed, so that is kept.
+            text: a path, or ``s3://bucket/prefix`` with nothing under it.
+            file: whether a file is to be written, perhaps with others beside it, instead of a folder.
+            private: use the credentials for evidence, if there are any.
+            goes_on: whether the command goes on with what it left when it failed; that is then kept.
 
         Raises:
-            MedmarkError: something lies there, or the place lies inside a release; another command writes there; or the store
-                fails.
+            MedmarkError: there is something at the place, or it is inside a release; another command writes there; or the
+                store fails.
         """
         if not is_place(text):
             return Path(text)
@@ -194,7 +195,7 @@ class Places:
         return stage
 
     def _fetch(self, stage: _Stage, store: Store, raw: bool, limit: int, beside: Callable | None) -> None:
-        """Fetches what lies at the stage's place to its path."""
+        """Fetches the objects of the stage's place to its path."""
         place, target = stage.place, stage.path
         listing = store.list(place)
         kind = kind_of(listing)
@@ -220,7 +221,7 @@ class Places:
 
 
 def _fetch_complete(kind: Kind, place: Place, target: Path, store: Store) -> None:
-    """Fetches what a manifest names. Without a digest in the place, the manifest that lies there is believed."""
+    """Fetches what a manifest names. If the place ends with no digest, the manifest in the store is believed."""
     digest = place.prefix.rpartition("/")[2]
     if not HEX.fullmatch(digest):
         digest = hashlib.sha256(store.read(place / kind.manifest, MAX_MANIFEST_BYTES) or b"").hexdigest()
@@ -231,7 +232,7 @@ def _fetch_complete(kind: Kind, place: Place, target: Path, store: Store) -> Non
 
 
 class _Sent(Exception):
-    """There is nothing left to do."""
+    """Leaves the block: the output is made and sent."""
 
 
 @dataclass
@@ -239,10 +240,10 @@ class _Stage:
     """A folder in the cache for one place, which no other process uses meanwhile.
 
     Attributes:
-        folder: of its own.
-        place: that it stands for.
-        lock: held as long as it is used.
-        keep: whether to leave it when the command ends.
+        folder: the folder.
+        place: the place that it stands for.
+        lock: lock that is held as long as the folder is used.
+        keep: whether to leave the folder there when the command ends.
     """
 
     folder: Path
@@ -252,17 +253,17 @@ class _Stage:
 
     @property
     def content(self) -> Path:
-        """Folder of what the command sees."""
+        """Folder with what the command sees."""
         return self.folder / "content"
 
     @property
     def parts(self) -> Path:
-        """Folder of what has arrived, named by its identity."""
+        """Folder with the objects that have arrived, named by their identity."""
         return self.folder / "parts"
 
     @property
     def index(self) -> Path:
-        """Which of them became which file of the content."""
+        """File that says which of them became which file of the content."""
         return self.folder / "index.json"
 
     @property
@@ -272,12 +273,12 @@ class _Stage:
 
     @classmethod
     def open(cls, use: str, place: Place, store: Store) -> _Stage:
-        """The same folder for the same place, unless another process reads there at this moment."""
+        """Opens the same folder for the same place, unless another process reads there at this moment."""
         name = hashlib.sha256(f"{use}\n{store.endpoint}\n{place}".encode()).hexdigest()[:32]
         remedy = "set XDG_CACHE_HOME to a folder of your own"
         try:
             cache = _cache()
-        except (MedmarkError, RuntimeError) as error:  # RuntimeError: nobody knows the home directory
+        except (MedmarkError, RuntimeError) as error:  # RuntimeError: no home directory
             raise MedmarkError(f"no folder for transfers ({error}); {remedy}") from error
         try:
             for number in itertools.count():
@@ -292,7 +293,7 @@ class _Stage:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Lets go of the folder, and removes it unless it is to be kept and holds anything."""
+        """Releases the folder, and removes it unless it is to be kept and holds anything."""
         if not self.keep or all(path.is_dir() or path.name == ".lock" for path in self.folder.rglob("*")):
             shutil.rmtree(self.folder, ignore_errors=True)
         self.lock.close()
@@ -300,7 +301,7 @@ class _Stage:
 
 @dataclass
 class _Output:
-    """What is to be sent from a stage."""
+    """An output that is sent from a stage."""
 
     stage: _Stage
     store: Store
@@ -308,31 +309,31 @@ class _Output:
 
     @property
     def mark(self) -> Path:
-        """A file that says which command line finished what lies here."""
+        """File that says which command line finished the output."""
         return self.stage.folder / "finished"
 
     @property
     def finished(self) -> bool:
-        """Whether this very command line did."""
+        """Whether this very command line finished it."""
         return self.mark.is_file() and self.mark.read_text() == _command()
 
     @property
     def base(self) -> Path:
-        """Folder that the names start from."""
+        """Folder that the names of the files start from."""
         return self.stage.content if self.file else self.stage.path
 
     @property
     def place(self) -> Place:
-        """The same in the object store."""
+        """The place in the object store that the names start from."""
         place = self.stage.place
         return Place(place.bucket, place.prefix.rpartition("/")[0]) if self.file else place
 
     def names(self) -> list[str]:
-        """Files that were made."""
+        """Names of the files that were made."""
         return sorted(path.relative_to(self.base).as_posix() for path in self.base.rglob("*") if path.is_file())
 
     def there(self) -> list[str]:
-        """Names of objects that lie where the output goes."""
+        """Names of the objects where the output goes."""
         if not self.file:
             return list(self.store.list(self.place))
         names = {self.stage.path.name, *self.names()}
@@ -369,7 +370,7 @@ def _send(output: _Output) -> None:
 def _download(stage: _Stage, store: Store, objects: dict[str, Place], sizes: dict[str, int], limit: int) -> None:
     """Fetches objects of any origin; they appear in the stage's content when all of them are there.
 
-    Until then they lie under names made of their identity, so that nothing is fetched twice after an interruption, and what has
+    Until then their names are made of their identity. So nothing is fetched twice after an interruption, and an object that has
     disappeared from the store meanwhile does not appear. They are moved, not linked: links are refused where files are read.
     """
     _move_back(stage)
@@ -388,8 +389,11 @@ def _download(stage: _Stage, store: Store, objects: dict[str, Place], sizes: dic
             f"disk full: {stage.place} needs {needed} bytes more, {stage.folder.parent} has room for {free}; free space, then run"
             " again to go on, or set XDG_CACHE_HOME to a folder on a larger disk"
         )
-    tasks = [lambda n=n, p=p: (n, store.take(p, stage.parts, limit=limit)) for n, p in objects.items()]
-    found = parallel(tasks, "fetching")
+
+    def fetched(name: str) -> tuple[str, Path]:
+        return name, store.take(objects[name], stage.parts, limit=limit)
+
+    found = parallel([partial(fetched, name) for name in objects], "fetching")
     try:
         index = {name: str(part.relative_to(stage.parts)) for name, part in found}
         write_atomic(stage.index, json.dumps(index).encode())
@@ -402,7 +406,7 @@ def _download(stage: _Stage, store: Store, objects: dict[str, Place], sizes: dic
 
 
 def _move_back(stage: _Stage) -> None:
-    """Makes of what a killed command had before its eyes what has arrived."""
+    """Moves the files that a killed command saw back to those that have arrived."""
     if stage.index.exists():
         for name, part in json.loads(stage.index.read_text()).items():
             if (stage.content / name).is_file():
@@ -412,7 +416,7 @@ def _move_back(stage: _Stage) -> None:
 
 
 def _refuse_occupied(place: Place, there: list[str], store: Store) -> None:
-    """Nothing is overwritten, and nothing is added to a release or evidence."""
+    """Refuses to overwrite anything, and to add anything to a release or evidence."""
     if there:
         raise MedmarkError(f"not empty: {place} has {sorted(there)[0]}; nothing is overwritten, choose another place")
     above = place.prefix.rpartition("/")[0]
@@ -433,20 +437,20 @@ def _store(private: bool) -> Store:
 
 
 def _command() -> str:
-    """SHA-256 of the command line, which tells whether a command is the same as before."""
+    """Returns the SHA-256 of the command line, by which the same command is recognised."""
     return hashlib.sha256("\0".join(sys.argv).encode(errors="surrogateescape")).hexdigest()
 
 
 def _cache() -> Path:
-    """A private folder. Raises MedmarkError or RuntimeError if there can be none."""
+    """Returns the private folder for transfers. Raises MedmarkError or RuntimeError if there can be none."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     cache = (given if given.is_absolute() else Path.home() / ".cache") / "medmark"
     return private_folder(cache)
 
 
 def _lock(folder: Path) -> TextIO | None:
-    """The open lock of a folder, which is made if missing; None if somebody else has it."""
+    """Returns the open lock of a folder, which is made if missing; None if another process holds it."""
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # removed by the one before
+        with contextlib.suppress(FileNotFoundError):  # removed by the process that held it
             return try_lock(folder / ".lock")

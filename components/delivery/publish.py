@@ -1,12 +1,12 @@
-"""Releases, evidence and what updates need in an object store, complete or invisible.
+"""Publishes releases, evidence and keep in an object store, and fetches them; each is complete or invisible.
 
-A release lies under its digest: ``<uri>/<digest>/shards/...`` and, sent last, ``<uri>/<digest>/release.json``. Without that
-file there is no release, whatever else lies there; with it, everything it names was there before. Evidence and what was kept
-for updates lie likewise, under the SHA-256 of ``evidence.json`` and ``keep.json``, in another bucket that other credentials
-open. Where the bucket has a default retention, every object is locked from the moment it is there.
+A release is stored under its digest: ``<uri>/<digest>/shards/...`` and, sent last, ``<uri>/<digest>/release.json``. Without that file
+there is no release; with it, everything that it names was there before. Evidence and keep are stored likewise, under the SHA-256 of
+``evidence.json`` and ``keep.json``, in another bucket that other credentials open. If a bucket has a default retention, every object
+in it is locked from the moment it is there.
 
-Beside what the manifest names there may be sidecars, which are made later: a release's lineage and commitment, the opening of
-a commitment among the evidence. They are taken along, and what they are worth is checked where they are used.
+Sidecars are made later, so a manifest cannot name them: a release's lineage and commitment, and the opening of a commitment among
+the evidence. They are sent and fetched too, and checked where they are used.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from medmark.components.base.digests import HEX, file_sha256, first_changed
@@ -43,10 +44,10 @@ class Published:
     """What :func:`publish`, :func:`publish_evidence` and :func:`publish_keep` did.
 
     Attributes:
-        uri: where it lies now; what :func:`fetch` takes.
-        digest: the last part of it.
-        sent: files that had to be sent; 0: all was there already.
-        locked_until: time until which the store keeps it, as the store writes it; None: it can be deleted.
+        uri: address of what was published, for :func:`fetch`.
+        digest: the last part of the address.
+        sent: number of files that had to be sent; 0 if all were there already.
+        locked_until: time until which the store keeps it, as the store writes it; None if it can be deleted.
     """
 
     uri: str
@@ -57,13 +58,13 @@ class Published:
 
 @dataclass(frozen=True)
 class Kind:
-    """Something that is complete when its manifest is there.
+    """A kind of folder that is complete when its manifest is there: release, evidence or keep.
 
     Attributes:
-        manifest: file that names the others; its SHA-256 is the digest.
-        files: names and SHA-256 of those, from a folder with the manifest.
+        manifest: name of the file that names the others; its SHA-256 is the digest.
+        files: reads names and SHA-256 of the other files from a folder with the manifest.
         check: refuses a folder that is not as the manifest says.
-        sidecars: files that the manifest cannot name, in the order in which they are made.
+        sidecars: names of files that the manifest cannot name, in the order in which they are made.
     """
 
     manifest: str
@@ -73,20 +74,25 @@ class Kind:
 
     @property
     def private(self) -> bool:
-        """Whether it must never lie where releases lie."""
+        """Whether it must never be stored where releases are."""
         return self.manifest != RELEASE.manifest
 
 
 def publish(release_dir: str | Path, uri: str, store: Store) -> Published:
     """Checks a release and stores it under ``<uri>/<digest>/``.
 
-    What ``release.json`` names is sent, with ``lineage.json``, ``commitment.json`` and ``commitment.tsr`` if they are there, and
-    nothing else that lies in the folder. A second call with the same release sends nothing; one after an interruption, or
-    after a commitment was made, sends what is missing. A line on standard error says so if there is no commitment.
+    Only the files that ``release.json`` names are sent, and ``lineage.json``, ``commitment.json`` and ``commitment.tsr`` if they
+    are there. A second call with the same release sends nothing; a call after an interruption, or after a commitment was made,
+    sends what is missing. If there is no commitment, a line on standard error says so.
+
+    Args:
+        release_dir: the release.
+        uri: ``s3://bucket/prefix``; the digest is added.
+        store: object store with credentials that may write there.
 
     Raises:
-        MedmarkError: the release is damaged, its ids hold file names (schema version 1), other content lies at the place,
-            or the store fails.
+        MedmarkError: the release is damaged, its ids hold file names (schema version 1), other content is at the place, or the
+            store fails.
     """
     folder = Path(release_dir)
     for kind in (EVIDENCE, KEEP):
@@ -95,7 +101,7 @@ def publish(release_dir: str | Path, uri: str, store: Store) -> Published:
     published = _publish(RELEASE, folder, uri, store)
     if not (folder / "commitment.json").is_file():
         print(
-            f"medmark: {folder} goes out without a commitment: later nobody can tell that its evidence was there before"
+            f"medmark: {folder} goes out without a commitment: nobody will be able to tell that its evidence was there before"
             " (see 'medmark commit')",
             file=sys.stderr,
         )
@@ -105,16 +111,21 @@ def publish(release_dir: str | Path, uri: str, store: Store) -> Published:
 def publish_evidence(evidence_dir: str | Path, uri: str, store: Store) -> Published:
     """Checks evidence and stores it under ``<uri>/<SHA-256 of evidence.json>/``, with the opening of its commitment if there is one.
 
-    Give a bucket and credentials that nobody has who may use the release's bucket.
+    Credentials for releases must not open this bucket.
+
+    Args:
+        evidence_dir: the evidence.
+        uri: ``s3://bucket/prefix``; the digest is added.
+        store: object store with credentials that may write there.
 
     Raises:
-        MedmarkError: the evidence is damaged, releases or other content lie at the place, or the store fails.
+        MedmarkError: the evidence is damaged, releases or other content are at the place, or the store fails.
     """
     return _publish(EVIDENCE, Path(evidence_dir), uri, store)
 
 
 def publish_keep(keep_dir: str | Path, uri: str, store: Store) -> Published:
-    """Checks what was kept for updates and stores it under ``<uri>/<SHA-256 of keep.json>/``, as :func:`publish_evidence`.
+    """Checks a folder keep and stores it under ``<uri>/<SHA-256 of keep.json>/``, as :func:`publish_evidence` does evidence.
 
     Raises:
         MedmarkError: as :func:`publish_evidence`.
@@ -125,12 +136,12 @@ def publish_keep(keep_dir: str | Path, uri: str, store: Store) -> Published:
 def fetch_release(uri: str, folder: str | Path, store: Store) -> Release:
     """Fetches a release; it appears in ``folder`` when it is complete and every digest is right.
 
-    Until then it lies in ``<folder>.<12 digits of the digest>.partial``, where a later call goes on.
+    Until then ``<folder>.<12 digits of the digest>.partial`` holds what has arrived, and a later call goes on there.
 
     Args:
         uri: ``s3://bucket/prefix/<digest>``, as :attr:`Published.uri`.
-        folder: absent or empty, or the same release, which gets the sidecars that it lacks.
-        store: with credentials that may read it.
+        folder: absent or empty; or the same release, which gets the sidecars that it lacks.
+        store: object store with credentials that may read it.
 
     Raises:
         MedmarkError: no complete release is there, something does not match its digest, the folder has other content, or
@@ -143,7 +154,7 @@ def fetch_release(uri: str, folder: str | Path, store: Store) -> Release:
 def fetch_evidence(uri: str, folder: str | Path, store: Store) -> dict:
     """Fetches evidence, as :func:`fetch_release` does a release; returns the content of ``evidence.json``.
 
-    The folder is readable by its owner only.
+    Only the owner of the folder can read it.
 
     Raises:
         MedmarkError: as :func:`fetch_release`.
@@ -153,7 +164,7 @@ def fetch_evidence(uri: str, folder: str | Path, store: Store) -> dict:
 
 
 def fetch_keep(uri: str, folder: str | Path, store: Store) -> dict:
-    """Fetches what was kept for updates, as :func:`fetch_evidence`; returns the content of ``keep.json``.
+    """Fetches a folder keep, as :func:`fetch_evidence` does evidence; returns the content of ``keep.json``.
 
     Raises:
         MedmarkError: as :func:`fetch_release`.
@@ -163,18 +174,18 @@ def fetch_keep(uri: str, folder: str | Path, store: Store) -> dict:
 
 
 def kind_of(names: Iterable[str]) -> Kind | None:
-    """What lies in a folder or under a place with these names; None if nothing complete does."""
+    """Returns what a folder or place with these names holds; None if it holds nothing complete."""
     return next((kind for kind in KINDS if kind.manifest in set(names)), None)
 
 
 def fetch(kind: Kind, uri: str | Place, folder: str | Path, store: Store, digest: str) -> None:
-    """Fetches into a folder beside, checks, and renames.
+    """Fetches into a folder beside, checks every digest, and renames.
 
     Args:
-        kind: what to look for there.
-        uri: where it lies.
-        folder: absent or empty, or of the same content.
-        store: with credentials that may read it.
+        kind: release, evidence or keep.
+        uri: its address.
+        folder: absent or empty, or with the same content.
+        store: object store with credentials that may read it.
         digest: SHA-256 that the manifest must have.
 
     Raises:
@@ -212,7 +223,10 @@ def _fetch(kind: Kind, place: Place, folder: Path, staged: Path, store: Store, d
     hidden.mkdir(exist_ok=True)
     store.get(place / kind.manifest, hidden / kind.manifest, sha256=digest, limit=MAX_MANIFEST_BYTES)
     files = kind.files(hidden)
-    parallel([lambda n=n, s=s: store.get(place / n, staged / n, sha256=s) for n, s in files.items()], "fetching")
+    tasks: list[Callable[[], object]] = [
+        partial(store.get, place / name, staged / name, sha256=sha256) for name, sha256 in files.items()
+    ]
+    parallel(tasks, "fetching")
     _fetch_sidecars(kind, place, staged, store)
     os.replace(hidden / kind.manifest, staged / kind.manifest)
     hidden.rmdir()
@@ -225,31 +239,34 @@ def _fetch(kind: Kind, place: Place, folder: Path, staged: Path, store: Store, d
 def send(
     folder: Path, files: dict[str, str], there: Iterable[str], place: Place, store: Store, *, last: tuple[str, ...] = ()
 ) -> int:
-    """Stores files of a folder side by side; what lies there already is compared and not sent.
+    """Stores the files of a folder, several at a time; files that are there already are compared and not sent.
 
     Args:
-        folder: where the files lie.
-        files: names and SHA-256.
-        there: names of objects under ``place``.
-        place: where to store them.
-        store: with credentials that may write there.
-        last: those of the files that are sent after all others, one after the other.
+        folder: folder with the files.
+        files: SHA-256 of each file, by name.
+        there: names of the objects under ``place``.
+        place: where to store the files.
+        store: object store with credentials that may write there.
+        last: names of the files to send after all others, one after the other.
 
     Returns:
-        How many had to be sent.
+        Number of files that had to be sent.
 
     Raises:
-        MedmarkError: a file is not as stated, there is other content at the place, or the store fails.
+        MedmarkError: a file has another digest, other content is at the place, or the store fails.
     """
     if (file := first_changed(folder, files)) is not None:
         raise MedmarkError(f"changed or missing: {file}; make or get it again before publishing")
-    there = set(there)
-    stated = parallel([lambda n=n: (n, store.sha256(place / n)) for n in sorted(there)], "comparing") if there else []
-    for name, sha256 in stated:
-        if sha256 != files.get(name):
-            raise MedmarkError(f"other content lies at {place / name}; nothing is overwritten, choose another place")
-    missing = [name for name in files if name not in there]
-    parallel([lambda n=n: store.put(folder / n, place / n) for n in missing if n not in last], "publishing")
+    known = set(there)
+
+    def stated(name: str) -> tuple[str, str | None]:
+        return name, store.sha256(place / name)
+
+    for name, found in parallel([partial(stated, name) for name in sorted(known)], "comparing") if known else []:
+        if found != files.get(name):
+            raise MedmarkError(f"other content at {place / name}; nothing is overwritten, choose another place")
+    missing = [name for name in files if name not in known]
+    parallel([partial(store.put, folder / n, place / n) for n in missing if n not in last], "publishing")
     for name in last:
         if name in missing:
             store.put(folder / name, place / name)
@@ -261,19 +278,21 @@ def _publish(kind: Kind, folder: Path, uri: str, store: Store) -> Published:
     if HEX.fullmatch(parse(uri).prefix.rpartition("/")[2]):
         raise MedmarkError(f"{uri} is the place of one release or evidence; give its parent, the digest is added")
     if kind.private and any(name.rpartition("/")[2] == RELEASE.manifest for name in store.list(uri)):
-        raise MedmarkError(f"releases lie at {uri}: evidence would be public there; give a bucket of its own")
+        raise MedmarkError(f"releases are at {uri}: evidence would be public there; give a bucket of its own")
     kind.check(folder)
     digest = file_sha256(folder / kind.manifest)
     files, sidecars = kind.files(folder), [name for name in kind.sidecars if (folder / name).is_file()]
     for name in sidecars:
         if (folder / name).stat().st_size > MAX_SIDECAR_BYTES:
-            raise MedmarkError(f"larger than {MAX_SIDECAR_BYTES} bytes: {folder / name}; it is none that medmark wrote")
+            raise MedmarkError(
+                f"larger than {MAX_SIDECAR_BYTES} bytes: {folder / name}; medmark did not write it, take it away"
+            )
         files[name] = file_sha256(folder / name)
     place = parse(uri) / digest
-    # a copy may lack sidecars that lie there already, and an attempt that never made it complete may have left others
-    there = store.list(place)
-    kept = kind.manifest in there
-    there = [name for name in there if name not in kind.sidecars or (kept and name in files)]
+    # this copy may lack sidecars that were sent before, and an attempt that was never completed may have left others
+    stored = store.list(place)
+    kept = kind.manifest in stored
+    there = [name for name in stored if name not in kind.sidecars or (kept and name in files)]
     sent = send(folder, {**files, kind.manifest: digest}, there, place, store, last=(*sidecars, kind.manifest))
     return Published(str(place), digest, sent, store.locked_until(place / kind.manifest))
 
@@ -302,7 +321,7 @@ def _release_files(folder: Path) -> dict[str, str]:
         if named is not None:
             if not isinstance(named, dict) or named.get("file") != file:
                 raise MedmarkError(f"damaged release.json: {folder} names another {file}; get the release again")
-            files[file] = named.get("sha256")
+            files[file] = named.get("sha256", "")
     return _checked_files(files, folder)
 
 

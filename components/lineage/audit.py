@@ -1,4 +1,4 @@
-"""Checking a chain of releases as one step, with a report."""
+"""Checks a chain of releases in one step, with a report."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def audit_lineage(
     """Checks a release and all before it, and writes what was found.
 
     Args:
-        release_uri: folder, or ``s3://bucket/prefix/<digest>`` in the store that the environment describes.
-        public_key: the owner's ``medmark.pub``, its text.
-        timestamp_roots: the authority's root certificates, PEM text; empty: time stamps are not checked.
-        result_file: gets the result as JSON.
-        report_file: gets the report as HTML.
+        release_uri: folder, or ``s3://bucket/prefix/<digest>`` in the object store that the environment names.
+        public_key: text of the owner's ``medmark.pub``.
+        timestamp_roots: PEM text of the root certificates of the time stamp authority; time stamps are not checked when empty.
+        result_file: file that gets the result as JSON.
+        report_file: file that gets the report as HTML.
 
     Returns:
         ``holds`` or ``broken``.

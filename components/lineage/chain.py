@@ -1,8 +1,8 @@
 """Checks a release and everything it was made from, without a network.
 
-Releases lie side by side, each in a folder named by its digest. From the newest on, ``parent`` leads to the first marked one,
-whose record says which raw drop it came from. A release's own digest fixes its files, its signed ``lineage.json`` fixes the
-commitment and the ``lineage.json`` before it: whatever was changed, the first object that does not fit is named.
+Releases are side by side, each in a folder named by its digest. From the newest one, ``parent`` leads back to the first marked one,
+whose record says which raw drop it came from. The digest of a release fixes its files; its signed ``lineage.json`` fixes the
+commitment and the ``lineage.json`` before it. So a change anywhere is found, and the first object that does not fit is named.
 
 Nothing is parsed before a digest or a signature vouches for it, except ``release.json`` and the signed files themselves.
 """
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -39,7 +39,7 @@ LISTS = ("added", "changed", "withdrawn", "tombstones")
 
 @dataclass
 class _Link:
-    """A release of the chain, as far as it could be read, and what was found about it."""
+    """A release of the chain as far as it could be read, and what was found about it."""
 
     folder: Path
     release: Release | None = None
@@ -51,15 +51,15 @@ class _Link:
 
     @cached_property
     def images(self) -> dict[str, tuple]:
-        """Digest and label of every image."""
-        return _index(self.release)
+        """Digest and label of every image; none if the release cannot be read."""
+        return _index(self.release) if self.release else {}
 
     @property
     def sound(self) -> bool:
         return not any(found["status"] == BROKEN for found in self.objects)
 
     def check(self, name: str, kind: str, digest: str | None, test: Callable[[], str]) -> bool:
-        """Notes whether a test of a file in the folder passes; it returns what it found or raises."""
+        """Notes whether a test of a file in the folder passes; the test returns what it found, or raises."""
         try:
             status, says = HOLDS, test()
         except MedmarkError as error:
@@ -85,13 +85,15 @@ def verify_chain(
     """Checks a marked release and all releases before it.
 
     Args:
-        head: folder of the release. If its name is a digest, the release must have it.
-        public_key: of the owner, from himself; None: signatures are not checked, and the result does not hold.
-        root: folder in which the earlier releases lie, each named by its digest; ``head``'s parent folder when None.
-        timestamp_roots: PEM file of the authority's roots; each commitment then needs a time stamp.
-        raw: folder of the first release's raw drop; needs ``sources``.
-        sources: ``sources.parquet`` of its private keep, or the folder that holds it, with ``patients.json`` beside it, whose
-            key the drop's digest is an HMAC under; needs ``raw``.
+        head: folder of the newest release. If its name is a digest, the release must have that digest.
+        public_key: the owner's public key, obtained from the owner. None: signatures are not checked, and the result does not
+            hold.
+        root: folder with the earlier releases, each in a folder named by its digest; the folder above ``head`` when None.
+        timestamp_roots: PEM file with the root certificates of the time stamp authority; each commitment then needs a time
+            stamp. Time stamps are not checked when None.
+        raw: folder with the raw drop of the first release; needs ``sources``.
+        sources: ``sources.parquet`` of the first release's keep, or its folder, with ``patients.json`` beside it: the drop's
+            digest is an HMAC under the key in that file. Needs ``raw``.
         clean: the clean release that the first marked one was made from.
 
     Returns:
@@ -100,7 +102,8 @@ def verify_chain(
         (``holds``, ``broken`` or ``not checked``) and ``says``. JSON values.
 
     Raises:
-        MedmarkError: ``raw`` without ``sources`` or the other way round. What is wrong with the chain is in the result.
+        MedmarkError: ``raw`` is given without ``sources`` or the other way round. Anything wrong with the chain is in the
+            result.
     """
     if (raw is None) != (sources is None):
         raise MedmarkError("raw files cannot be checked: give both the raw folder and sources.parquet of the keep")
@@ -133,8 +136,8 @@ def fetch_chain(uri: str, folder: str | Path, store: Store) -> Path:
 
     Args:
         uri: ``s3://bucket/prefix/<digest>``, as ``medmark publish`` printed it.
-        folder: to write to; what it has already is not fetched again.
-        store: with credentials that may read it.
+        folder: folder to write to; releases in it are not fetched again.
+        store: object store with credentials that may read them.
 
     Returns:
         The newest release's folder, for :func:`verify_chain`.
@@ -158,11 +161,11 @@ def fetch_chain(uri: str, folder: str | Path, store: Store) -> Path:
 
 @contextmanager
 def on_this_machine(release: str | Path, root: str | Path | None = None) -> Iterator[tuple[Path, Path | None]]:
-    """A chain where :func:`verify_chain` can read it: one in an object store is fetched, and gone when the block ends.
+    """Brings a chain to where :func:`verify_chain` can read it; one from an object store is removed when the block ends.
 
     Args:
-        release: folder, or ``s3://bucket/prefix/<digest>`` in the store that the environment describes.
-        root: of a folder: where the earlier releases lie.
+        release: folder, or ``s3://bucket/prefix/<digest>`` in the object store that the environment names.
+        root: folder with the earlier releases, if ``release`` is a folder and they are not beside it.
 
     Raises:
         MedmarkError: ``root`` with a release in a store, or what :func:`fetch_chain` raises.
@@ -171,7 +174,7 @@ def on_this_machine(release: str | Path, root: str | Path | None = None) -> Iter
         yield Path(release), Path(root) if root is not None else None
         return
     if root is not None:
-        raise MedmarkError(f"earlier releases lie beside {release}; give no root with an address in a store")
+        raise MedmarkError(f"earlier releases are looked for beside {release}; give no root with an address in a store")
     with tempfile.TemporaryDirectory(prefix="medmark-") as folder:
         yield fetch_chain(str(release), folder, Store.from_environment()), None
 
@@ -179,7 +182,7 @@ def on_this_machine(release: str | Path, root: str | Path | None = None) -> Iter
 def _walk(
     head: Path, root: Path, public_key: Ed25519PublicKey | None, timestamp_roots: str | Path | None
 ) -> list[_Link]:
-    """The chain, newest first, with what can be said of each release alone."""
+    """Returns the chain, newest first, with what can be said about each release alone."""
     links: list[_Link] = []
     folder, expected = head, head.name if HEX.fullmatch(head.name) else None
     while True:
@@ -193,14 +196,14 @@ def _walk(
                 "release.json", "parent", release.parent, BROKEN, f"more than {MAX_RELEASES} releases; not a chain"
             )
             return links
-        expected = release.parent  # a digest, as _read_release made sure
-        folder = root / expected
+        assert release.parent is not None  # _read_release made sure
+        folder, expected = root / release.parent, release.parent
 
 
 def _examine(
     folder: Path, expected: str | None, public_key: Ed25519PublicKey | None, timestamp_roots: str | Path | None
 ) -> _Link:
-    """What can be said of a release without the one before it."""
+    """Checks what can be checked of a release without the one before it."""
     link = _Link(folder)
     if not folder.is_dir():
         says = (
@@ -210,10 +213,11 @@ def _examine(
         return link
     if not link.check("release.json", "release", expected, lambda: _read_release(link, expected)):
         link.release = None
-        return link
-    link.check(LINEAGE, "lineage", None, lambda: _read_lineage(link, public_key))
-    _check_files(link)
-    _check_commitment(link, public_key, timestamp_roots)
+    release = link.release
+    if release is not None:
+        link.check(LINEAGE, "lineage", None, lambda: _read_lineage(link, release, public_key))
+        _check_files(link, release)
+        _check_commitment(link, release, public_key, timestamp_roots)
     return link
 
 
@@ -230,9 +234,9 @@ def _read_release(link: _Link, expected: str | None) -> str:
     return f"{release.name} {release.version}, {len(release)} images"
 
 
-def _read_lineage(link: _Link, public_key: Ed25519PublicKey | None) -> str:
-    """Reads, and checks all that needs no other release; the lineage is kept only if it is authentic."""
-    release, path = link.release, link.folder / LINEAGE
+def _read_lineage(link: _Link, release: Release, public_key: Ed25519PublicKey | None) -> str:
+    """Reads the lineage and checks all that needs no other release; keeps it only if it is authentic."""
+    path = link.folder / LINEAGE
     lineage = read_lineage(path)
     if public_key is not None:
         check_signature(lineage, public_key)
@@ -245,7 +249,9 @@ def _read_lineage(link: _Link, public_key: Ed25519PublicKey | None) -> str:
         raise MedmarkError(f"lineage says another thing of a parent than release.json: {path}; {again}")
     first = release.changes is None
     drop = record["drop"]["digest"]
-    if not _leads(record, release.parent, release.digest) or not (first or _leads(record, drop, release.digest)):
+    if not _leads(record, record["parent_digest"], release.digest) or not (
+        first or _leads(record, drop, release.digest)
+    ):
         raise MedmarkError(f"steps do not lead to the release: {path}; {again}")
     if first and not any(
         step["inputs"].get("source", {}).get("sha256") == drop
@@ -260,7 +266,7 @@ def _read_lineage(link: _Link, public_key: Ed25519PublicKey | None) -> str:
 
 
 def _leads(record: dict, start: str, goal: str) -> bool:
-    """Whether the steps, which are in order, make one artifact out of another."""
+    """Tells whether the steps, which are in order, make one artifact from another."""
     made = {start}
     for step in record["steps"]:
         if made & {next(iter(digest.values())) for digest in step["inputs"].values()}:
@@ -268,9 +274,9 @@ def _leads(record: dict, start: str, goal: str) -> bool:
     return goal in made
 
 
-def _check_files(link: _Link) -> None:
-    """Shards, rejected images and changes against ``release.json``."""
-    release, wrong = link.release, None
+def _check_files(link: _Link, release: Release) -> None:
+    """Checks shards, rejected images and changes against ``release.json``."""
+    wrong: MedmarkError | None = None
     if link.lineage is not None:  # somebody answers for the files: only then are they parsed
         try:
             for name in [shard for shard, _, _ in release.shards] + ["changes.json"] * (release.changes is not None):
@@ -280,16 +286,12 @@ def _check_files(link: _Link) -> None:
             wrong = error
     known = link.lineage is not None and wrong is None
     for name, sha256, rows in release.shards:
-        link.check(
-            name,
-            "shard",
-            sha256,
-            lambda n=name, s=sha256, r=rows: f"{r} images" if known else _same(link.folder / n, s),
-        )
+        test = partial(_counted, rows) if known else partial(_same, link.folder / name, sha256)
+        link.check(name, "shard", sha256, test)
     if release.rejected is not None and release.schema_version == 1:
         link.check("rejected.parquet", "rejected", _stated(release.rejected), lambda: _named(link, release.rejected))
     if release.changes is not None:
-        link.check("changes.json", "changes", _stated(release.changes), lambda: _read_changes(link))
+        link.check("changes.json", "changes", _stated(release.changes), lambda: _read_changes(link, release))
     if wrong is not None and link.sound:
         link.note("release.json", "release", release.digest, BROKEN, str(wrong))
 
@@ -304,14 +306,18 @@ def _named(link: _Link, entry: object) -> str:
     return _same(link.folder / "rejected.parquet", entry["sha256"])
 
 
-def _read_changes(link: _Link) -> str:
-    release, path = link.release, link.folder / "changes.json"
+def _counted(rows: int) -> str:
+    return f"{rows} images"
+
+
+def _read_changes(link: _Link, release: Release) -> str:
+    path = link.folder / "changes.json"
     _regular(path, "get the release again")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise MedmarkError(f"list of changes is larger than {MAX_MANIFEST_BYTES} bytes: {path}; get the release again")
     changes = release.read_changes()
     try:
-        if set(changes) != {"schema_version", "parent", "drop", *LISTS}:
+        if changes is None or set(changes) != {"schema_version", "parent", "drop", *LISTS}:
             raise ValueError("its fields are not those of a list of changes")
         if changes["schema_version"] != CHANGES_SCHEMA_VERSION:
             raise ValueError(f"this medmark reads version {CHANGES_SCHEMA_VERSION}")
@@ -328,8 +334,10 @@ def _read_changes(link: _Link) -> str:
     return ", ".join(f"{len(changes[name])} {name}" for name in LISTS[:3])
 
 
-def _check_commitment(link: _Link, public_key: Ed25519PublicKey | None, timestamp_roots: str | Path | None) -> None:
-    """The commitment and its time stamp against the lineage that names them."""
+def _check_commitment(
+    link: _Link, release: Release, public_key: Ed25519PublicKey | None, timestamp_roots: str | Path | None
+) -> None:
+    """Checks the commitment and its time stamp against the lineage that names them."""
     lineage, path, stamp = link.lineage, link.folder / COMMITMENT, link.folder / TIMESTAMP
     if lineage is None:
         for file, kind in ((path, "commitment"), (stamp, "timestamp")):
@@ -340,20 +348,21 @@ def _check_commitment(link: _Link, public_key: Ed25519PublicKey | None, timestam
         link.note(COMMITMENT, "commitment", None, BROKEN, f"not named by lineage.json: {path}; take it away")
     if lineage.timestamp_sha256 is None and stamp.exists():
         link.note(TIMESTAMP, "timestamp", None, BROKEN, f"not named by lineage.json: {stamp}; take it away")
-    if lineage.commitment_sha256 is None:
+    committed, stamped = lineage.commitment_sha256, lineage.timestamp_sha256
+    if committed is None:
         return
 
     def commitment() -> str:
-        _same(path, lineage.commitment_sha256)
+        _same(path, committed)
         if public_key is None:
             return "signature not checked"
-        link.commitment = verify_commitment(path, public_key, release_digest=link.release.digest)
+        link.commitment = verify_commitment(path, public_key, release_digest=release.digest)
         return f"evidence committed to at {link.commitment['signed_at']}, as the signer says"
 
     def timestamp() -> str:
-        if lineage.timestamp_sha256 is None:
+        if stamped is None:
             raise MedmarkError(f"no time stamp: {path} has none; verify without root certificates")
-        _same(stamp, lineage.timestamp_sha256)
+        _same(stamp, stamped)
         if timestamp_roots is None:
             return "the one that was signed; its time was not checked: give the authority's root certificates"
         token = read_small(stamp, "time stamp", "get it again")
@@ -362,33 +371,34 @@ def _check_commitment(link: _Link, public_key: Ed25519PublicKey | None, timestam
         link.timestamp = time.isoformat().replace("+00:00", "Z")
         return f"a time stamp authority saw the commitment at {link.timestamp}"
 
-    fits = link.check(COMMITMENT, "commitment", lineage.commitment_sha256, commitment)
-    if lineage.timestamp_sha256 is None and timestamp_roots is None:
+    fits = link.check(COMMITMENT, "commitment", committed, commitment)
+    if stamped is None and timestamp_roots is None:
         return
     if fits:
-        link.check(TIMESTAMP, "timestamp", lineage.timestamp_sha256, timestamp)
+        link.check(TIMESTAMP, "timestamp", stamped, timestamp)
     else:
-        link.note(TIMESTAMP, "timestamp", lineage.timestamp_sha256, UNCHECKED, "its commitment does not hold")
+        link.note(TIMESTAMP, "timestamp", stamped, UNCHECKED, "its commitment does not hold")
 
 
 def _compare(child: _Link, parent: _Link) -> None:
-    """What a release says of the one before it, against that one."""
+    """Checks what a release says about the one before it against that one."""
     if child.lineage is not None and parent.lineage is not None:
         stated = child.lineage.parent_lineage_sha256
         if stated != parent.lineage.sha256:
             says = f"not the lineage.json that {child.folder.name} names: {parent.folder / LINEAGE}; get it again"
             parent.note(LINEAGE, "lineage", stated, BROKEN, says)
-    if child.changes is None:
+    stated_changes = child.changes
+    if stated_changes is None:
         return
     if not child.sound or not parent.sound:
         child.note("changes.json", "difference", None, UNCHECKED, "a release on either side is broken")
         return
-    child.check("changes.json", "difference", None, lambda: _recompute(child, parent))
+    child.check("changes.json", "difference", None, lambda: _recompute(child, parent, stated_changes))
 
 
-def _recompute(child: _Link, parent: _Link) -> str:
-    """The difference between two sound releases against ``changes.json``."""
-    before, after, stated = parent.images, child.images, child.changes
+def _recompute(child: _Link, parent: _Link, stated: dict) -> str:
+    """Checks ``changes.json`` against the difference between two sound releases."""
+    before, after = parent.images, child.images
     found = {
         "added": after.keys() - before.keys(),
         "changed": {one for one in after.keys() & before.keys() if after[one] != before[one]},
@@ -411,7 +421,7 @@ def _recompute(child: _Link, parent: _Link) -> str:
 
 
 def _index(release: Release) -> dict[str, tuple]:
-    """What an update may change of an image, the digest of its bytes first."""
+    """Returns what an update may change of each image, the digest of its bytes first, by image id."""
     columns = ["image_id", "sha256", "label", "patient_id", "split", "bits", "dicom"]
     return {
         r.image_id: (r.sha256, r.label, r.patient_id, r.split, r.bits, r.dicom)
@@ -420,7 +430,7 @@ def _index(release: Release) -> dict[str, tuple]:
 
 
 def _check_raw(links: list[_Link], raw: Path, sources: Path) -> list[Origin] | None:
-    """Hashes the raw files of a drop; returns what the table says if it is the first release's."""
+    """Checks the raw files of a drop; returns what the table says about them if it is that of the first release."""
     first = links[-1]
     folder = sources if sources.is_dir() else sources.parent
     name = f"{folder.resolve().name}/sources.parquet"
@@ -457,7 +467,7 @@ def _check_raw(links: list[_Link], raw: Path, sources: Path) -> list[Origin] | N
 
 
 def _check_clean(first: _Link, clean: Path, origins: list[Origin] | None) -> None:
-    """The clean release against the first marked one's parent and, if known, against the table of the raw drop."""
+    """Checks the clean release against the parent of the first marked one and, if known, the table of the raw drop."""
 
     def note(status: str, says: str) -> None:
         path = "clean/release.json"

@@ -2,12 +2,12 @@
 
 ``commitment.json`` is a DSSE envelope, signed with Ed25519, around an in-toto Statement v1. Its subject is the release; its
 predicate holds HMAC-SHA256 of ``evidence.json`` under 32 random bytes, the salt. ``evidence.json`` names the SHA-256 of every
-evidence file, so all of them are fixed. The salt lies in ``opening.json`` among the evidence: without it nobody can try
-whether some evidence is the one, and the owner cannot fit another to it, because the salt has one length and HMAC-SHA256
-has no known collisions.
+evidence file, so all of them are fixed. ``opening.json`` among the evidence holds the salt. Without it nobody can test a guess of the
+evidence; with it the owner cannot pass off other evidence, because the salt has a fixed length and no collisions of HMAC-SHA256 are
+known.
 
-Every file here is taken only as medmark writes it, byte for byte. So a field that medmark does not know is refused, in the
-envelope as elsewhere.
+Every file here is accepted only as medmark writes it, byte for byte. So a field that medmark does not know is refused, in the envelope
+as elsewhere.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ FILE = re.compile(r"[\w.-]{1,200}(/[\w.-]{1,200})*", re.ASCII)
 
 @dataclass(frozen=True)
 class Commitment(Signed):
-    """What a ``commitment.json`` says; nothing of it holds before its signature is checked.
+    """What a ``commitment.json`` says; trust nothing in it before its signature is checked.
 
     Attributes:
         evidence_hmac: hex HMAC-SHA256 of ``evidence.json``.
@@ -92,15 +92,16 @@ def commit(
         release_dir: the marked release.
         evidence_dir: its complete evidence.
         private_key: see :func:`medmark.components.lineage.keys.load_private`.
-        out_file: must end in ``.json``.
-        timestamp_url: of an RFC 3161 authority; None: the time is only the signer's claim.
-        now: with a time zone; the clock's when None.
+        out_file: file to write; its name must end in ``.json``.
+        timestamp_url: address of an RFC 3161 time stamp authority; the time is only the signer's claim when None.
+        now: time of signing, with a time zone; the present time when None.
 
     Returns:
         As :func:`verify_commitment`, except that an authority's time is not checked yet.
 
     Raises:
-        MedmarkError: evidence that is incomplete, damaged or of another release; a file that exists; no time stamp.
+        MedmarkError: the evidence is incomplete, damaged or of another release; a file exists; or the authority gives no time
+            stamp.
     """
     out, folder, release = Path(out_file), Path(evidence_dir), Release(release_dir)
     stamp = out.with_suffix(".tsr")

@@ -1,4 +1,4 @@
-"""KFP interface of the lineage room."""
+"""KFP components of the lineage room: sign a release, and check a chain of releases."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -12,16 +12,17 @@ def audit_lineage_component(
     result: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
 ) -> str:
-    """Checks a release and all releases before it.
+    """Checks a published release and all releases before it: digests, signatures, commitments and lists of changes.
 
-    Credentials of an object store are taken from the step's environment: MEDMARK_S3_ENDPOINT and so on.
+    The step takes the credentials of an object store from its environment: MEDMARK_S3_ENDPOINT, MEDMARK_S3_ACCESS_KEY,
+    MEDMARK_S3_SECRET_KEY.
 
     Args:
-        release_uri: ``s3://bucket/prefix/<digest>``, or a folder that the step can reach.
-        public_key: the owner's ``medmark.pub``, its text.
-        timestamp_roots: PEM text of the time stamp authority's roots; empty: time stamps are not checked.
-        result: one JSON file.
-        report: one HTML file; shows nothing that is not public.
+        release_uri: the newest release: ``s3://bucket/prefix/<digest>``, or a folder that the step can reach.
+        public_key: text of the owner's ``medmark.pub``.
+        timestamp_roots: PEM text of the root certificates of the time stamp authority; time stamps are not checked when empty.
+        result: JSON file with every check; public.
+        report: HTML file for people; public.
 
     Returns:
         ``holds`` or ``broken``.
@@ -35,24 +36,25 @@ def audit_lineage_component(
 def sign_component(
     release: dsl.Input[dsl.Dataset],
     evidence: dsl.Input[dsl.Artifact],
-    check: dsl.Input[dsl.Artifact],
+    record: dsl.Input[dsl.Artifact],
     checked: dict,
     sign: bool,
     signatures: dsl.Output[dsl.Artifact],
     parent: dsl.Input[dsl.Dataset] = None,
-):
-    """Commits to the evidence of a release and signs its lineage.
+) -> None:
+    """Commits to the evidence of a release and signs the release's lineage.
 
-    The key's text is taken from MEDMARK_SIGNING_KEY in the step's environment, its passphrase from MEDMARK_KEY_PASSPHRASE.
+    The step takes the text of the signing key from its environment variable MEDMARK_SIGNING_KEY and the passphrase from
+    MEDMARK_KEY_PASSPHRASE.
 
     Args:
         release: the marked release.
-        evidence: its complete evidence.
-        check: of the last step, with ``record.json``.
-        checked: what the last step returned.
-        sign: whether to; only if the verdict is ``owned``.
-        signatures: folder with ``commitment.json``, ``lineage.json`` and, private, ``opening.json``; else empty.
-        parent: of an update, the previous marked release.
+        evidence: its complete evidence, from the checking step; private.
+        record: how the release was made, from the checking step.
+        checked: what the checking step returned; nothing is signed unless its ``verdict`` is ``owned``.
+        sign: whether to sign at all.
+        signatures: folder with ``commitment.json``, ``lineage.json`` and, private, ``opening.json``; empty if nothing is signed.
+        parent: the previous marked release, if this one updates it.
     """
     from pathlib import Path
 
@@ -62,6 +64,5 @@ def sign_component(
     if not sign or checked["verdict"] != "owned":
         Path(signatures.path).mkdir(parents=True)
         return
-    record, before = Path(check.path, "record.json"), parent.path if parent else None
-    sign_run(release.path, evidence.path, record, private_from_environment(), signatures.path, parent=before)
-    signatures.metadata.update(release_digest=checked["release_digest"], evidence_digest=checked["evidence_digest"])
+    key, before = private_from_environment(), parent.path if parent else None
+    sign_run(release.path, evidence.path, record.path, key, signatures.path, parent=before)

@@ -48,7 +48,7 @@ def write_card(
         out: file to write.
         url: of the release's folder as published; files are then named by their full address.
         license_: name or URL; the card names none when None.
-        root: folder in which the earlier releases lie, each named by its digest; the release's parent folder when None.
+        root: folder with the earlier releases, each in a folder named by its digest; the folder above the release when None.
 
     Returns:
         Its content.

@@ -1,6 +1,7 @@
-"""What is said of a release and signed: a DSSE envelope (Ed25519) around an in-toto Statement v1.
+"""Signed statements about a release: a DSSE envelope (Ed25519) around an in-toto Statement v1.
 
-Taken only as medmark writes it, byte for byte: one signature, no other field, no other spelling of the same JSON or base64.
+A statement is accepted only as medmark writes it, byte for byte: one signature, no other field, no other spelling of the same JSON or
+base64.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from medmark.components.lineage.files import parse_exact
 from medmark.components.lineage.keys import key_id
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # it has types, but no __all__
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
@@ -36,16 +37,17 @@ TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True)
 class Signed:
-    """A signed file as parsed; nothing of it holds before :func:`check_signature`.
+    """A signed file as parsed; trust nothing in it before :func:`check_signature`.
 
     Attributes:
-        what: the file is, as ``commitment``; it is published as ``<what>.json``.
-        path: of the file.
+        what: what the file is, for example ``commitment``; it is published as ``<what>.json``.
+        path: path of the file.
         data: its bytes.
-        envelope: as parsed.
-        release_name, release_digest: of the subject.
-        predicate: what is said of the release.
-        signed_by: key id.
+        envelope: its DSSE envelope.
+        release_name: name of the release that it is about.
+        release_digest: digest of that release.
+        predicate: what it says about the release.
+        signed_by: id of the key that signed it.
     """
 
     what: str
@@ -65,10 +67,18 @@ class Signed:
 def sign(
     key: Ed25519PrivateKey, what: str, path: Path, release: Release, predicate_type: str, predicate: dict
 ) -> Signed:
-    """A signed file that is not written yet.
+    """Signs a statement about a release; the file is not written yet.
+
+    Args:
+        key: signing key.
+        what: what the file is, for example ``commitment``.
+        path: where it is to be written.
+        release: the release.
+        predicate_type: type of the predicate, a URI.
+        predicate: what to say about the release; JSON values.
 
     Raises:
-        MedmarkError: the release's name is unfit.
+        MedmarkError: the name of the release is empty, too long or not printable.
     """
     if not NAME.fullmatch(release.name) or not release.name.isprintable():
         raise MedmarkError(f"release name unfit for a {what}: {release.path}; 1 to 200 printable characters are needed")
@@ -80,10 +90,16 @@ def sign(
 
 
 def understood(data: bytes, what: str, path: Path, predicate_type: str) -> Signed:
-    """What these bytes say; the predicate is still to be checked.
+    """Parses a signed file; the caller checks the predicate.
+
+    Args:
+        data: bytes of the file.
+        what: what the file is, for messages.
+        path: path of the file.
+        predicate_type: type that the predicate must have.
 
     Raises:
-        MedmarkError: they are not what medmark writes.
+        MedmarkError: medmark does not write such bytes.
     """
     try:
         envelope = Envelope.from_dict(copy.deepcopy(parse_exact(data)))  # from_dict changes what it is given
@@ -116,16 +132,20 @@ def understood(data: bytes, what: str, path: Path, predicate_type: str) -> Signe
 
 
 def check_signature(signed: Signed, public_key: Ed25519PublicKey) -> None:
-    """Refuses a file that somebody else signed, or that was changed afterwards.
+    """Refuses a file that another key signed, or that was changed afterwards.
+
+    Args:
+        signed: the file.
+        public_key: public key of the signer.
 
     Raises:
-        MedmarkError: it was.
+        MedmarkError: the file was signed with another key or changed.
     """
     wanted = key_id(public_key)
     if signed.signed_by != wanted:
         raise MedmarkError(
             f"{signed.what} of another signer: {signed.path} names the key {signed.signed_by[:16]}..., given is"
-            f" {wanted[:16]}...; get the signer's public key from himself"
+            f" {wanted[:16]}...; get the public key from the signer"
         )
     try:
         signed.envelope.verify([SSlibKey.from_crypto(public_key, keyid=wanted)], 1)
@@ -137,10 +157,10 @@ def check_signature(signed: Signed, public_key: Ed25519PublicKey) -> None:
 
 
 def check_time(text: str) -> None:
-    """Refuses a time that medmark does not write.
+    """Refuses a time in any other form than medmark writes.
 
     Raises:
-        ValueError: it is one.
+        ValueError: it has another form.
     """
     if datetime.strptime(text, TIME).strftime(TIME) != text:
         raise ValueError("its signed_at is malformed")
@@ -153,7 +173,7 @@ def damaged(what: str, path: Path, reason: str, cause: Exception) -> NoReturn:
 
 
 def _statement(name: str, digest: str, predicate_type: str, predicate: dict) -> dict:
-    """The one form of a statement. Whole numbers stay whole: protobuf's are floats, but equal."""
+    """Makes a statement in its only form. Integers stay integers: those of protobuf are floats, but equal."""
     subject = ResourceDescriptor(name=name, digest={"sha256": digest})
     statement = Statement([subject.pb], predicate_type, predicate)
     statement.validate()

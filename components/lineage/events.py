@@ -1,8 +1,8 @@
-"""What each step of a run took and made: private events, and the public record of a release.
+"""What each step of a run took in and made: private events, and the public record of a release.
 
-A step describes itself as an OpenLineage event. The last step gathers the events in ``steps.json`` among the evidence, with
-32 random bytes, the salt. The public record says the same without secrets: digests of what is public or harmless are plain,
-everything else is HMAC-SHA256 under the salt, because seeds and settings can be guessed and tried.
+A step describes itself as an OpenLineage event. The last step gathers all events in ``steps.json`` among the evidence, with a salt of
+32 random bytes. The public record says the same without secrets: digests of what is public or harmless are plain, and everything else
+is HMAC-SHA256 under the salt, because seeds and settings could be guessed and tested.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from medmark.components.base.digests import HEX, canonical_json, file_sha256
@@ -50,7 +51,7 @@ VERDICT = re.compile(r"[a-z_]{1,32}")
 
 
 def artifact_digest(path: str | Path) -> str:
-    """What names an artifact's content, hex.
+    """Returns the hex digest that names the content of an artifact.
 
     A release, evidence or keep: SHA-256 of its manifest, which names the rest. Another folder: SHA-256 over the lines
     ``<sha256>  <name in the folder>`` of its files, sorted by name. A file: its SHA-256.
@@ -83,16 +84,18 @@ def step_event(
     seed: int | dict | None,
     source_files: int | None = None,
 ) -> dict:
-    """A finished step as an OpenLineage event; private, for it holds parameters and seed in clear, or refers to a run's secrets
-    (see :mod:`medmark.components.evidence.secrets`).
+    """Describes a finished step as an OpenLineage event.
+
+    The event is private: it holds parameters and seed in clear, or refers to a run's secrets (see
+    :mod:`medmark.components.evidence.secrets`).
 
     Args:
-        name: of the step: letters, digits, spaces, ``_`` and ``-``, at most 64.
+        name: name of the step: letters, digits, spaces, ``_`` and ``-``, at most 64.
         inputs: digest of each input port, see :func:`artifact_digest`. The raw drop's port is ``source``.
         outputs: digest of each output port.
-        parameters: whatever else decided the outputs; JSON values.
-        seed: of the step, or None. Kept as text: KFP makes floats of the numbers in an artifact's metadata.
-        source_files: how many raw files the drop has, if this step reads it.
+        parameters: everything else that decided the outputs; JSON values.
+        seed: seed of the step, or None. It is kept as text: KFP makes floats of the numbers in an artifact's metadata.
+        source_files: number of raw files in the drop, if this step reads it.
 
     Returns:
         The event as JSON values, fit for an artifact's metadata.
@@ -112,11 +115,25 @@ def step_event(
     def counted(port: str) -> dict:
         if port != "source" or source_files is None:
             return {}
-        files = input_statistics_input_dataset.InputStatisticsInputDatasetFacet(
-            fileCount=source_files, producer=producer
-        )
-        return {"inputStatistics": files}
+        counts = input_statistics_input_dataset.InputStatisticsInputDatasetFacet
+        return {"inputStatistics": counts(fileCount=source_files, producer=producer)}
 
+    event = RunEvent(
+        eventTime=datetime.now(UTC).isoformat(),
+        producer=producer,
+        eventType=RunState.COMPLETE,
+        run=Run(str(generate_new_uuid()), _run_facets(name, parameters, producer)),
+        job=Job(NAMESPACE, name),
+        inputs=[InputDataset(NAMESPACE, p, counted(p), facets=facets(d)) for p, d in sorted(inputs.items())],
+        outputs=[OutputDataset(NAMESPACE, p, facets=facets(d)) for p, d in sorted(outputs.items())],
+    )
+    made = Serde.to_dict(event)
+    _Step.of(made)
+    return made
+
+
+def _run_facets(name: str, parameters: dict, producer: str) -> dict[str, RunFacet]:
+    """What an event says of the run: the version of medmark, the parameters, and the image."""
     try:
         settings = [
             execution_parameters_run.ExecutionParameter(
@@ -128,29 +145,18 @@ def step_event(
         raise MedmarkError(
             f"a parameter of the step {name!r} is no JSON value ({error}); give texts or numbers"
         ) from error
-    run_facets = {
+    image: Any = RunFacet(producer=producer).with_additional_properties(image=IMAGE)  # typed as a mere BaseFacet
+    return {
         "processing_engine": processing_engine_run.ProcessingEngineRunFacet(
             version("medmark"), name="medmark", producer=producer
         ),
         "executionParameters": execution_parameters_run.ExecutionParametersRunFacet(settings, producer=producer),
-        "medmark_image": RunFacet(producer=producer).with_additional_properties(image=IMAGE),
+        "medmark_image": image,
     }
-    event = RunEvent(
-        eventTime=datetime.now(UTC).isoformat(),
-        producer=producer,
-        eventType=RunState.COMPLETE,
-        run=Run(str(generate_new_uuid()), run_facets),
-        job=Job(NAMESPACE, name),
-        inputs=[InputDataset(NAMESPACE, p, counted(p), facets=facets(d)) for p, d in sorted(inputs.items())],
-        outputs=[OutputDataset(NAMESPACE, p, facets=facets(d)) for p, d in sorted(outputs.items())],
-    )
-    made = Serde.to_dict(event)
-    _Step.of(made)
-    return made
 
 
 def with_secrets(event: dict, drawn: Secrets) -> dict:
-    """An event with secrets in place of references to them."""
+    """Returns an event with secrets in place of references to them."""
     event = json.loads(json.dumps(event))
     for item in event["run"]["facets"]["executionParameters"]["parameters"]:
         item["value"] = json.dumps(resolved(json.loads(item["value"]), drawn), sort_keys=True)
@@ -162,8 +168,8 @@ def write_steps(folder: str | Path, events: list[dict]) -> dict:
 
     Args:
         folder: the evidence.
-        events: of :func:`step_event`, in any order. One that several artifacts brought along counts once; each comes after
-            the events that made its inputs.
+        events: events of :func:`step_event`, in any order. An event that occurs several times is written once. Each event is
+            written after those that made its inputs.
 
     Returns:
         Its content.
@@ -182,7 +188,7 @@ def write_steps(folder: str | Path, events: list[dict]) -> dict:
 
 
 def read_steps(folder: str | Path) -> dict:
-    """Content of the evidence's ``steps.json``.
+    """Reads the content of the evidence's ``steps.json``.
 
     Raises:
         MedmarkError: it is missing or damaged.
@@ -212,12 +218,12 @@ def write_events(path: str | Path, events: list[dict]) -> None:
 
 
 def public_record(release_dir: str | Path, steps: dict, *, verdict: str) -> dict:
-    """The public record of a marked release: what came of what, without secrets.
+    """Makes the public record of a marked release, which says without secrets what was made from what.
 
     Args:
         release_dir: the marked release.
         steps: content of ``steps.json``.
-        verdict: of the run, as ``owned``.
+        verdict: verdict of the run, for example ``owned``.
 
     Returns:
         The content of ``record.json``.
@@ -245,7 +251,7 @@ def public_record(release_dir: str | Path, steps: dict, *, verdict: str) -> dict
 
 
 def read_record(path: str | Path) -> dict:
-    """Content of a ``record.json``.
+    """Reads the content of a ``record.json``.
 
     Raises:
         MedmarkError: it is missing, or not as medmark writes it.
@@ -280,8 +286,8 @@ def check_form(record: dict, where: str | Path) -> dict:
     """Refuses a record with other fields or values than medmark writes, wherever it came from.
 
     Args:
-        record: as parsed.
-        where: it came from, for messages.
+        record: the record as parsed.
+        where: where it came from, for messages.
 
     Returns:
         The record.
@@ -312,7 +318,7 @@ def check_form(record: dict, where: str | Path) -> dict:
 
 
 class _Step:
-    """What counts of an event.
+    """The parts of an event that count.
 
     Attributes:
         name, inputs, outputs, parameters, code_version, image, source_files: as :func:`step_event` took them; image without
@@ -358,7 +364,7 @@ def _digests(datasets: list[dict]) -> dict[str, str]:
 
 
 def _in_order(events: list[dict]) -> list[dict]:
-    """The events, each after those whose outputs it took; otherwise by time."""
+    """Returns the events, each after those whose outputs it took, and otherwise by time."""
     events = sorted(events, key=lambda event: (event["eventTime"], event["run"]["runId"]))
     steps = [_Step.of(event) for event in events]
     made = [set(step.outputs.values()) - set(step.inputs.values()) for step in steps]  # a step may hand on what it got

@@ -1,4 +1,4 @@
-"""Small files of the commitment: read within bounds, taken only as medmark writes them, and never written over."""
+"""Small signed and secret files: read within limits, accepted only as medmark writes them, and never overwritten."""
 
 from __future__ import annotations
 

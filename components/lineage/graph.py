@@ -1,7 +1,8 @@
-"""What :func:`medmark.components.lineage.chain.verify_chain` found, for people: a tree for the terminal and a page with a picture."""
+"""Shows people what :func:`medmark.components.lineage.chain.verify_chain` found: a tree for the terminal, and a page with a picture."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from medmark.components.base.digests import HEX
@@ -64,83 +65,86 @@ def write_lineage_report(out_html: str | Path, result: dict) -> None:
     Path(out_html).write_text(html, encoding="utf-8")
 
 
+@dataclass
+class _Row:
+    """The row of one release in the picture; boxes and arrows of all rows go into the same lists."""
+
+    top: int
+    boxes: list[dict]
+    arrows: list[dict]
+
+    def box(self, column: tuple[int, int], kind: str, lines: list[str], broken: bool) -> None:
+        x, width = column
+        box = {"x": x, "y": self.top, "width": width, "height": BOX, "kind": kind, "lines": lines, "broken": broken}
+        self.boxes.append(box)
+
+    def arrow(self, start: tuple[int, int], end: tuple[int, int], label: str, kind: str, broken: bool) -> None:
+        left, right, y = sum(start), end[0], self.top + BOX / 2
+        points = f"{left},{y} {right - 2},{y}"
+        self._add(points, (left + right) / 2, y - 7, label, kind, broken)
+
+    def arrow_from_above(self, label: str, broken: bool) -> None:
+        x = RELEASE[0] + RELEASE[1] / 2
+        points = f"{x},{self.top - ROW + BOX} {x},{self.top - 2}"
+        self._add(points, x + 10, self.top - (ROW - BOX) / 2 + 4, label, "next", broken)
+
+    def _add(self, points: str, x: float, y: float, label: str, kind: str, broken: bool) -> None:
+        self.arrows.append({"points": points, "x": x, "y": y, "label": label, "kind": kind, "broken": broken})
+
+
 def picture(result: dict) -> dict:
-    """Where the boxes and arrows of the picture go.
+    """Lays out the boxes and arrows of the picture.
 
     Args:
-        result: of ``verify_chain``.
+        result: what ``verify_chain`` returned.
 
     Returns:
         ``width`` and ``height``; ``boxes``: ``x``, ``y``, ``width``, ``height``, ``kind``, ``lines`` of text, ``broken``;
-        ``arrows``: ``points`` as SVG writes them, ``label`` at ``x`` and ``y``, ``broken``, ``kind``.
+        ``arrows``: ``points`` as SVG writes them, ``label`` at ``x`` and ``y``, ``broken``, ``kind``. Lengths are in pixels.
     """
-    boxes, arrows = [], []
+    boxes: list[dict] = []
+    arrows: list[dict] = []
     before = False  # whether the release before is broken
-    for row, release in enumerate(result["releases"]):
-        top = 8 + row * ROW
-        middle = top + BOX / 2
-        wrong = _broken(result, release)
-        kinds = {found["kind"] for found in wrong}
-        record, first = release["record"], release["changes"] is None
-
-        def box(column: tuple[int, int], kind: str, lines: list[str], broken: bool, y: float = top) -> None:
-            x, width = column
-            boxes.append(
-                {"x": x, "y": y, "width": width, "height": BOX, "kind": kind, "lines": lines, "broken": broken}
-            )
-
-        def arrow(
-            start: tuple[int, int], end: tuple[int, int], label: str, kind: str, broken: bool, y: float = middle
-        ) -> None:
-            left, right = sum(start), end[0]
-            middle_x = (left + right) / 2
-            points = f"{left},{y} {right - 2},{y}"
-            arrows.append({"points": points, "x": middle_x, "y": y - 7, "label": label, "kind": kind, "broken": broken})
-
+    for number, release in enumerate(result["releases"]):
+        row = _Row(8 + number * ROW, boxes, arrows)
+        kinds = {found["kind"] for found in _broken(result, release)}
         itself = bool(kinds - {*OF_COMMITMENT, "raw", "clean"})
-        box(RELEASE, "release", _release_lines(release), itself)
-        if record is not None:
-            drop = record["drop"]
-            files = "" if drop["files"] is None else _count(drop["files"], "file")
-            names = [step["name"] for step in record["steps"]]
-            if first:
-                box(DROP, "drop", ["raw drop", files, _short(drop["digest"])], "raw" in kinds)
-                box(CLEAN, "clean", ["clean release", "private", _short(record["parent_digest"])], "clean" in kinds)
-                arrow(DROP, CLEAN, names[0], "step", "raw" in kinds)
-                arrow(CLEAN, RELEASE, _count(len(names) - 1, "step"), "step", "clean" in kinds)
-            else:
-                box(DROP, "drop", ["raw drop", files, _short(drop["digest"])], False)
-                shown = ", ".join(names[:SHOWN_STEPS]) + (", ..." if len(names) > SHOWN_STEPS else "")
-                arrow(DROP, RELEASE, shown, "step", False)
+        row.box(RELEASE, "release", _release_lines(release), itself)
+        if release["record"] is not None:
+            _draw_origin(row, release, kinds)
         if release["commitment_sha256"] is not None:
-            when = release["timestamp"] or release["committed_at"]
-            stamped = (
-                "stamped by an authority"
-                if release["timestamp"]
-                else "time as the signer says"
-                if when
-                else "time not checked"
-            )
-            lines = ["commitment", stamped, when or "", _short(release["commitment_sha256"])]
-            box(COMMITMENT, "commitment", lines, bool(kinds & set(OF_COMMITMENT)))
-            arrow(RELEASE, COMMITMENT, "", "names", bool(kinds & set(OF_COMMITMENT)))
-        if row:
-            x = RELEASE[0] + RELEASE[1] / 2
-            label = _changes(release) if release["changes"] else ""
-            broken = itself or before
-            points = f"{x},{top - ROW + BOX} {x},{top - 2}"
-            arrows.append(
-                {
-                    "points": points,
-                    "x": x + 10,
-                    "y": top - (ROW - BOX) / 2 + 4,
-                    "label": label,
-                    "kind": "next",
-                    "broken": broken,
-                }
-            )
+            _draw_commitment(row, release, bool(kinds & set(OF_COMMITMENT)))
+        if number:
+            row.arrow_from_above(_changes(release) if release["changes"] else "", itself or before)
         before = itself
     return {"width": 1000, "height": 16 + len(result["releases"]) * ROW - (ROW - BOX), "boxes": boxes, "arrows": arrows}
+
+
+def _draw_origin(row: _Row, release: dict, broken: set[str]) -> None:
+    """Draws the raw drop and, of a first release, the clean one; ``broken`` are the kinds of what is broken."""
+    drop, names = release["record"]["drop"], [step["name"] for step in release["record"]["steps"]]
+    files = "" if drop["files"] is None else _count(drop["files"], "file")
+    lines = ["raw drop", files, _short(drop["digest"])]
+    if release["changes"] is None:
+        parent = _short(release["record"]["parent_digest"])
+        row.box(DROP, "drop", lines, "raw" in broken)
+        row.box(CLEAN, "clean", ["clean release", "private", parent], "clean" in broken)
+        row.arrow(DROP, CLEAN, names[0], "step", "raw" in broken)
+        row.arrow(CLEAN, RELEASE, _count(len(names) - 1, "step"), "step", "clean" in broken)
+    else:
+        row.box(DROP, "drop", lines, False)
+        shown = ", ".join(names[:SHOWN_STEPS]) + (", ..." if len(names) > SHOWN_STEPS else "")
+        row.arrow(DROP, RELEASE, shown, "step", False)
+
+
+def _draw_commitment(row: _Row, release: dict, broken: bool) -> None:
+    when = release["timestamp"] or release["committed_at"]
+    if release["timestamp"]:
+        stamped = "stamped by an authority"
+    else:
+        stamped = "time as the signer says" if when else "time not checked"
+    row.box(COMMITMENT, "commitment", ["commitment", stamped, when or "", _short(release["commitment_sha256"])], broken)
+    row.arrow(RELEASE, COMMITMENT, "", "names", broken)
 
 
 def _headline(result: dict) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.lineage.files import read_small, refuse_existing, write_new
 
 PASSPHRASE = "MEDMARK_KEY_PASSPHRASE"  # environment variable
-KEY = "MEDMARK_SIGNING_KEY"  # the same, where a key cannot be a file
+KEY = "MEDMARK_SIGNING_KEY"  # environment variable with the key's text, where a key cannot be a file
 MIN_PASSPHRASE = 12  # characters, ours
 MAX_PASSPHRASE = 1000  # bytes; OpenSSL takes 1023
 
@@ -31,15 +31,15 @@ def new_key(directory: str | Path, passphrase: str) -> str:
     """Makes a key pair.
 
     Args:
-        directory: gets ``medmark.key`` (private: PKCS8 PEM, encrypted, readable by its owner only) and ``medmark.pub``
-            (SubjectPublicKeyInfo PEM, to publish); made if missing.
+        directory: folder that gets ``medmark.key`` (private: encrypted PKCS8 PEM that only its owner can read) and
+            ``medmark.pub`` (SubjectPublicKeyInfo PEM, to publish); made if missing.
         passphrase: 12 characters or more.
 
     Returns:
         The key id: hex SHA-256 of the DER public key.
 
     Raises:
-        MedmarkError: a passphrase that is too short, one of the files exists, or cannot be written.
+        MedmarkError: the passphrase is too short, or one of the files exists or cannot be written.
     """
     secret, folder = _checked(passphrase), Path(directory)
     private, public = folder / "medmark.key", folder / "medmark.pub"
@@ -68,10 +68,10 @@ def load_private(path: str | Path, passphrase: str) -> Ed25519PrivateKey:
 
 
 def private_from_environment() -> Ed25519PrivateKey:
-    """The key whose text the environment variable ``MEDMARK_SIGNING_KEY`` holds, as a cluster's secrets give it.
+    """Reads the key from the environment variable ``MEDMARK_SIGNING_KEY``, where a cluster's secret puts its text.
 
     Raises:
-        MedmarkError: there is none, or no passphrase, or as :func:`load_private`.
+        MedmarkError: there is no key or no passphrase, or as :func:`load_private`.
     """
     data = os.environ.get(KEY)
     if not data:
@@ -96,7 +96,7 @@ def _private(data: bytes, where: str | Path, passphrase: str) -> Ed25519PrivateK
 
 
 def load_public(path: str | Path) -> Ed25519PublicKey:
-    """Reads ``medmark.pub``; a file of which any byte changed is refused, even where the key would be the same.
+    """Reads ``medmark.pub``; refuses a file in which any byte changed, even if the key would be the same.
 
     Raises:
         MedmarkError: no such file, damaged, or not an Ed25519 key.
@@ -114,18 +114,18 @@ def load_public(path: str | Path) -> Ed25519PublicKey:
 
 
 def key_id(key: Ed25519PublicKey) -> str:
-    """Hex SHA-256 of the DER SubjectPublicKeyInfo."""
+    """Returns the id of a key: hex SHA-256 of its DER SubjectPublicKeyInfo."""
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def ask_passphrase(*, twice: bool = False) -> str:
-    """The passphrase, from the environment variable ``MEDMARK_KEY_PASSPHRASE`` or typed without echo.
+    """Reads the passphrase from the environment variable ``MEDMARK_KEY_PASSPHRASE``, or asks for it without echo.
 
     Args:
-        twice: let it be typed again, for a new key.
+        twice: ask twice, for a new key.
 
     Raises:
-        MedmarkError: neither variable nor terminal, a passphrase that is too short, or two that differ.
+        MedmarkError: there is neither variable nor terminal, the passphrase is too short, or the two differ.
     """
     passphrase = os.environ.get(PASSPHRASE)
     if passphrase is None:
@@ -139,7 +139,7 @@ def ask_passphrase(*, twice: bool = False) -> str:
 
 
 def _checked(passphrase: str) -> bytes:
-    """As bytes; messages say nothing about it."""
+    """Returns the passphrase as bytes; no message shows it."""
     if len(passphrase) < MIN_PASSPHRASE:
         raise MedmarkError(f"the passphrase is empty or shorter than {MIN_PASSPHRASE} characters; choose a longer one")
     secret = passphrase.encode(errors="replace")

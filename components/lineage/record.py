@@ -1,7 +1,7 @@
 """The signed lineage of one release: ``lineage.json``.
 
-It names the release before it by its digest and by the digest of its ``lineage.json``, so that whoever has the newest release
-and the owner's public key can check all that came before.
+It names the release before it by its digest and by the digest of its ``lineage.json``. So the newest release and the owner's public key
+are enough to check all that came before.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIELDS = {"record", "parent_lineage_sha256", "commitment_sha256", "timestamp_sha
 
 @dataclass(frozen=True)
 class Lineage(Signed):
-    """What a ``lineage.json`` says; nothing of it holds before its signature is checked.
+    """What a ``lineage.json`` says; trust nothing in it before its signature is checked.
 
     Attributes:
         record: content of the run's ``record.json``.
@@ -73,14 +73,14 @@ def sign_lineage(
         private_key: see :func:`medmark.components.lineage.keys.load_private`.
         commitment: to this release's evidence, by the same key; copied into the release, with its time stamp.
         parent: the previous marked release with its ``lineage.json``, by the same key; for an updated release only.
-        now: with a time zone; the clock's when None.
+        now: time of signing, with a time zone; the present time when None.
 
     Returns:
         What was written.
 
     Raises:
-        MedmarkError: something damaged, of another release or by another signer; a parent is missing or superfluous; the
-            release is signed already.
+        MedmarkError: something is damaged, of another release or by another signer; a parent is missing or superfluous; or
+            the release is signed already.
     """
     release, record = Release(release_dir), read_record(record_file)
     out = release.path / LINEAGE
@@ -102,7 +102,7 @@ def sign_lineage(
         there = _read_sidecar(release.path / name) if os.path.lexists(release.path / name) else None
         if there is not None and there != sidecars.get(name):
             raise MedmarkError(
-                f"another file lies in the release: {release.path / name}; give it with --commitment, or move it away"
+                f"another file is in the release: {release.path / name}; give it with --commitment, or move it away"
             )
     predicate = {
         "record": record,

@@ -1,4 +1,4 @@
-"""Signing what a run made: the commitment to its evidence and its lineage, beside it."""
+"""Signs what a run made: commits to its evidence and signs its lineage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from medmark.components.delivery.passing import copy_linked
+from medmark.components.delivery.linked_copy import copy_linked
 from medmark.components.lineage.commitment import OPENING, commit
 from medmark.components.lineage.record import COMMITMENT, LINEAGE, sign_lineage
 
@@ -22,15 +22,15 @@ def sign_run(
     *,
     parent: str | Path | None,
 ) -> None:
-    """Commits to the evidence and signs the lineage; release and evidence stay as they are.
+    """Commits to the evidence and signs the lineage; leaves release and evidence as they are.
 
     Args:
         release_dir: the marked release.
         evidence_dir: its complete evidence.
         record_file: ``record.json`` of the run.
         private_key: see :func:`medmark.components.lineage.keys.load_private`.
-        out_dir: gets ``opening.json``, which is private, ``commitment.json`` and ``lineage.json``, all of them at once.
-        parent: of an update, the previous marked release with its ``lineage.json``.
+        out_dir: folder that gets ``opening.json``, which is private, ``commitment.json`` and ``lineage.json``, all at once.
+        parent: the previous marked release with its ``lineage.json``, if this one updates it.
 
     Raises:
         MedmarkError: what :func:`medmark.components.lineage.commitment.commit` and

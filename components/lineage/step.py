@@ -1,4 +1,4 @@
-"""What every step of a pipeline leaves with what it makes: its event and how long it took, in the artifacts' metadata."""
+"""Records every step of a pipeline: its event and how long it took go into the metadata of what it makes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medmark.components.lineage.events import artifact_digest, step_event
 
 
 class Artifact(Protocol):
-    """What a step needs of KFP's artifacts."""
+    """The part of a KFP artifact that a step needs."""
 
     path: str
     metadata: dict
@@ -20,12 +20,12 @@ class Artifact(Protocol):
 
 @dataclass
 class Step:
-    """A step that runs.
+    """A running step.
 
     Attributes:
-        inputs: digest by port; what is known only after the work can be added until the step ends.
-        parameters: whatever else decided the outputs.
-        source_files: raw files that were read, if the step reads a drop.
+        inputs: digest by port; a digest that is known only after the work can be added until the step ends.
+        parameters: everything else that decided the outputs.
+        source_files: number of raw files that were read, if the step reads a drop.
     """
 
     inputs: dict[str, str]
@@ -42,15 +42,17 @@ def step(
     parameters: dict | None = None,
     seed: int | dict | None = None,
 ) -> Iterator[Step]:
-    """Around the work of a step: puts ``lineage`` (see :func:`medmark.components.lineage.events.step_event`) and ``seconds``
-    into the metadata of every output.
+    """Records the step that the block does.
+
+    When the block ends, ``lineage`` (see :func:`medmark.components.lineage.events.step_event`) and ``seconds`` are put into the
+    metadata of every output. Nothing may be added to an output afterwards: its digest is recorded.
 
     Args:
-        name: of the step.
+        name: name of the step.
         inputs: artifacts by port.
         outputs: artifacts by port; complete when the block ends.
-        parameters: see :class:`Step`; with references in place of secrets.
-        seed: of the step, if it has one; a secret one as a reference, since metadata is written into logs.
+        parameters: everything else that decides the outputs, with references in place of secrets.
+        seed: seed of the step, if it has one. Give a secret seed as a reference, because logs show metadata.
     """
     started = time.monotonic()
     running = Step({port: artifact_digest(artifact.path) for port, artifact in inputs.items()}, dict(parameters or {}))
@@ -65,3 +67,22 @@ def step(
     )
     for artifact in outputs.values():
         artifact.metadata.update(lineage=event, seconds=time.monotonic() - started)
+
+
+def said_by(artifacts: dict[str, Artifact]) -> dict[str, dict]:
+    """What artifacts say about the steps that made them.
+
+    A step puts it into the metadata of its own output, so that a later step learns of all earlier ones without taking their
+    outputs as inputs.
+
+    Args:
+        artifacts: by the name under which the step is to be found.
+
+    Returns:
+        ``lineage`` and ``seconds`` by name. Artifacts of steps that are not ours say nothing and are left out.
+    """
+    return {
+        name: {"lineage": artifact.metadata["lineage"], "seconds": artifact.metadata["seconds"]}
+        for name, artifact in artifacts.items()
+        if "lineage" in artifact.metadata
+    }

@@ -1,7 +1,7 @@
 """Time stamps of an authority (RFC 3161) over the bytes of a commitment.
 
-The authority sees only a SHA-256. Its answer is kept whole, as ``openssl ts -verify`` takes it too. It must be DER to the
-letter, as RFC 3161 wants it: some authorities send their certificates in another order and are refused.
+The authority sees only a SHA-256. Its answer is kept whole, so that ``openssl ts -verify`` takes it too. It must be strict DER, as
+RFC 3161 demands: authorities that send their certificates in another order are refused.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ GRANTED = 0  # RFC 3161, 2.4.2
 def request_timestamp(url: str, data: bytes) -> bytes:
     """Asks an authority for a time stamp.
 
-    Whether the authority is one to trust is not checked here: :func:`verify_timestamp` does, with its root certificate.
+    :func:`verify_timestamp` checks later, with a root certificate, whether to trust the authority.
 
     Args:
-        url: http(s); the answer is signed, so http will do.
-        data: to stamp; only its SHA-256 is sent.
+        url: address of the authority; the answer is signed, so http is enough.
+        data: bytes to stamp; only their SHA-256 is sent.
 
     Returns:
-        The DER answer, over ``data`` and with the nonce of this request.
+        The answer in DER, over ``data`` and with the nonce of this request.
 
     Raises:
-        MedmarkError: a malformed URL, no answer, or one that is no time stamp of ``data``.
+        MedmarkError: the URL is malformed, or the authority does not answer or answers with no time stamp of ``data``.
     """
     url = _checked(url)
     request = TimestampRequestBuilder().data(data).hash_algorithm(HashAlgorithm.SHA256).build()
@@ -66,18 +66,18 @@ def request_timestamp(url: str, data: bytes) -> bytes:
 
 
 def verify_timestamp(token: bytes, data: bytes, roots: str | Path, where: str | Path) -> datetime:
-    """The time that an authority states, UTC.
+    """Checks a time stamp and returns the time that the authority states, UTC.
 
-    Its certificates must have been valid at that time; that they have expired since does no harm.
+    The authority's certificates must have been valid at that time; they may have expired since.
 
     Args:
-        token: the authority's DER answer.
-        data: what it must be over.
-        roots: PEM file of the root certificates to trust.
-        where: the token's file, for messages.
+        token: the authority's answer in DER.
+        data: bytes that it must be over.
+        roots: PEM file with the root certificates to trust.
+        where: file of the token, for messages.
 
     Raises:
-        MedmarkError: no such root certificates, or a token that is damaged, over other data, or not of a trusted authority.
+        MedmarkError: there are no such root certificates, or the token is damaged, over other data, or of another authority.
     """
     pem = read_small(roots, "file of root certificates", "give the time stamp authority's root as PEM")
     try:
@@ -99,7 +99,7 @@ def verify_timestamp(token: bytes, data: bytes, roots: str | Path, where: str | 
 
 
 def _post(url: str, question: bytes) -> bytes:
-    """The authority's answer, in bounded size and time."""
+    """Returns the authority's answer, within limits of size and time."""
     deadline = time.monotonic() + TIMEOUT
     headers = {"Content-Type": "application/timestamp-query", "Accept-Encoding": "identity"}
     try:

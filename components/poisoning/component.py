@@ -1,4 +1,4 @@
-"""KFP interface of the poisoning room."""
+"""KFP components of the poisoning room: mark a release, and mark what a drop adds to one."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -19,28 +19,28 @@ def poison_component(
     evidence: dsl.Output[dsl.Artifact],
     keep: dsl.Output[dsl.Artifact],
 ) -> str:
-    """Writes the marked release, its private evidence, and what the next update needs.
+    """Writes the marked release, its evidence, and what the next update needs.
 
     Args:
         release: the clean release.
-        generator: of the mark.
-        control: another generator.
-        maps: saliency maps.
-        origins: where the images came from.
-        surrogates: benign classifiers; kept for updates.
-        version: of the marked release.
-        queries: images that suspects are asked about, at most.
-        secrets: of the run; their choice follows from them.
-        marked: the public release.
-        evidence: private; keep it apart from the release.
-        keep: private; for updates only.
+        generator: generator of the mark, from ``train_generator_component``.
+        control: generator of another mark, which audits compare with, from ``train_generator_component``.
+        maps: saliency maps, from ``extract_saliency_component``.
+        origins: where the images came from, from ``ingest_component``; private.
+        surrogates: benign models, from ``train_classifiers_component``; kept for updates.
+        version: version of the marked release.
+        queries: largest number of images that a suspect is asked about.
+        secrets: the run's secrets, from ``draw_secrets_component``; the choice of the queries follows from them.
+        marked: the marked release; the only public output.
+        evidence: folder with all that an audit needs; private, keep it apart from the release.
+        keep: folder with all that an update needs; private.
 
     Returns:
-        Digest of the marked release.
+        Digest of the marked release: SHA-256 of ``release.json``.
     """
     from medmark.components.evidence.keep import keep_for_updates
     from medmark.components.evidence.secrets import read_secrets
-    from medmark.components.lineage.step import step
+    from medmark.components.lineage.step import said_by, step
     from medmark.components.poisoning.poison import poison
 
     inputs = {"clean": release, "generator": generator, "control": control, "maps": maps}
@@ -52,7 +52,8 @@ def poison_component(
         seed = read_secrets(secrets.path).seed
         digest = poison(*paths, version=version, queries=queries, seed=seed)["release_digest"]
         keep_for_updates(release.path, marked.path, evidence.path, origins.path, surrogates.path, keep.path)
-    marked.metadata.update(digest=digest)
+    before = dict(ingest=release, surrogates=surrogates, saliency=maps, generator=generator, control_generator=control)
+    marked.metadata.update(digest=digest, before=said_by(before))
     return digest
 
 
@@ -67,22 +68,22 @@ def update_component(
     new_evidence: dsl.Output[dsl.Artifact],
     new_keep: dsl.Output[dsl.Artifact],
 ) -> dict:
-    """Writes the next release: what the drop brings is marked, the rest is copied.
+    """Writes the next release: marks what the drop brings, and copies the rest.
 
     Args:
         previous: the previous marked release.
-        evidence: its private evidence.
-        keep: what was kept with it.
-        drop: what the drop changes.
-        version: of the new release.
-        marked: the new public release; the previous one if nothing changed.
-        new_evidence: private.
-        new_keep: private.
+        evidence: its evidence; private.
+        keep: what was kept for its updates; private.
+        drop: what the drop changes, from ``read_drop_component``; private.
+        version: version of the new release.
+        marked: the new marked release; the previous one if nothing changed.
+        new_evidence: evidence of the new release; private.
+        new_keep: all that the next update needs; private.
 
     Returns:
         What changed, see ``medmark.components.poisoning.update.update``.
     """
-    from medmark.components.lineage.step import step
+    from medmark.components.lineage.step import said_by, step
     from medmark.components.poisoning.update import update
 
     inputs = {"previous": previous, "evidence": evidence, "keep": keep, "drop": drop}
@@ -90,5 +91,5 @@ def update_component(
     with step("mark drop", inputs=inputs, outputs=outputs, parameters={"version": version}):
         paths = [artifact.path for artifact in (*inputs.values(), *outputs.values())]
         change = update(*paths, version=version)
-    marked.metadata.update(digest=change["release_digest"])
+    marked.metadata.update(digest=change["release_digest"], before=said_by({"read_drop": drop}))
     return change

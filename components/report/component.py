@@ -1,4 +1,4 @@
-"""KFP interface of the report room."""
+"""KFP components of the report room: write the report, and log runs to MLflow."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -16,18 +16,20 @@ def report_component(
     check: dsl.Input[dsl.Artifact],
     parameters: dict,
     report: dsl.Output[dsl.HTML],
-):
-    """Writes the report; private, since it shows marked images.
+) -> None:
+    """Writes the report of a marked release; private, because it shows marked images.
 
     Args:
-        clean, marked: the releases.
-        evidence: private evidence.
+        clean: the clean release.
+        marked: the marked release.
+        evidence: its evidence; private.
         maps: saliency maps.
-        generator: for its training history.
-        benign_models, marked_models: for theirs.
-        check: ``verdict.json`` and scores.
-        parameters: of the run.
-        report: one HTML file.
+        generator: generator of the mark, for its training history.
+        benign_models: models trained on the clean release, for their training history.
+        marked_models: models trained on the marked release, for theirs.
+        check: verdict and scores, from ``check_release_component``.
+        parameters: parameters of the run, to be shown.
+        report: HTML file that opens without a network; private.
     """
     import time
 
@@ -52,17 +54,28 @@ def track_marking_component(
     evidence: dsl.Input[dsl.Artifact],
     marked_models: dsl.Input[dsl.Model],
     check: dsl.Input[dsl.Artifact],
+    record: dsl.Input[dsl.Artifact],
     parameters: dict,
     unlogged: dsl.Output[dsl.Artifact],
-):
-    """Logs a run of mark_release to MLflow, if the step's environment names one; an MLflow that is away fails nothing.
+) -> None:
+    """Logs a run of mark_release to the MLflow server that the step's environment names, if it names one.
+
+    A server that does not answer fails nothing: what it did not take becomes an output.
 
     Args:
-        clean, surrogates, benign_models, generator, control, release, marked_models: what the steps made.
-        evidence: private; digests and names of the steps are read from it.
-        check: ``verdict.json`` and scores.
-        parameters: of the run.
-        unlogged: what MLflow did not take, for ``medmark track sync``.
+        clean: the clean release.
+        surrogates: models that the generator was trained against.
+        benign_models: models trained on the clean release.
+        generator: generator of the mark; private.
+        control: generator of the other mark; private.
+        release: the marked release.
+        evidence: its complete evidence, from ``check_release_component``; private. Digests and names of the steps are read
+            from it.
+        marked_models: models trained on the marked release.
+        check: verdict and scores, from ``check_release_component``.
+        record: how the release was made, from ``check_release_component``.
+        parameters: parameters of the run, without seeds.
+        unlogged: folder with what MLflow did not take, for ``medmark track sync``.
     """
     import json
     from pathlib import Path
@@ -75,7 +88,7 @@ def track_marking_component(
     if not is_named():
         return
     made = dict(clean=clean, surrogates=surrogates, benign_models=benign_models, generator=generator, control=control)
-    made |= dict(release=release, evidence=evidence, marked_models=marked_models, check=check)
+    made |= dict(release=release, evidence=evidence, marked_models=marked_models, check=check, record=record)
     parts = {name: Path(artifact.path) for name, artifact in made.items()}
     verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
     verdict["seconds"]["verify"] = check.metadata["seconds"]
@@ -88,14 +101,20 @@ def track_update_component(
     release: dsl.Input[dsl.Dataset],
     evidence: dsl.Input[dsl.Artifact],
     check: dsl.Input[dsl.Artifact],
+    record: dsl.Input[dsl.Artifact],
     unlogged: dsl.Output[dsl.Artifact],
-):
-    """Logs a run of update_release to MLflow, if the step's environment names one and anything changed; an MLflow that is away
-    fails nothing.
+) -> None:
+    """Logs a run of update_release to the MLflow server that the step's environment names, if it names one.
+
+    Does nothing if the drop changed nothing. A server that does not answer fails nothing: what it did not take becomes an
+    output.
 
     Args:
-        release, evidence, check: what the steps made.
-        unlogged: what MLflow did not take, for ``medmark track sync``.
+        release: the updated release, from ``update_component``.
+        evidence: its complete evidence, from ``check_update_component``; private.
+        check: verdict, from ``check_update_component``.
+        record: how the release was made, from ``check_update_component``.
+        unlogged: folder with what MLflow did not take, for ``medmark track sync``.
     """
     import json
     from pathlib import Path
@@ -104,7 +123,8 @@ def track_update_component(
     from medmark.components.tracking.connection import is_named
 
     Path(unlogged.path).mkdir(parents=True)
-    parts = {"release": Path(release.path), "evidence": Path(evidence.path), "check": Path(check.path)}
+    made = {"release": release, "evidence": evidence, "check": check, "record": record}
+    parts = {name: Path(artifact.path) for name, artifact in made.items()}
     verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
     if is_named() and verdict["change"]["changed"]:
         verdict["seconds"] = {"total": release.metadata["seconds"] + check.metadata["seconds"]}

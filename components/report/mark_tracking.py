@@ -47,13 +47,13 @@ def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: 
 
     Args:
         out: gets MLflow's files, or what MLflow does not take.
-        parts: folder of each of the pipeline's outputs.
+        parts: folder of each of the pipeline's outputs; of ``record`` the file.
         verdict: content of ``verdict.json``, with the seconds of all steps.
         parameters: of the run, without seeds.
     """
     release = Release(parts["release"])
     events = read_steps(parts["evidence"])["events"]
-    public = read_record(parts["check"] / "record.json")["steps"]
+    public = read_record(parts["record"])["steps"]
     steps = []
     for name, (title, event) in STEPS.items():
         step = Tracked(title, tags=step_tags(event, parts[name], events, public) | SEED)

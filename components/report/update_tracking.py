@@ -20,12 +20,12 @@ def track_update(out: Path, parts: dict[str, Path], verdict: dict) -> None:
 
     Args:
         out: gets MLflow's files, or what MLflow does not take.
-        parts: folder of each of the pipeline's outputs.
+        parts: folder of each of the pipeline's outputs; of ``record`` the file.
         verdict: content of ``verdict.json``.
     """
     release = Release(parts["release"])
     events = read_steps(parts["evidence"])["events"]
-    record = read_record(parts["check"] / "record.json")
+    record = read_record(parts["record"])
     public = record["steps"]
     steps = [
         Tracked(name, tags=step_tags(name, parts.get(made, out), events, public) | SEED) for name, made in STEPS.items()

@@ -1,4 +1,4 @@
-"""KFP interface of the robustness room."""
+"""KFP component of the robustness room: attacks a mark."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -8,25 +8,24 @@ from medmark.components.base.image import IMAGE
 def stress_component(
     release: dsl.Input[dsl.Dataset],
     evidence: dsl.Input[dsl.Artifact],
-    release_digest: str,
     marked_configs: list,
     attacks: list,
     seed: int,
     curves: dsl.Output[dsl.Artifact],
 ) -> float:
-    """Attacks models trained on a marked release.
+    """Trains models on a marked release as adversaries would, attacks the mark in them, and measures what is left of it.
 
     Args:
         release: the marked release.
-        evidence: its private evidence.
-        release_digest: its digest; part of the cache key, which ignores content.
-        marked_configs: one dictionary of ``TrainConfig`` an adversary.
-        attacks: names; all when empty.
-        seed: of all that attacks draw.
+        evidence: its evidence; private.
+        marked_configs: one dictionary per adversary, with the fields of
+            ``medmark.components.surrogate.training.TrainConfig``.
+        attacks: names of ``medmark.components.robustness.attacks``; all of them when empty.
+        seed: seed of all that the attacks draw.
         curves: folder with ``stress.json``, ``stress.csv`` and ``stress.svg``; private.
 
     Returns:
-        Smallest success rate of the mark under any attack that costs an adversary at most 2 points of accuracy.
+        Smallest watermark success rate (0 to 1) under any attack that costs the adversary at most 2 points of accuracy.
     """
     from medmark.components.base.parameters import whole
     from medmark.components.lineage.step import step
@@ -40,5 +39,4 @@ def stress_component(
         marked_models = [TrainConfig(**config) for config in configs]
         paths = (release.path, evidence.path, curves.path)
         table = stress(*paths, marked_models=marked_models, attacks=choose(attacks), seed=seed)
-    curves.metadata.update(release_digest=release_digest)
     return float(table[table.accuracy_before - table.accuracy <= 0.02].wsr.min())

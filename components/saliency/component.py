@@ -1,4 +1,4 @@
-"""KFP interface of the saliency room."""
+"""KFP component of the saliency room: extracts EigenCAM maps."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -7,17 +7,15 @@ from medmark.components.base.image import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def extract_saliency_component(
     release: dsl.Input[dsl.Dataset],
-    release_digest: str,
     surrogates: dsl.Input[dsl.Model],
     maps: dsl.Output[dsl.Artifact],
-):
-    """Extracts EigenCAM maps with the first surrogate.
+) -> None:
+    """Extracts a saliency map of every image with the first surrogate (EigenCAM).
 
     Args:
         release: the clean release.
-        release_digest: its digest; part of the cache key.
-        surrogates: benign classifiers.
-        maps: folder with ``saliency.parquet``.
+        surrogates: models of ``train_classifiers_component``; only the first one is used.
+        maps: folder with ``saliency.parquet`` (one map per image) and ``saliency.json``.
     """
     from medmark.components.lineage.step import step
     from medmark.components.saliency.extract import extract
@@ -26,4 +24,3 @@ def extract_saliency_component(
     with step("extract saliency", inputs={"release": release, "surrogates": surrogates}, outputs={"maps": maps}):
         first = load_models(surrogates.path)[0][0]["file"]
         extract(release.path, f"{surrogates.path}/{first}", maps.path)
-    maps.metadata.update(release_digest=release_digest)

@@ -76,7 +76,8 @@ class Store:
         if ca is not None and not Path(ca).is_file():
             raise MedmarkError(f"no file of certificate authorities: {ca}; give a PEM file in MEDMARK_S3_CA")
         self.endpoint = f"{'https' if secure else 'http'}://{host}"
-        self._retries = Retries(self.endpoint, [secret_key, access_key])
+        self._secrets = [secret_key, access_key]
+        self._retries = Retries(self.endpoint, self._secrets)
         # no retries here: a try starts a whole file again, with a fresh signature; and no redirects to other hosts
         http = urllib3.PoolManager(
             timeout=TIMEOUT, maxsize=THREADS + 1, retries=False, cert_reqs="CERT_REQUIRED", ca_certs=ca

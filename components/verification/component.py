@@ -1,4 +1,4 @@
-"""KFP interface of the verification room."""
+"""KFP components of the verification room: check a release before it goes out, check an updated one, and audit suspects."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -10,51 +10,48 @@ def check_release_component(
     evidence: dsl.Input[dsl.Artifact],
     benign_models: dsl.Input[dsl.Model],
     marked_models: dsl.Input[dsl.Model],
-    clean: dsl.Input[dsl.Dataset],
-    surrogates: dsl.Input[dsl.Model],
-    maps: dsl.Input[dsl.Artifact],
-    generator: dsl.Input[dsl.Model],
-    control: dsl.Input[dsl.Model],
     thresholds: dict,
     secrets: dsl.Input[dsl.Artifact],
     check: dsl.Output[dsl.Artifact],
     complete: dsl.Output[dsl.Artifact],
+    record: dsl.Output[dsl.Artifact],
 ) -> dict:
-    """Runs the three scenarios, writes ``verdict.json`` and completes the evidence.
+    """Proves that the mark works and accuses no benign model, and completes the evidence.
 
     Args:
-        release: the marked release.
-        evidence: its private evidence.
-        benign_models: models trained on the clean release.
-        marked_models: models trained on the marked release.
-        clean, surrogates, maps, generator, control: only what their steps say of themselves is read.
-        thresholds: dictionary of ``Thresholds``.
-        secrets: of the run; they become part of the evidence.
-        check: folder with ``verdict.json``, ``scores.parquet`` and ``record.json``.
-        complete: the evidence with benign models' answers and thresholds; private.
+        release: the marked release, from ``poison_component``.
+        evidence: its evidence, from ``poison_component``; private.
+        benign_models: models trained on the clean release, from ``train_classifiers_component``.
+        marked_models: models trained on the marked release, from ``train_classifiers_component``.
+        thresholds: dictionary with the fields of ``medmark.components.verification.verdict.Thresholds``; fix them before the
+            run.
+        secrets: the run's secrets, from ``draw_secrets_component``; they become part of the evidence.
+        check: folder with ``verdict.json`` and, private, ``scores.parquet``.
+        complete: the evidence with the answers of the benign models, the thresholds and the list of all steps; private.
+        record: JSON file that says how the release was made, without secrets; public.
 
     Returns:
-        ``verdict``, ``release_digest`` and ``evidence_digest``.
+        ``verdict`` (``owned`` if the mark works), ``release_digest`` and ``evidence_digest``.
     """
     from medmark.components.base.parameters import whole
     from medmark.components.evidence.secrets import read_secrets
     from medmark.components.lineage.events import artifact_digest
-    from medmark.components.lineage.step import step
+    from medmark.components.lineage.step import said_by, step
     from medmark.components.verification.release_check import check_release
     from medmark.components.verification.sealing import finish_evidence
     from medmark.components.verification.verdict import Thresholds
 
-    steps = dict(ingest=clean, surrogates=surrogates, benign_models=benign_models, saliency=maps, generator=generator)
-    steps |= dict(control_generator=control, poison=release, marked_models=marked_models)
-    seconds = {name: artifact.metadata["seconds"] for name, artifact in steps.items()}
+    own = {"benign_models": benign_models, "poison": release, "marked_models": marked_models}
+    steps = {**release.metadata.get("before", {}), **said_by(own)}
+    seconds = {name: said["seconds"] for name, said in steps.items()}
     inputs = {"marked": release, "evidence": evidence, "benign_models": benign_models, "marked_models": marked_models}
     with step("verify", inputs=inputs, outputs={"check": check}, parameters={"thresholds": whole(thresholds)}):
         paths = [artifact.path for artifact in (*inputs.values(), check)]
         verdict = check_release(*paths, thresholds=Thresholds(**whole(thresholds)), seconds=seconds)
-    events = [artifact.metadata["lineage"] for artifact in (secrets, *steps.values(), check)]
-    finish_evidence(
-        release.path, evidence.path, check.path, complete.path, events=events, drawn=read_secrets(secrets.path)
-    )
+    steps |= said_by({"draw_secrets": secrets, "verify": check})
+    events, drawn = [said["lineage"] for said in steps.values()], read_secrets(secrets.path)
+    made = (release.path, evidence.path, check.path, complete.path, record.path)
+    finish_evidence(*made, events=events, drawn=drawn)
     checked = {name: verdict[name] for name in ("verdict", "release_digest")}
     check.metadata.update(checked)
     return {**checked, "evidence_digest": artifact_digest(complete.path)}
@@ -67,28 +64,29 @@ def check_update_component(
     keep: dsl.Input[dsl.Artifact],
     change: dict,
     seed: int,
-    drop: dsl.Input[dsl.Artifact],
     check: dsl.Output[dsl.Artifact],
     complete: dsl.Output[dsl.Artifact],
+    record: dsl.Output[dsl.Artifact],
 ) -> dict:
-    """Trains a model on a sample of the updated release and audits it.
+    """Trains a model on a sample of an updated release and audits it.
 
     Args:
-        release: the updated release.
-        evidence: its private evidence.
-        keep: what was kept with it.
-        change: what the update changed.
-        seed: of sample and model.
-        drop: only what its step says of itself is read.
-        check: folder with ``verdict.json`` and ``record.json``.
-        complete: the evidence with the record of all steps; private.
+        release: the updated release, from ``update_component``.
+        evidence: its evidence, from ``update_component``; private.
+        keep: what was kept for its updates, from ``update_component``; private.
+        change: what the update changed, as ``update_component`` returned it.
+        seed: seed of the sample and of the model.
+        check: folder with ``verdict.json``.
+        complete: the evidence with the list of all steps; private.
+        record: JSON file that says how the release was made, without secrets; public. Empty if nothing changed.
 
     Returns:
-        ``verdict`` (``unchanged`` if nothing changed), ``release_digest`` and ``evidence_digest``.
+        ``verdict`` (``owned`` if the mark works, ``unchanged`` if nothing changed), ``release_digest`` and
+        ``evidence_digest``.
     """
     from medmark.components.base.parameters import whole
     from medmark.components.lineage.events import artifact_digest
-    from medmark.components.lineage.step import step
+    from medmark.components.lineage.step import said_by, step
     from medmark.components.verification.sealing import finish_evidence
     from medmark.components.verification.update_check import check_update
 
@@ -96,8 +94,9 @@ def check_update_component(
     with step("check", inputs=inputs, outputs={"check": check}, seed=seed):
         paths = [artifact.path for artifact in (*inputs.values(), check)]
         verdict = check_update(*paths, change=whole(change), seed=seed)
-    events = [artifact.metadata["lineage"] for artifact in (drop, release, check)]
-    finish_evidence(release.path, evidence.path, check.path, complete.path, events=events)
+    steps = {**release.metadata.get("before", {}), **said_by({"mark_drop": release, "check": check})}
+    made = (release.path, evidence.path, check.path, complete.path, record.path)
+    finish_evidence(*made, events=[said["lineage"] for said in steps.values()])
     checked = {name: verdict[name] for name in ("verdict", "release_digest")}
     check.metadata.update(checked)
     return {**checked, "evidence_digest": artifact_digest(complete.path)}
@@ -113,22 +112,25 @@ def audit_component(
     audit: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
 ) -> dict:
-    """Questions suspect models and writes ``audit.json`` and its report.
+    """Questions suspect models with the evidence of a release, and says which were trained on it.
 
-    A bearer token is taken from the environment variable MEDMARK_SUSPECT_TOKEN of the step.
+    The step takes a bearer token for the suspects' endpoints from its environment variable MEDMARK_SUSPECT_TOKEN.
 
     Args:
         evidence: complete evidence of a release; private.
-        suspects: targets as ``medmark audit`` takes them; ONNX files lie where the step can reach them, here or ``s3://``.
-        contract: dictionary of ``Contract``, the same for all.
-        connection: dictionary of ``Connection``.
-        commitment: texts of ``commitment`` (the JSON file), ``public_key`` (PEM) and, if its time was stamped, ``timestamp``
-            (the .tsr file in base64) and ``timestamp_roots`` (PEM); empty: none is checked.
-        audit: folder with ``audit.json`` and the answers.
-        report: one HTML file; private.
+        suspects: the models, as ``medmark audit --suspect`` takes them: ``http(s)://host/v2/models/NAME``,
+            ``models:/NAME/VERSION``, or an ONNX file that the step can reach or that is stored under ``s3://``.
+        contract: what the suspects expect and answer: dictionary with the fields of
+            ``medmark.components.suspects.suspects.Contract``; the same for all of them.
+        connection: how to question the suspects and what they may use up: dictionary with the fields of
+            ``medmark.components.suspects.http.Connection``.
+        commitment: texts of ``commitment`` (the JSON file) and ``public_key`` (PEM), and, if a time stamp is to be checked, of
+            ``timestamp`` (the .tsr file in base64) and ``timestamp_roots`` (PEM). No commitment is checked when empty.
+        audit: folder with ``audit.json`` and the suspects' answers; private.
+        report: HTML file for people; private.
 
     Returns:
-        Verdict of each suspect.
+        Verdict by suspect.
     """
     import tempfile
 

@@ -26,6 +26,7 @@ def finish_evidence(
     evidence_dir: str | Path,
     check_dir: str | Path,
     out_dir: str | Path,
+    record_file: str | Path,
     *,
     events: list[dict],
     drawn: Secrets | None = None,
@@ -36,8 +37,9 @@ def finish_evidence(
         release_dir: the marked release.
         evidence_dir: as the pipeline has it so far.
         check_dir: of the last step, with ``verdict.json`` and, after a first marking, ``scores.parquet`` with the answers of the
-            benign models; gets ``record.json``.
+            benign models; only read.
         out_dir: gets the complete evidence; readable by its owner only.
+        record_file: gets the record as JSON; stays empty if nothing changed.
         events: of all steps, see :func:`medmark.components.lineage.events.step_event`.
         drawn: the run's secrets, if events refer to them.
 
@@ -46,13 +48,14 @@ def finish_evidence(
     """
     check, verdict = Path(check_dir), json.loads((Path(check_dir) / "verdict.json").read_bytes())
     if verdict["verdict"] == "unchanged":
+        Path(record_file).write_bytes(b"")
         shutil.copytree(evidence_dir, out_dir, dirs_exist_ok=True)
         return read_evidence(out_dir)
     scores = pd.read_parquet(check / "scores.parquet") if (check / "scores.parquet").exists() else None
     known = [with_secrets(event, drawn) for event in events] if drawn else events
     evidence = seal_evidence(evidence_dir, out_dir, scores, Thresholds(**verdict["thresholds"]), known)
     record = public_record(release_dir, read_steps(out_dir), verdict=verdict["verdict"])
-    (check / "record.json").write_bytes(canonical_json(record))
+    Path(record_file).write_bytes(canonical_json(record))
     return evidence
 
 

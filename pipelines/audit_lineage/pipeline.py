@@ -8,7 +8,7 @@ from medmark.pipelines.kubernetes_secrets import RELEASES, give
 
 
 class Made(NamedTuple):
-    """What the pipeline gives back; public."""
+    """Outputs of the pipeline; public."""
 
     result: dsl.Artifact
     report: dsl.HTML
@@ -19,15 +19,15 @@ class Made(NamedTuple):
     description="Checks a published release and all releases before it: digests, signatures, commitments, lists of changes.",
 )
 def audit_lineage(release_uri: str, public_key: str, timestamp_roots: str = "") -> Made:
-    """See ``medmark lineage verify``.
+    """Checks a published release and all releases before it, as ``medmark lineage verify`` does.
 
     Args:
-        release_uri: ``s3://bucket/prefix/<digest>``, or a folder as the cluster can reach it.
-        public_key: the owner's ``medmark.pub``, its text.
-        timestamp_roots: PEM text of the time stamp authority's roots; empty: time stamps are not checked.
+        release_uri: the newest release: ``s3://bucket/prefix/<digest>``, or a folder that the step can reach.
+        public_key: text of the owner's ``medmark.pub``.
+        timestamp_roots: PEM text of the root certificates of the time stamp authority; time stamps are not checked when empty.
     """
     audit = audit_lineage_component(release_uri=release_uri, public_key=public_key, timestamp_roots=timestamp_roots)
     audit.set_display_name("audit lineage")
     give(audit, RELEASES)
-    audit.set_caching_options(False)  # the cache key does not see what lies behind the address
+    audit.set_caching_options(False)  # what is stored at the address may have changed
     return Made(result=audit.outputs["result"], report=audit.outputs["report"])

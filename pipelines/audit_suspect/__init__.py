@@ -1,1 +1,1 @@
-"""Audit suspect models: the pipeline, and the same on this machine."""
+"""Question suspect models with the evidence of a release."""

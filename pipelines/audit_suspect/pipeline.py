@@ -9,7 +9,7 @@ from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RELEASES, SUS
 
 
 class Made(NamedTuple):
-    """What the pipeline gives back; private."""
+    """Outputs of the pipeline; private."""
 
     audit: dsl.Artifact
     report: dsl.HTML
@@ -27,15 +27,15 @@ def audit_suspect(
     connection: dict = {},  # noqa: B006
     commitment: dict = {},  # noqa: B006
 ) -> Made:
-    """See ``medmark audit``.
+    """Questions suspect models with the evidence of a release, as ``medmark audit`` does.
 
     Args:
         evidence_uri: complete evidence of a release: ``s3://bucket/prefix/<digest>``, or a folder that the steps can reach.
         evidence_digest: SHA-256 of its ``evidence.json``.
-        suspects: ``http(s)://host/v2/models/NAME``, ``models:/NAME/VERSION``, or ONNX files: paths, or
-            ``s3://`` in a bucket that the identity of the releases may read.
-        contract: what the suspects expect and give: keyword arguments of ``Contract``.
-        connection: how to question the suspects, and what they may use up: keyword arguments of ``Connection``.
+        suspects: the models: ``http(s)://host/v2/models/NAME``, ``models:/NAME/VERSION``, or ONNX files that the step can reach
+            or that are stored under ``s3://`` in a bucket that the credentials for releases open.
+        contract: what the suspects expect and answer, see ``audit_component``.
+        connection: how to question the suspects and what they may use up, see ``audit_component``.
         commitment: texts of the commitment, its signer's public key and its time stamp, see ``audit_component``.
     """
     evidence = fetch_evidence_component(uri=evidence_uri, digest=evidence_digest)
@@ -49,6 +49,6 @@ def audit_suspect(
         commitment=commitment,
     )
     audit.set_display_name("audit")
-    give(audit, RELEASES, SUSPECT, MLFLOW)  # what questions hostile models holds no key to evidence
-    audit.set_caching_options(False)  # the cache key sees neither the evidence's content nor the model behind a URL
+    give(audit, RELEASES, SUSPECT, MLFLOW)  # the step that questions hostile models cannot open the evidence's bucket
+    audit.set_caching_options(False)  # evidence or the model behind a URL may have changed
     return Made(audit=audit.outputs["audit"], report=audit.outputs["report"])

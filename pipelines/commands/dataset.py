@@ -100,7 +100,16 @@ def ingest(
     with Places() as places:
         made = places.write(out)
         raw, base = places.read_source(source, root)
-        options = ingest_options(label_column, path_column, patient_column, base, where, classes, uncertain, quarantine)
+        options = ingest_options(
+            label_column=label_column,
+            path_column=path_column,
+            patient_column=patient_column,
+            root=base,
+            where=where,
+            classes=classes,
+            uncertain=uncertain,
+            quarantine=quarantine,
+        )
         options["patient_pattern"] = patient_pattern
         make(raw, made, name=name, version=version, seed=seed, patient_key=key, rejected=names, **options)
         found = describe(made)

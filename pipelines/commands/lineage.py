@@ -1,4 +1,4 @@
-"""Keys, commitments, and where releases came from."""
+"""``medmark keys``, ``commit``, ``reveal``, ``verify-commitment`` and ``lineage``: what is signed about a release."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from medmark.pipelines.commands.audit import time_stamp
 from medmark.pipelines.commands.options import Debug, PublicKey
 
 app = typer.Typer()
-keys_app = typer.Typer(no_args_is_help=True, help="Keys that sign commitments.")
+keys_app = typer.Typer(no_args_is_help=True, help="Make keys that sign commitments and lineages.")
 app.add_typer(keys_app, name="keys")
-lineage_app = typer.Typer(no_args_is_help=True, help="Where a release came from, signed and checked.")
+lineage_app = typer.Typer(no_args_is_help=True, help="Sign, check and show where a release came from.")
 app.add_typer(lineage_app, name="lineage")
 
-Chain = Annotated[str, typer.Argument(help="Folder of a marked release, or s3://bucket/prefix/DIGEST.")]
+Chain = Annotated[str, typer.Argument(help="The marked release: a folder, or s3://bucket/prefix/DIGEST.")]
 ChainRoot = Annotated[
     str | None,
-    typer.Option("--root", help="Folder of the earlier releases, if not the one that this release lies in."),
+    typer.Option("--root", help="Folder with the earlier releases; the one above this release if not given."),
 ]
 StampRoots = Annotated[
-    str | None, typer.Option("--timestamp-roots", help="PEM file of the time stamp authority's root.")
+    str | None,
+    typer.Option("--timestamp-roots", help="PEM file with the root certificates of the time stamp authority."),
 ]
-BESIDE = "give the address of the newest release alone, the earlier ones are looked for beside it"
+BESIDE = "give only the address of the newest release; the earlier ones are looked for beside it"
 OWN_KEY = "a private key belongs in no object store"
 
 
 @keys_app.command("new")
 def keys_new(
-    out: Annotated[str, typer.Option("--out", help="Folder for medmark.key and medmark.pub.")],
+    out: Annotated[str, typer.Option("--out", help="Folder to write medmark.key and medmark.pub to.")],
     debug: Debug = False,
 ) -> None:
     """Make a signing key.
 
-    Its passphrase is read from the environment variable MEDMARK_KEY_PASSPHRASE, or asked for.
+    The environment variable MEDMARK_KEY_PASSPHRASE gives its passphrase; without it, medmark asks.
     """
     from medmark.components.delivery.places import local
     from medmark.components.lineage.keys import ask_passphrase, new_key
@@ -47,17 +48,17 @@ def keys_new(
 @app.command("commit")
 def commit_command(
     release: Annotated[str, typer.Argument(help="The marked release, before it goes out.")],
-    evidence: Annotated[str, typer.Argument(help="Its private evidence; gets opening.json.")],
-    key: Annotated[str, typer.Option("--key", help="medmark.key of 'medmark keys new'.")],
-    out: Annotated[str, typer.Option("--out", help="JSON file to write, to be published.")] = "commitment.json",
+    evidence: Annotated[str, typer.Argument(help="Folder with its evidence; opening.json is added to it.")],
+    key: Annotated[str, typer.Option("--key", help="The medmark.key that 'medmark keys new' made.")],
+    out: Annotated[str, typer.Option("--out", help="JSON file to write; publish it.")] = "commitment.json",
     timestamp_url: Annotated[
-        str | None, typer.Option("--timestamp-url", help="Of an RFC 3161 time stamp authority.")
+        str | None, typer.Option("--timestamp-url", help="Address of an RFC 3161 time stamp authority.")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Commit to the evidence of a release, signed and dated.
+    """Commit to the evidence of a release before it goes out: sign and date a digest of it.
 
-    The key's passphrase is read from the environment variable MEDMARK_KEY_PASSPHRASE, or asked for.
+    The environment variable MEDMARK_KEY_PASSPHRASE gives the passphrase of the key; without it, medmark asks.
     """
     from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.commitment import commit
@@ -76,11 +77,11 @@ def commit_command(
 @app.command("reveal")
 def reveal_command(
     commitment: Annotated[str, typer.Argument(help="The published commitment.json.")],
-    evidence: Annotated[str, typer.Argument(help="The private evidence, with its opening.json.")],
-    out: Annotated[str, typer.Option("--out", help="JSON file to write, for the judge.")] = "reveal.json",
+    evidence: Annotated[str, typer.Argument(help="The evidence, with its opening.json.")],
+    out: Annotated[str, typer.Option("--out", help="JSON file to write; give it to the judge only.")] = "reveal.json",
     debug: Debug = False,
 ) -> None:
-    """Write what a judge needs to check a commitment without the images of the evidence."""
+    """Write the file that lets a judge check a commitment without seeing the images of the evidence."""
     from medmark.components.delivery.places import Places
     from medmark.components.lineage.commitment import reveal
 
@@ -94,13 +95,17 @@ def reveal_command(
 def verify_commitment_command(
     commitment: Annotated[str, typer.Argument(help="The published commitment.json.")],
     public_key: PublicKey,
-    release: Annotated[str | None, typer.Option("--release", help="The release it must be about.")] = None,
-    evidence: Annotated[str | None, typer.Option("--evidence", help="Evidence with its opening.json.")] = None,
-    reveal: Annotated[str | None, typer.Option("--reveal", help="What 'medmark reveal' wrote.")] = None,
+    release: Annotated[str | None, typer.Option("--release", help="Check that it is about this release.")] = None,
+    evidence: Annotated[
+        str | None, typer.Option("--evidence", help="Check it against this evidence, which needs its opening.json.")
+    ] = None,
+    reveal: Annotated[
+        str | None, typer.Option("--reveal", help="Check it against this file of 'medmark reveal'.")
+    ] = None,
     timestamp_roots: StampRoots = None,
     debug: Debug = False,
 ) -> None:
-    """Check a commitment; the exit code is 0 if all that was given holds, else 1."""
+    """Check a commitment. The exit code is 0 if everything that was given holds, and 1 if not."""
     from medmark.components.dataset.release import Release
     from medmark.components.delivery.places import Places
     from medmark.components.lineage.commitment import verify_commitment, verify_reveal
@@ -123,7 +128,7 @@ def verify_commitment_command(
 
 
 def print_commitment(result: dict) -> None:
-    """What a commitment says, and what of it was checked."""
+    """Prints what a commitment says, and what was checked."""
     print(f"release: {result['release_name']}, {result['release_digest']}")
     print(f"signed with the key: {result['key_id']}")
     print(f"evidence: {'what was committed to' if result['evidence_checked'] else 'not compared'}")
@@ -132,11 +137,15 @@ def print_commitment(result: dict) -> None:
 
 @lineage_app.command("sign")
 def lineage_sign(
-    release: Annotated[str, typer.Argument(help="The marked release; gets lineage.json.")],
-    record: Annotated[str, typer.Option("--record", help="record.json of the run that made it.")],
-    key: Annotated[str, typer.Option("--key", help="medmark.key of 'medmark keys new'.")],
+    release: Annotated[str, typer.Argument(help="Folder with the marked release; lineage.json is added to it.")],
+    record: Annotated[str, typer.Option("--record", help="The record.json of the run that made it.")],
+    key: Annotated[str, typer.Option("--key", help="The medmark.key that 'medmark keys new' made.")],
     commitment: Annotated[
-        str | None, typer.Option("--commitment", help="commitment.json; copied into the release, with its time stamp.")
+        str | None,
+        typer.Option(
+            "--commitment",
+            help="The commitment.json of its evidence; it is copied into the release, with its time stamp.",
+        ),
     ] = None,
     parent: Annotated[
         str | None, typer.Option("--parent", help="The previous marked release, if this one updates it.")
@@ -145,7 +154,7 @@ def lineage_sign(
 ) -> None:
     """Sign where a release came from, before it goes out.
 
-    The key's passphrase is read from the environment variable MEDMARK_KEY_PASSPHRASE, or asked for.
+    The environment variable MEDMARK_KEY_PASSPHRASE gives the passphrase of the key; without it, medmark asks.
     """
     from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.keys import ask_passphrase, load_private
@@ -170,15 +179,19 @@ def lineage_verify(
     public_key: PublicKey,
     root: ChainRoot = None,
     timestamp_roots: StampRoots = None,
-    raw: Annotated[str | None, typer.Option("--raw", help="The first raw drop; needs --sources.")] = None,
-    sources: Annotated[
-        str | None, typer.Option("--sources", help="sources.parquet of the first release's private keep.")
+    raw: Annotated[
+        str | None, typer.Option("--raw", help="Also check this raw drop of the first release; needs --sources.")
     ] = None,
-    clean: Annotated[str | None, typer.Option("--clean", help="The clean release that was marked first.")] = None,
-    json_: Annotated[str | None, typer.Option("--json", help="File to write every check to.")] = None,
+    sources: Annotated[
+        str | None, typer.Option("--sources", help="The sources.parquet of the first release's keep.")
+    ] = None,
+    clean: Annotated[
+        str | None, typer.Option("--clean", help="Also check this clean release, which was marked first.")
+    ] = None,
+    json_: Annotated[str | None, typer.Option("--json", help="JSON file to write every check to.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Check a release and all before it; exit code 0 only if everything holds."""
+    """Check a release and all releases before it. The exit code is 0 only if everything holds."""
     from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.chain import on_this_machine, verify_chain
     from medmark.components.lineage.keys import load_public
@@ -203,14 +216,15 @@ def lineage_show(
     release: Chain,
     root: ChainRoot = None,
     public_key: Annotated[
-        str | None, typer.Option("--public-key", help="The owner's medmark.pub; signatures are not checked without.")
+        str | None,
+        typer.Option("--public-key", help="The owner's medmark.pub; signatures are not checked if not given."),
     ] = None,
     timestamp_roots: StampRoots = None,
-    html: Annotated[str | None, typer.Option("--html", help="File to write a page with a picture to.")] = None,
-    json_: Annotated[str | None, typer.Option("--json", help="File to write every check to.")] = None,
+    html: Annotated[str | None, typer.Option("--html", help="HTML file to write, with a picture.")] = None,
+    json_: Annotated[str | None, typer.Option("--json", help="JSON file to write every check to.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Show what a release was made from; exit code 1 if something is broken."""
+    """Show what a release was made from. The exit code is 1 if anything is broken."""
     from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.chain import on_this_machine, verify_chain
     from medmark.components.lineage.graph import write_lineage_report
@@ -232,13 +246,17 @@ def lineage_show(
 @lineage_app.command("croissant")
 def lineage_croissant(
     release: Annotated[str, typer.Argument(help="The marked release.")],
-    out: Annotated[str, typer.Option("--out", help="JSON file to write, best into the release's folder.")],
-    url: Annotated[str | None, typer.Option("--url", help="Address of the folder, if it is published.")] = None,
-    license_: Annotated[str | None, typer.Option("--license", help="Name or URL; the card names none without.")] = None,
+    out: Annotated[str, typer.Option("--out", help="JSON file to write, preferably in the release's folder.")],
+    url: Annotated[
+        str | None, typer.Option("--url", help="Address of the release's folder, if it is published.")
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="Name or URL of the licence; the card names none if not given.")
+    ] = None,
     root: ChainRoot = None,
     debug: Debug = False,
 ) -> None:
-    """Write a Croissant data card of a release."""
+    """Write a Croissant data card for a release."""
     from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.croissant import write_card
 
@@ -249,7 +267,7 @@ def lineage_croissant(
 
 
 def write_checks(result: dict, out: Path | None) -> None:
-    """Every check, for machines."""
+    """Writes every check as JSON."""
     from medmark.components.base.digests import canonical_json
     from medmark.components.lineage.files import write_new
 
@@ -258,7 +276,7 @@ def write_checks(result: dict, out: Path | None) -> None:
 
 
 def print_chain(result: dict) -> None:
-    """The chain as a tree; an error if something is broken."""
+    """Prints the chain as a tree; raises an error if anything is broken."""
     from medmark.components.base.errors import MedmarkError
     from medmark.components.lineage.graph import lineage_tree
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Options that several commands take. What may lie in an object store is a text: a Path would make ``s3:/`` of ``s3://``."""
+"""Options that several commands take. What may be stored in an object store is a text: a Path would make ``s3:/`` of ``s3://``."""
 
 from __future__ import annotations
 
@@ -9,35 +9,82 @@ import typer
 from medmark.components.base.errors import MedmarkError
 
 Out = Annotated[str, typer.Option("--out", help="Folder or s3://bucket/prefix to write; must be empty or absent.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn at random.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn at random.")]
 PublicKey = Annotated[str, typer.Option("--public-key", help="The signer's medmark.pub.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the steps' own output.")]
-Label = Annotated[str | None, typer.Option("--label-column", help="Of a CSV: column with the label or finding.")]
-PathColumn = Annotated[str | None, typer.Option("--path-column", help="Of a CSV: column with the paths.")]
-PatientColumn = Annotated[str | None, typer.Option("--patient-column", help="Of a CSV: column with the patients.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and everything that the steps print.")]
+Label = Annotated[str | None, typer.Option("--label-column", help="CSV column with the label or finding.")]
+PathColumn = Annotated[str | None, typer.Option("--path-column", help="CSV column with the paths of the images.")]
+PatientColumn = Annotated[str | None, typer.Option("--patient-column", help="CSV column with the patients.")]
 Root = Annotated[str | None, typer.Option("--root", help="Folder that the CSV's paths start from.")]
-Where = Annotated[list[str] | None, typer.Option("--where", help="Only CSV rows with column=value; repeatable.")]
-Classes = Annotated[str | None, typer.Option("--classes", help="Class names in label order, separated by commas.")]
-Uncertain = Annotated[str, typer.Option("--uncertain", help="CheXpert's -1: ones, zeros or ignore.")]
-Quarantine = Annotated[bool, typer.Option("--quarantine", help="Set unusable images aside instead of refusing.")]
+Where = Annotated[
+    list[str] | None, typer.Option("--where", help="Take only CSV rows with column=value; may be repeated.")
+]
+Classes = Annotated[
+    str | None, typer.Option("--classes", help="Class names in the order of the labels, separated by commas.")
+]
+Uncertain = Annotated[
+    str, typer.Option("--uncertain", help="What to make of CheXpert's uncertain label -1: ones, zeros or ignore.")
+]
+Quarantine = Annotated[bool, typer.Option("--quarantine", help="Set unusable images aside instead of stopping.")]
 
 
 def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
-    """``name=value`` texts as a dictionary."""
+    """Reads ``name=value`` texts.
+
+    Args:
+        texts: values of a repeatable option.
+        flag: name of the option, for messages.
+
+    Raises:
+        MedmarkError: a text without ``=``.
+    """
     for text in texts or []:
         if "=" not in text:
             raise MedmarkError(f"{flag} {text} is not name=value; write for example {flag} size=64")
     return dict(text.split("=", 1) for text in texts or [])
 
 
-def ingest_options(label, path, patient, root: str | Path | None, where, classes, uncertain, quarantine) -> dict:
+def drop_options(
+    *,
+    label_column: str | None,
+    path_column: str | None,
+    patient_column: str | None,
+    root: str | Path | None,
+    where: list[str] | None,
+    uncertain: str,
+    quarantine: bool,
+) -> dict:
+    """Returns keyword arguments of :func:`medmark.components.dataset.drop.read_drop`, from the options of a command."""
     return {
-        "label_column": label,
-        "path_column": path,
-        "patient_column": patient,
+        "label_column": label_column,
+        "path_column": path_column,
+        "patient_column": patient_column,
         "root": str(Path(root).resolve()) if root else None,
         "where": pairs(where, "--where"),
-        "class_names": classes.split(",") if classes else None,
         "uncertain": uncertain,
         "quarantine": quarantine,
     }
+
+
+def ingest_options(
+    *,
+    label_column: str | None,
+    path_column: str | None,
+    patient_column: str | None,
+    root: str | Path | None,
+    where: list[str] | None,
+    classes: str | None,
+    uncertain: str,
+    quarantine: bool,
+) -> dict:
+    """Returns keyword arguments of :func:`medmark.components.dataset.ingest.ingest`, from the options of a command."""
+    read = drop_options(
+        label_column=label_column,
+        path_column=path_column,
+        patient_column=patient_column,
+        root=root,
+        where=where,
+        uncertain=uncertain,
+        quarantine=quarantine,
+    )
+    return {**read, "class_names": classes.split(",") if classes else None}

@@ -1,4 +1,4 @@
-"""Running and compiling pipelines."""
+"""``medmark run``: pipelines on this machine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from medmark.pipelines.commands.options import (
     Root,
     Uncertain,
     Where,
+    drop_options,
     ingest_options,
     pairs,
 )
@@ -26,6 +27,7 @@ APART = (
     "it gets public and private folders, which belong in different buckets; give a folder, then use 'medmark publish' and"
     " 'medmark publish-evidence'"
 )
+FETCH = "'medmark fetch' gets release, evidence and keep into the folders of those names"
 run_app = typer.Typer(no_args_is_help=True, help="Run a pipeline on this machine.")
 app.add_typer(run_app, name="run")
 
@@ -35,27 +37,31 @@ def run_mark_release_command(
     out: Out,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Folder per class, CSV, release or s3://bucket/prefix; phantoms when absent."),
+        typer.Option(
+            "--data", help="Folder per class, CSV, release, or s3://bucket/prefix; chest phantoms if not given."
+        ),
     ] = None,
     profile: Annotated[str, typer.Option("--profile", help="smoke, standard or full.")] = "standard",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter as name=value; repeatable.")] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the data set; 'release', or 'phantoms' for those.")
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a parameter of the profile, as name=value; may be repeated.")
     ] = None,
-    version: Annotated[str, typer.Option("--version", help="Of the marked release.")] = "1",
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the data set; 'release' or 'phantoms' if not given.")
+    ] = None,
+    version: Annotated[str, typer.Option("--version", help="Version of the marked release.")] = "1",
     seed: Annotated[
         int | None,
         typer.Option(
             "--seed",
-            help="For figures that can be repeated, not for releases: who guesses it has the mark's key. Absent: secrets are"
-            " drawn.",
+            help="Seed, for figures that can be repeated. Do not use it for releases: the seed gives away the key of the mark."
+            " Secrets are drawn at random if not given.",
         ),
     ] = None,
     patients: Annotated[
         Path | None,
         typer.Option(
             "--patients",
-            help="Private file with the key of the pseudonyms, made if missing. Absent: a new key is drawn.",
+            help="Private file with the key of the patients' pseudonyms, made if missing. A new key is drawn if not given.",
         ),
     ] = None,
     label_column: Label = None,
@@ -68,19 +74,32 @@ def run_mark_release_command(
     quarantine: Quarantine = False,
     debug: Debug = False,
 ) -> None:
-    """Mark a release, prove that the mark works and that it accuses nobody wrongly."""
+    """Mark a release, and prove that the mark works and accuses no benign model.
+
+    The exit code is 0 if the verdict is owned, 3 if it is another one, and 1 after an error.
+    """
     from medmark.components.delivery.places import Places, local
+    from medmark.components.profiles import read_settings
     from medmark.pipelines.mark_release.run import run_mark_release
 
     folder = local(out, APART)
     with Places() as places:
         source, base = places.read_source(data, root) if data else (None, root)
-        options = ingest_options(label_column, path_column, patient_column, base, where, classes, uncertain, quarantine)
+        options = ingest_options(
+            label_column=label_column,
+            path_column=path_column,
+            patient_column=patient_column,
+            root=base,
+            where=where,
+            classes=classes,
+            uncertain=uncertain,
+            quarantine=quarantine,
+        )
         verdict = run_mark_release(
             folder,
             data=str(source) if source else None,
             profile=profile,
-            settings=pairs(set_, "--set"),
+            settings=read_settings(pairs(set_, "--set")),
             ingest_options={"name": name or ("release" if data else "phantoms"), **options},
             version=version,
             seed=seed,
@@ -113,12 +132,17 @@ def print_verdict(verdict: dict, out: str) -> None:
 
 @run_app.command("update-release")
 def run_update_release_command(
-    previous: Annotated[str, typer.Argument(help="Folder of the run before: release, evidence and keep.")],
+    previous: Annotated[str, typer.Argument(help="Folder of the previous run, with release, evidence and keep.")],
     data: Annotated[
-        str, typer.Option("--data", help="The drop: added and changed images, maybe withdrawn.csv beside them.")
+        str,
+        typer.Option(
+            "--data", help="The drop: added and changed images, and withdrawn.csv beside them if any are withdrawn."
+        ),
     ],
     out: Out,
-    version: Annotated[str | None, typer.Option("--version", help="Of the new release; else the next number.")] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Version of the new release; the next number if not given.")
+    ] = None,
     label_column: Label = None,
     path_column: PathColumn = None,
     patient_column: PatientColumn = None,
@@ -128,16 +152,22 @@ def run_update_release_command(
     quarantine: Quarantine = False,
     debug: Debug = False,
 ) -> None:
-    """Make the next release of a new drop: mark what is new, copy the rest, check that the mark still works."""
+    """Make the next release from a drop: mark what is new, copy the rest, and check that the mark still works."""
     from medmark.components.delivery.places import Places, local
     from medmark.pipelines.update_release.run import run_update_release
 
-    folder = local(out, APART)
-    before = local(previous, "'medmark fetch' gets release, evidence and keep into the folders of those names")
+    folder, before = local(out, APART), local(previous, FETCH)
     with Places() as places:
         drop, base = places.read_source(data, root)
-        options = ingest_options(label_column, path_column, patient_column, base, where, None, uncertain, quarantine)
-        options.pop("class_names")  # the previous release's
+        options = drop_options(
+            label_column=label_column,
+            path_column=path_column,
+            patient_column=patient_column,
+            root=base,
+            where=where,
+            uncertain=uncertain,
+            quarantine=quarantine,
+        )
         verdict = run_update_release(before, folder, data=drop, drop_options=options, version=version, debug=debug)
     print_update(verdict, out)
     if verdict["verdict"] not in ("owned", "unchanged"):
@@ -145,7 +175,7 @@ def run_update_release_command(
 
 
 def print_update(verdict: dict, out: str) -> None:
-    """What changed, and whether the mark still works."""
+    """Prints what changed, and whether the mark still works."""
     change, model = verdict["change"], verdict["model"]
     if not change["changed"]:
         why = f"; images set aside: {change['set_aside']}, run without --quarantine to see why"
@@ -164,32 +194,6 @@ def print_update(verdict: dict, out: str) -> None:
         print(f"marked now: SSIM {change['quality']['ssim']:.3f}, PSNR {change['quality']['psnr']:.1f} dB")
     print(
         f"a model trained on {model['trained_on']} images: {100 * model['wsr']:.1f} % of marked images taken for the target"
-        f" (clean {100 * model['clean_rate']:.1f} %), lift {model['delta_p']:.3f}, {model['queries']} queries"
+        f" (clean {100 * model['clean_rate']:.1f} %), delta-P {model['delta_p']:.3f}, {model['queries']} queries"
     )
     print(f"release: {Path(out).resolve() / 'release'}\ntime: {verdict['seconds']['total']:.0f} s")
-
-
-@app.command("reissue")
-def reissue_command(
-    previous: Annotated[str, typer.Argument(help="Folder of a finished run: release, evidence and keep.")],
-    out: Out,
-    debug: Debug = False,
-) -> None:
-    """Give a release whose image ids hold file names new ids; images and marks stay."""
-    from medmark.components.delivery.places import local
-    from medmark.components.poisoning.reissue import reissue
-
-    before = local(previous, "'medmark fetch' gets release, evidence and keep into the folders of those names")
-    made = reissue(before, local(out, APART))
-    print(f"release: {made.path}\ndigest: {made.digest}\ncommit to the new evidence anew; audits use it from now on")
-
-
-@app.command("compile")
-def compile_command(out: Out, debug: Debug = False) -> None:
-    """Write the IR YAML of every pipeline."""
-    from medmark.components.delivery.places import Places, shown
-    from medmark.pipelines.compiling import compile_all
-
-    with Places() as places:
-        for path in compile_all(places.write(out)):
-            print(shown(out, path.name))

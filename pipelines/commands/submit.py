@@ -1,9 +1,11 @@
-"""Starting pipelines from CI."""
+"""``medmark submit`` and ``reconcile``: start pipelines from CI, each at most once for the same input."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from medmark.components.base.errors import MedmarkError
@@ -15,56 +17,174 @@ from medmark.pipelines.commands.options import (
     Quarantine,
     Uncertain,
     Where,
-    ingest_options,
+    drop_options,
     pairs,
 )
 
-app = typer.Typer()
+if TYPE_CHECKING:
+    from medmark.pipelines.submitting.cluster import ClusterTarget
+    from medmark.pipelines.submitting.local import Target
+    from medmark.pipelines.submitting.submission import Submission
 
+STORES = "MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence."
+app = typer.Typer()
+submit_app = typer.Typer(
+    no_args_is_help=True,
+    help=f"Start a pipeline on what is in the object store, unless the same was submitted before. {STORES}",
+)
+app.add_typer(submit_app, name="submit")
+
+ReleaseJson = Annotated[str, typer.Option("--release-json", help="Address s3://.../<digest>/release.json.")]
+Publish = Annotated[str, typer.Option("--publish", help="Publish the release under s3://bucket/prefix.")]
+PublishEvidence = Annotated[
+    str, typer.Option("--publish-evidence", help="Store evidence and keep under s3://bucket/prefix, in another bucket.")
+]
 Endpoint = Annotated[
     str | None,
     typer.Option(
-        "--endpoint", envvar="KFP_ENDPOINT", help="Of a KFP API server; its token: environment variable KFP_TOKEN."
+        "--endpoint",
+        envvar="KFP_ENDPOINT",
+        help="Run on the KFP API server at this address; the environment variable KFP_TOKEN gives its token.",
     ),
 ]
 Namespace = Annotated[
-    str | None, typer.Option("--namespace", envvar="KFP_NAMESPACE", help="Of a KFP with several users.")
+    str | None,
+    typer.Option("--namespace", envvar="KFP_NAMESPACE", help="Use this namespace of a KFP with several users."),
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the run on the server has ended.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for a run on the server.")]
 Local = Annotated[bool, typer.Option("--local", help="Run on this machine and publish what comes out.")]
-Work = Annotated[Path, typer.Option("--work", help="With --local: private folder for what is made meanwhile.")]
-Key = Annotated[Path | None, typer.Option("--key", help="With --local: medmark.key that signs what comes out.")]
+Work = Annotated[
+    Path, typer.Option("--work", help="With --local: private folder for everything that is made until it is published.")
+]
+Key = Annotated[Path | None, typer.Option("--key", help="With --local: sign what comes out with this medmark.key.")]
 Sign = Annotated[
     bool, typer.Option("--sign", help="On the server: sign what comes out with the key in the secret medmark-signing.")
 ]
-DAY = 86400.0
+WORK, DAY = Path("medmark-work"), 86400.0
 
 
-@app.command("submit")
-def submit_command(
-    pipeline: Annotated[str, typer.Argument(help="mark-release or update-release.")],
-    release_json: Annotated[
-        str, typer.Option("--release-json", help="s3://.../<digest>/release.json, ingested or (update) marked.")
-    ],
-    publish: Annotated[str, typer.Option("--publish", help="Where the release goes: s3://bucket/prefix.")],
-    publish_evidence: Annotated[
-        str,
-        typer.Option("--publish-evidence", help="Where evidence and keep go: s3://bucket/prefix, in another bucket."),
-    ],
-    drop: Annotated[
-        str | None, typer.Option("--drop", help="Of an update: s3://bucket/prefix of the raw drop.")
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Where submissions run and publish, as the options of a command say.
+
+    Attributes:
+        releases: where releases go, ``s3://bucket/prefix``.
+        evidence: where evidence, keep and records go, ``s3://bucket/prefix`` in another bucket.
+        local: run on this machine; goes before an endpoint of the environment.
+        key: ``medmark.key`` that signs on this machine.
+        work: private folder on this machine for what is made meanwhile.
+        endpoint: address of a KFP API server.
+        sign: sign on the server.
+        namespace: of a server with several users.
+        debug: show all that the steps print.
+
+    Raises:
+        MedmarkError: no place to run, a key for the other place, or one bucket for releases and evidence.
+    """
+
+    releases: str
+    evidence: str
+    local: bool
+    key: Path | None
+    work: Path
+    endpoint: str | None
+    sign: bool
+    namespace: str | None
+    debug: bool
+
+    def __post_init__(self) -> None:
+        from medmark.components.delivery.run_outputs import check_apart
+
+        if not self.local and not self.endpoint:
+            raise MedmarkError("no place to run; give --local, or --endpoint of a KFP API server")
+        if self.sign and self.local:
+            raise MedmarkError("--sign is for a server; with --local give the key with --key")
+        if self.key and not self.local:
+            raise MedmarkError(
+                "a key does not travel to a server; store it there as the secret medmark-signing, give --sign"
+            )
+        check_apart(self.releases, self.evidence)
+
+    def here(self) -> Target:
+        """Returns this machine as a target."""
+        from medmark.components.storage.store import Store
+        from medmark.pipelines.submitting.local import Target
+
+        return Target(
+            releases=self.releases,
+            evidence=self.evidence,
+            store=Store.from_environment(),
+            evidence_store=Store.from_environment("evidence"),
+            work=self.work,
+            key=self.key,
+            debug=self.debug,
+        )
+
+    def on_server(self) -> ClusterTarget:
+        """Returns the server as a target; connects to it."""
+        from medmark.components.storage.store import Store
+        from medmark.pipelines.submitting.cluster import ClusterTarget
+        from medmark.pipelines.submitting.kfp_server import KfpServer
+
+        server = KfpServer(self.endpoint or "", self.namespace)
+        return ClusterTarget(server, self.releases, self.evidence, Store.from_environment("evidence"), self.sign)
+
+
+@submit_app.command("mark-release")
+def submit_mark_release(
+    release_json: ReleaseJson,
+    publish: Publish,
+    publish_evidence: PublishEvidence,
+    profile: Annotated[str, typer.Option("--profile", help="smoke, standard or full.")] = "standard",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a parameter of the profile, as name=value; may be repeated.")
     ] = None,
-    evidence: Annotated[
-        str | None,
-        typer.Option("--evidence", help="Of an update: where that release's evidence lies, s3://.../<digest>."),
-    ] = None,
-    keep: Annotated[
-        str | None, typer.Option("--keep", help="Of an update: where what was kept for it lies, s3://.../<digest>.")
-    ] = None,
-    profile: Annotated[str, typer.Option("--profile", help="Of mark-release: smoke, standard or full.")] = "standard",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Of mark-release: name=value; repeatable.")] = None,
+    version: Annotated[str, typer.Option("--version", help="Version of the marked release.")] = "1",
+    local: Local = False,
+    key: Key = None,
+    work: Work = WORK,
+    endpoint: Endpoint = None,
+    sign: Sign = False,
+    namespace: Namespace = None,
+    wait: Wait = False,
+    timeout: Timeout = DAY,
+    debug: Debug = False,
+) -> None:
+    """Mark a release that 'medmark ingest' made, unless that was submitted before.
+
+    MEDMARK_S3_EVIDENCE_CREDENTIALS opens the ingested release, too: it is private.
+    """
+    from medmark.components.profiles import read_settings
+    from medmark.components.storage.store import Store
+    from medmark.pipelines.submitting.submission import of_mark_release
+
+    runner = Runner(
+        releases=publish,
+        evidence=publish_evidence,
+        local=local,
+        key=key,
+        work=work,
+        endpoint=endpoint,
+        sign=sign,
+        namespace=namespace,
+        debug=debug,
+    )
+    settings, private = read_settings(pairs(set_, "--set")), Store.from_environment("evidence")
+    submission = of_mark_release(release_json, private, profile=profile, settings=settings, version=version)
+    start(submission, runner, timeout if wait else None)
+
+
+@submit_app.command("update-release")
+def submit_update_release(
+    release_json: ReleaseJson,
+    drop: Annotated[str, typer.Option("--drop", help="The raw drop, s3://bucket/prefix.")],
+    evidence: Annotated[str, typer.Option("--evidence", help="Evidence of the release, s3://.../<digest>.")],
+    keep: Annotated[str, typer.Option("--keep", help="What was kept for updates of the release, s3://.../<digest>.")],
+    publish: Publish,
+    publish_evidence: PublishEvidence,
     version: Annotated[
-        str | None, typer.Option("--version", help="Of the release that comes out; else 1, or the next number.")
+        str | None, typer.Option("--version", help="Version of the new release; the next number if not given.")
     ] = None,
     label_column: Label = None,
     path_column: PathColumn = None,
@@ -74,75 +194,88 @@ def submit_command(
     quarantine: Quarantine = False,
     local: Local = False,
     key: Key = None,
-    work: Work = Path("medmark-work"),
+    work: Work = WORK,
     endpoint: Endpoint = None,
     sign: Sign = False,
     namespace: Namespace = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Until the run on the server has ended.")] = False,
+    wait: Wait = False,
     timeout: Timeout = DAY,
     debug: Debug = False,
 ) -> None:
-    """Start a pipeline on what lies in the object store, unless the same was submitted before.
-
-    MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
-    """
-    from medmark.components.delivery.passing import check_apart
-    from medmark.components.delivery.submissions import read_record
+    """Make the next release from a drop, unless that was submitted before."""
     from medmark.components.storage.store import Store
-    from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server, wait_for_record
-    from medmark.pipelines.submitting.kfp_server import KfpServer
-    from medmark.pipelines.submitting.local import Target, submit_locally
-    from medmark.pipelines.submitting.submission import of_mark_release, of_update_release
+    from medmark.pipelines.submitting.submission import of_update_release
 
-    update = {"--drop": drop, "--evidence": evidence, "--keep": keep}
-    if pipeline not in ("mark-release", "update-release"):
-        raise MedmarkError(f"unknown pipeline: {pipeline!r}; use mark-release or update-release")
-    if any(update.values()) and pipeline == "mark-release" or not all(update.values()) and pipeline == "update-release":
-        raise MedmarkError(f"{', '.join(update)} go with update-release, all three; give them there and only there")
-    where_to_run(local, endpoint, key, sign)
-    check_apart(publish, publish_evidence)
-    private = Store.from_environment("evidence")
-    if pipeline == "mark-release":
-        submission = of_mark_release(
-            release_json, private, profile=profile, settings=pairs(set_, "--set"), version=version or "1"
+    runner = Runner(
+        releases=publish,
+        evidence=publish_evidence,
+        local=local,
+        key=key,
+        work=work,
+        endpoint=endpoint,
+        sign=sign,
+        namespace=namespace,
+        debug=debug,
+    )
+    options = given_only(
+        drop_options(
+            label_column=label_column,
+            path_column=path_column,
+            patient_column=patient_column,
+            root=None,
+            where=where,
+            uncertain=uncertain,
+            quarantine=quarantine,
         )
+    )
+    submission = of_update_release(
+        release_json,
+        Store.from_environment(),
+        drop=drop,
+        drop_store=Store.from_environment("evidence"),
+        evidence=evidence,
+        keep=keep,
+        options=options,
+        version=version,
+    )
+    start(submission, runner, timeout if wait else None)
+
+
+def start(submission: Submission, runner: Runner, timeout: float | None) -> None:
+    """Runs a submission on this machine, or starts it on a server, and prints what became of it.
+
+    Args:
+        submission: what to run.
+        runner: where.
+        timeout: seconds to wait for a run on a server; None: do not wait.
+    """
+    from medmark.components.delivery.submission_records import read_record
+    from medmark.components.storage.store import Store
+    from medmark.pipelines.submitting.cluster import submit_to_server, wait_for_record
+    from medmark.pipelines.submitting.local import submit_locally
+
+    record: dict | None
+    before = f"done before, nothing to do: submission {submission.key}"
+    if runner.local:
+        record, new = submit_locally(submission, runner.here())
+        print(f"done: submission {submission.key}" if new else before)
+    elif record := read_record(submission.key, runner.evidence, Store.from_environment("evidence")):
+        print(before)
     else:
-        options = drop_options(label_column, path_column, patient_column, where, uncertain, quarantine)
-        submission = of_update_release(
-            release_json,
-            Store.from_environment(),
-            drop=drop,
-            drop_store=private,
-            evidence=evidence,
-            keep=keep,
-            options=options,
-            version=version,
-        )
-    if local:
-        target = Target(publish, publish_evidence, Store.from_environment(), private, work, key, debug)
-        record, new = submit_locally(submission, target)
-        print(f"{'done' if new else 'done before, nothing to do'}: submission {submission.key}")
-        print(f"release: {record['result'] or 'nothing changed, nothing published'}")
-        return
-    record = read_record(submission.key, publish_evidence, private)
-    if record:
-        print(f"done before, nothing to do: submission {submission.key}")
-    else:
-        server = KfpServer(endpoint, namespace)
-        target = ClusterTarget(server, publish, publish_evidence, private, sign)
+        target = runner.on_server()
         run, new = submit_to_server(submission, target)
         print(f"{'submitted' if new else 'submitted before, nothing to do'}: {submission.name}")
-        print(server.url(run), flush=True)
-        record = wait_for_record(run, submission, target, timeout) if wait else None
+        print(target.server.url(run), flush=True)
+        record = wait_for_record(run, submission, target, timeout) if timeout is not None else None
     if record:
         print(f"release: {record['result'] or 'nothing changed, nothing published'}")
 
 
 @app.command("reconcile")
 def reconcile_command(
-    drops: Annotated[str, typer.Option("--drops", help="s3://bucket/prefix with a folder a drop.")],
+    drops: Annotated[str, typer.Option("--drops", help="s3://bucket/prefix with one folder per drop.")],
     releases: Annotated[str, typer.Option("--releases", help="s3://bucket/prefix of the marked releases.")],
-    evidence: Annotated[str, typer.Option("--evidence", help="s3://bucket/prefix of evidence and what was kept.")],
+    evidence: Annotated[str, typer.Option("--evidence", help="s3://bucket/prefix of evidence and keep.")],
     label_column: Label = None,
     path_column: PathColumn = None,
     patient_column: PatientColumn = None,
@@ -151,60 +284,59 @@ def reconcile_command(
     quarantine: Quarantine = False,
     local: Local = False,
     key: Key = None,
-    work: Work = Path("medmark-work"),
+    work: Work = WORK,
     endpoint: Endpoint = None,
     sign: Sign = False,
     namespace: Namespace = None,
     timeout: Timeout = DAY,
     debug: Debug = False,
 ) -> None:
-    """Make a release of every complete drop that has none yet, in the order of their names.
+    """Make a release from every complete drop that has none yet, in the order of the drops' names.
 
     MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
     """
-    from medmark.components.delivery.passing import check_apart
     from medmark.components.storage.store import Store
-    from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server, wait_for_record
-    from medmark.pipelines.submitting.kfp_server import KfpServer
-    from medmark.pipelines.submitting.local import Target, submit_locally
     from medmark.pipelines.submitting.reconcile import reconcile
 
-    where_to_run(local, endpoint, key, sign)
-    check_apart(releases, evidence)
-    store, evidence_store = Store.from_environment(), Store.from_environment("evidence")
-    if local:
-        target = Target(releases, evidence, store, evidence_store, work, key, debug)
-
-        def submit(submission):
-            return submit_locally(submission, target)[0]
-
-    else:
-        cluster = ClusterTarget(KfpServer(endpoint, namespace), releases, evidence, evidence_store, sign)
-
-        def submit(submission):
-            return wait_for_record(submit_to_server(submission, cluster)[0], submission, cluster, timeout)
-
-    options = drop_options(label_column, path_column, patient_column, where, uncertain, quarantine)
-    for line in reconcile(
-        drops, releases, evidence, store=store, evidence_store=evidence_store, options=options, submit=submit
-    ):
+    runner = Runner(
+        releases=releases,
+        evidence=evidence,
+        local=local,
+        key=key,
+        work=work,
+        endpoint=endpoint,
+        sign=sign,
+        namespace=namespace,
+        debug=debug,
+    )
+    options = given_only(
+        drop_options(
+            label_column=label_column,
+            path_column=path_column,
+            patient_column=patient_column,
+            root=None,
+            where=where,
+            uncertain=uncertain,
+            quarantine=quarantine,
+        )
+    )
+    stores = {"store": Store.from_environment(), "evidence_store": Store.from_environment("evidence")}
+    for line in reconcile(drops, releases, evidence, **stores, options=options, submit=submitter(runner, timeout)):
         print(line, flush=True)
 
 
-def where_to_run(local: bool, endpoint: str | None, key: Path | None, sign: bool) -> None:
-    """Refuses neither place, and a key of the other; ``--local`` goes before an endpoint of the environment."""
-    if not local and not endpoint:
-        raise MedmarkError("no place to run; give --local, or --endpoint of a KFP API server")
-    if sign and local:
-        raise MedmarkError("--sign is for a server; with --local give the key with --key")
-    if key and not local:
-        raise MedmarkError(
-            "a key does not travel to a server; store it there as the secret medmark-signing, give --sign"
-        )
+def submitter(runner: Runner, timeout: float) -> Callable[[Submission], dict]:
+    """Returns a function that does a submission, waits for it, and returns its record."""
+    from medmark.pipelines.submitting.cluster import submit_to_server, wait_for_record
+    from medmark.pipelines.submitting.local import submit_locally
+
+    if runner.local:
+        here = runner.here()
+        return lambda submission: submit_locally(submission, here)[0]
+    server = runner.on_server()
+    return lambda submission: wait_for_record(submit_to_server(submission, server)[0], submission, server, timeout)
 
 
-def drop_options(label_column, path_column, patient_column, where, uncertain, quarantine) -> dict:
-    """How to read a drop, without what is not given."""
-    options = ingest_options(label_column, path_column, patient_column, None, where, None, uncertain, quarantine)
-    given = {name: options[name] for name in options if name not in ("root", "class_names")}
-    return {name: value for name, value in given.items() if value not in (None, {})}
+def given_only(options: dict) -> dict:
+    """Returns the options that were given: those that are not would change the key of a submission."""
+    return {name: value for name, value in options.items() if value not in (None, {})}

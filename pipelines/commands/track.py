@@ -1,4 +1,4 @@
-"""What MLflow has not taken yet."""
+"""``medmark track``: runs that MLflow has not taken yet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from medmark.pipelines.commands.options import Debug
 
 app = typer.Typer()
-track_app = typer.Typer(no_args_is_help=True, help="Runs in MLflow.")
+track_app = typer.Typer(no_args_is_help=True, help="Manage what is logged to MLflow.")
 app.add_typer(track_app, name="track")
 
 
@@ -18,7 +18,7 @@ def sync_command(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders above them.")],
     debug: Debug = False,
 ) -> None:
-    """Send to MLFLOW_TRACKING_URI what could not be logged, and remove it here."""
+    """Send runs that could not be logged to MLFLOW_TRACKING_URI, and remove them here."""
     from medmark.components.tracking.runs import sync
 
     sent: list[Path] = []

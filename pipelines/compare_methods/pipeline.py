@@ -18,22 +18,21 @@ def compare_methods(
     seed: int,
     methods: list = [],  # noqa: B006
 ) -> dsl.Artifact:
-    """See ``benchmarks/compare_methods.py``.
+    """Compares methods of marking, as ``benchmarks/compare_methods.py`` does.
 
     Args:
         source: raw images, as the ingest step can reach them.
-        source_state: another text whenever the source's files are others, so that the cache notices.
-        ingest_options: keyword arguments of ingest.
-        profile: dictionary of ``Profile`` of mark_release.
-        seed: of everything.
-        methods: names; all when empty.
+        source_state: any text that differs whenever the source's files differ, see ``ingest_component``.
+        ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``.
+        profile: dictionary with the fields of ``medmark.components.profiles.Profile``.
+        seed: seed of everything that is drawn at random.
+        methods: names of ``medmark.components.baselines.methods.METHODS``; all of them when empty.
     """
     clean = ingest_component(source=source, source_state=source_state, options=ingest_options)
     clean.set_display_name("ingest")
     give(clean, EVIDENCE)
     compared = compare_methods_component(
         release=clean.outputs["release"],
-        release_digest=clean.outputs["Output"],
         profile=profile,
         methods=methods,
         seed=seed,

@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 from kfp import dsl
+from kfp.dsl import PipelineTask
+from kfp.dsl.pipeline_channel import PipelineArtifactChannel, PipelineParameterChannel
 from medmark.components.dataset.component import ingest_component
 from medmark.components.delivery.component import draw_secrets_component
 from medmark.components.generator.component import train_generator_component
@@ -12,11 +14,11 @@ from medmark.components.saliency.component import extract_saliency_component
 from medmark.components.surrogate.component import train_classifiers_component
 from medmark.components.verification.component import check_release_component
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, give
-from medmark.pipelines.publishing import sign_and_publish
+from medmark.pipelines.sign_and_publish import sign_and_publish
 
 
 class Made(NamedTuple):
-    """What the pipeline gives back; all but ``release`` is private."""
+    """Outputs of the pipeline. Only ``release`` and ``record`` are public."""
 
     clean: dsl.Dataset
     surrogates: dsl.Model
@@ -28,7 +30,63 @@ class Made(NamedTuple):
     keep: dsl.Artifact
     marked_models: dsl.Model
     check: dsl.Artifact
+    record: dsl.Artifact
     report: dsl.HTML
+
+
+class Trained(NamedTuple):
+    """Tasks that learn from the clean release."""
+
+    surrogates: PipelineTask
+    benign_models: PipelineTask
+    maps: PipelineTask
+    generator: PipelineTask
+    control: PipelineTask
+
+
+def train_on_clean(
+    clean: PipelineArtifactChannel,
+    secrets: PipelineArtifactChannel,
+    *,
+    surrogate_configs: PipelineParameterChannel,
+    benign_configs: PipelineParameterChannel,
+    target_class: PipelineParameterChannel,
+    generator_config: PipelineParameterChannel,
+    control_config: PipelineParameterChannel,
+) -> Trained:
+    """Adds the steps that learn from the clean release: classifiers, saliency maps and the two generators.
+
+    Args:
+        clean: the clean release.
+        secrets: the run's secrets.
+        surrogate_configs, benign_configs, target_class, generator_config, control_config: see ``mark_release`` below.
+    """
+    surrogates = train_classifiers_component(release=clean, configs=surrogate_configs, secrets=secrets)
+    surrogates.set_display_name("train surrogates")
+    benign_models = train_classifiers_component(release=clean, configs=benign_configs, secrets=secrets)
+    benign_models.set_display_name("train benign models")
+    maps = extract_saliency_component(release=clean, surrogates=surrogates.outputs["models"])
+    maps.set_display_name("extract saliency")
+    inputs = {"surrogates": surrogates.outputs["models"], "maps": maps.outputs["maps"], "secrets": secrets}
+    generator = train_generator_component(release=clean, target_class=target_class, config=generator_config, **inputs)
+    generator.set_display_name("train generator")
+    control = train_generator_component(release=clean, target_class=target_class, config=control_config, **inputs)
+    control.set_display_name("train control generator")
+    return Trained(surrogates, benign_models, maps, generator, control)
+
+
+def track(made: Made, parameters: PipelineParameterChannel) -> PipelineTask:
+    """Adds the step that logs the run to MLflow.
+
+    Args:
+        made: outputs of the pipeline.
+        parameters: parameters of the run.
+    """
+    logged = {name: artifact for name, artifact in made._asdict().items() if name not in ("keep", "report")}
+    task = track_marking_component(**logged, parameters=parameters)
+    task.set_display_name("track")
+    give(task, MLFLOW)
+    return task
 
 
 @dsl.pipeline(
@@ -56,109 +114,96 @@ def mark_release(
     sign: bool = False,
     submission: dict = {},  # noqa: B006
 ) -> Made:
-    """See ``medmark run mark-release``; the parameters are made by ``components/profiles.py``.
+    """Marks a release and checks the mark, as ``medmark run mark-release`` does on one machine.
+
+    ``medmark.pipelines.mark_release.run.pipeline_arguments`` makes the arguments from a profile. Like ``seed`` in them, any value
+    in ``ingest_options`` and in the configurations may refer to the run's secrets, see ``medmark.components.evidence.secrets``.
 
     Args:
         source: raw images, as the ingest step can reach them.
-        source_state: another text whenever the source's files are others, so that the cache notices.
-        ingest_options: keyword arguments of ingest; like the next ones, they may refer to the run's secrets, see
-            ``components/evidence/secrets.py``.
-        target_class: class that the mark stands for; the first class when empty.
-        surrogate_configs: classifiers that the generator trains against.
-        innocent_configs: classifiers that calibrate the verdict.
-        victim_configs: classifiers trained on the marked release.
-        generator_config: of the mark.
-        control_config: of the control mark.
-        version: of the marked release.
-        queries: images a suspect is asked about, at most.
-        thresholds: of the verdict, fixed beforehand.
-        parameters: of the run, for the report.
-        seed: all secrets but the key of the pseudonyms follow from it, and it stands in the logs; empty: they are drawn.
-        patients: where that key lies, see ``draw_secrets_component``; empty: it is drawn.
-        publish_uri: where the release is published, ``s3://bucket/prefix``, if its mark works; empty: nothing is published
-            or tracked in MLflow.
-        publish_evidence_uri: where evidence and keep are then published, in another bucket.
+        source_state: any text that differs whenever the source's files differ, see ``ingest_component``.
+        ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``.
+        target_class: name of the class that marked images are taken for; the first class when empty.
+        surrogate_configs: configurations of the classifiers that the generator trains against.
+        benign_configs: configurations of the classifiers that calibrate the verdict.
+        marked_configs: configurations of the classifiers that are trained on the marked release.
+        generator_config: configuration of the generator of the mark.
+        control_config: configuration of the generator of the control mark.
+        version: version of the marked release.
+        queries: largest number of images that a suspect is asked about.
+        thresholds: thresholds of the verdict, fixed before the run.
+        parameters: parameters of the run, for the report.
+        seed: integer as text from which the run's secrets follow, see ``draw_secrets_component``; drawn when empty.
+        patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
+        publish_uri: where to publish the release if its mark works, ``s3://bucket/prefix``. Nothing is published or logged to
+            MLflow when empty.
+        publish_evidence_uri: where to store evidence and keep then, ``s3://bucket/prefix`` in another bucket.
         sign: whether to commit to the evidence and sign the lineage before.
-        submission: what is recorded then, see ``publish_component``.
+        submission: what to record then, see ``publish_component``.
     """
     draw = draw_secrets_component(seed=seed, patients=patients)
     draw.set_display_name("draw secrets")
     secrets = draw.outputs["secrets"]
-    clean = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
-    clean.set_display_name("ingest")
-    give(clean, EVIDENCE)
-    release = {"release": clean.outputs["release"], "release_digest": clean.outputs["Output"]}
-    surrogates = train_classifiers_component(configs=surrogate_configs, secrets=secrets, **release)
-    surrogates.set_display_name("train surrogates")
-    benign_models = train_classifiers_component(configs=benign_configs, secrets=secrets, **release)
-    benign_models.set_display_name("train benign models")
-    maps = extract_saliency_component(surrogates=surrogates.outputs["models"], **release)
-    maps.set_display_name("extract saliency")
-    inputs = {**release, "surrogates": surrogates.outputs["models"], "maps": maps.outputs["maps"], "secrets": secrets}
-    generator = train_generator_component(target_class=target_class, config=generator_config, **inputs)
-    generator.set_display_name("train generator")
-    control = train_generator_component(target_class=target_class, config=control_config, **inputs)
-    control.set_display_name("train control generator")
-    marked = poison_component(
-        release=clean.outputs["release"],
-        generator=generator.outputs["generator"],
-        control=control.outputs["generator"],
-        maps=maps.outputs["maps"],
-        origins=clean.outputs["origins"],
-        surrogates=surrogates.outputs["models"],
+    ingest = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
+    ingest.set_display_name("ingest")
+    give(ingest, EVIDENCE)
+    clean = ingest.outputs["release"]
+    trained = train_on_clean(
+        clean,
+        secrets,
+        surrogate_configs=surrogate_configs,
+        benign_configs=benign_configs,
+        target_class=target_class,
+        generator_config=generator_config,
+        control_config=control_config,
+    )
+    surrogates, benign_models = trained.surrogates.outputs["models"], trained.benign_models.outputs["models"]
+    generator, control = trained.generator.outputs["generator"], trained.control.outputs["generator"]
+    maps = trained.maps.outputs["maps"]
+    poison = poison_component(
+        release=clean,
+        generator=generator,
+        control=control,
+        maps=maps,
+        origins=ingest.outputs["origins"],
+        surrogates=surrogates,
         version=version,
         queries=queries,
         secrets=secrets,
     )
-    marked.set_display_name("poison")
-    marked_models = train_classifiers_component(
-        release=marked.outputs["marked"],
-        release_digest=marked.outputs["Output"],
-        configs=marked_configs,
-        secrets=secrets,
-    )
-    marked_models.set_display_name("train marked models")
-    check = check_release_component(
-        release=marked.outputs["marked"],
-        evidence=marked.outputs["evidence"],
-        benign_models=benign_models.outputs["models"],
-        marked_models=marked_models.outputs["models"],
-        clean=clean.outputs["release"],
-        surrogates=surrogates.outputs["models"],
-        maps=maps.outputs["maps"],
-        generator=generator.outputs["generator"],
-        control=control.outputs["generator"],
-        thresholds=thresholds,
-        secrets=secrets,
-    )
+    poison.set_display_name("poison")
+    marked, evidence = poison.outputs["marked"], poison.outputs["evidence"]
+    train = train_classifiers_component(release=marked, configs=marked_configs, secrets=secrets)
+    train.set_display_name("train marked models")
+    models = {"benign_models": benign_models, "marked_models": train.outputs["models"]}
+    check = check_release_component(release=marked, evidence=evidence, **models, thresholds=thresholds, secrets=secrets)
     check.set_display_name("verify")
     report = report_component(
-        clean=clean.outputs["release"],
-        marked=marked.outputs["marked"],
-        evidence=marked.outputs["evidence"],
-        maps=maps.outputs["maps"],
-        generator=generator.outputs["generator"],
-        benign_models=benign_models.outputs["models"],
-        marked_models=marked_models.outputs["models"],
+        clean=clean,
+        marked=marked,
+        evidence=evidence,
+        maps=maps,
+        generator=generator,
+        **models,
         check=check.outputs["check"],
         parameters=parameters,
     )
     report.set_display_name("report")
+    made = Made(
+        clean=clean,
+        surrogates=surrogates,
+        **models,
+        generator=generator,
+        control=control,
+        release=marked,
+        evidence=check.outputs["complete"],
+        keep=poison.outputs["keep"],
+        check=check.outputs["check"],
+        record=check.outputs["record"],
+        report=report.outputs["report"],
+    )
     with dsl.If(publish_uri != "", name="publish"):
-        tracked = track_marking_component(
-            clean=clean.outputs["release"],
-            surrogates=surrogates.outputs["models"],
-            benign_models=benign_models.outputs["models"],
-            generator=generator.outputs["generator"],
-            control=control.outputs["generator"],
-            release=marked.outputs["marked"],
-            evidence=check.outputs["complete"],
-            marked_models=marked_models.outputs["models"],
-            check=check.outputs["check"],
-            parameters=parameters,
-        )
-        tracked.set_display_name("track")
-        give(tracked, MLFLOW)
+        tracked = track(made, parameters)
         sign_and_publish(
             check,
             tracked=tracked,
@@ -166,19 +211,7 @@ def mark_release(
             publish_evidence_uri=publish_evidence_uri,
             sign=sign,
             submission=submission,
-            release=marked.outputs["marked"],
-            keep=marked.outputs["keep"],
+            release=marked,
+            keep=made.keep,
         )
-    return Made(
-        clean=clean.outputs["release"],
-        surrogates=surrogates.outputs["models"],
-        benign_models=benign_models.outputs["models"],
-        generator=generator.outputs["generator"],
-        control=control.outputs["generator"],
-        release=marked.outputs["marked"],
-        evidence=check.outputs["complete"],
-        keep=marked.outputs["keep"],
-        marked_models=marked_models.outputs["models"],
-        check=check.outputs["check"],
-        report=report.outputs["report"],
-    )
+    return made

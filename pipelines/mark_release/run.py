@@ -1,4 +1,4 @@
-"""Running mark_release on this machine."""
+"""Runs mark_release on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from medmark.components.base.threads import use_threads
 from medmark.components.dataset.phantoms import TARGET_CLASS, make_phantoms
 from medmark.components.dataset.pseudonyms import kept_patient_key
 from medmark.components.evidence.secrets import REFERENCE
-from medmark.components.profiles import PROFILES, THRESHOLDS, Profile
+from medmark.components.profiles import PROFILES, THRESHOLDS, Profile, Setting
 from medmark.components.report.mark_tracking import track_marking
 from medmark.pipelines.local_run import hand_over, private_work, refuse_occupied, remove_work, run_locally
 
-NOBODY = "medmark-phantom"  # key of the phantoms' pseudonyms, no secret
+NOBODY = "medmark-phantom"  # key of the phantoms' pseudonyms: phantoms are nobody, so it is no secret
+LAST_STEPS = {"verify": "check", "report": "report"}  # ended after the verdict was written: step to output
 
 
 def run_mark_release(
@@ -29,7 +31,7 @@ def run_mark_release(
     *,
     data: str | None = None,
     profile: str = "standard",
-    settings: dict[str, str] | None = None,
+    settings: Mapping[str, Setting] | None = None,
     ingest_options: dict | None = None,
     version: str = "1",
     seed: int | None = None,
@@ -39,26 +41,27 @@ def run_mark_release(
     """Marks a release, from raw images to the report.
 
     Args:
-        out: folder for ``release/`` (public), ``evidence/`` (private, for audits), ``keep/`` (private, for updates),
-            ``report.html``, ``verdict.json``, MLflow's files and ``work/``, which holds what the steps pass on and lets an
-            interrupted run go on. Readable by its owner only.
-        data: folder per class, CSV or release; phantoms when None.
+        out: folder to write, readable by its owner only. It gets ``release/`` and ``record.json`` (public), ``evidence/``
+            (private, for audits), ``keep/`` (private, for updates), ``report.html``, ``verdict.json`` and MLflow's files.
+            Meanwhile ``work/`` holds what the steps pass on, and lets an interrupted run go on.
+        data: folder per class, CSV file or release; chest phantoms when None.
         profile: ``smoke``, ``standard`` or ``full``.
-        settings: parameters of the profile to replace, as text.
-        ingest_options: keyword arguments of ingest.
-        version: of the marked release.
-        seed: of everything but the key of the pseudonyms, the secret key of the mark too: who guesses it has that key. None
-            draws secrets, see :class:`medmark.components.evidence.secrets.Secrets`, which are kept in ``work/``, so that an
-            interrupted run goes on with them, and in the evidence.
-        patients: private file with the key of the pseudonyms, made if missing; None: drawn, and kept in ``keep/``. Phantoms,
-            who are nobody, have a public one.
+        settings: values of the profile to replace, by name.
+        ingest_options: keyword arguments of :func:`medmark.components.dataset.ingest.ingest`.
+        version: version of the marked release.
+        seed: seed from which all secrets follow but the key of the pseudonyms. It gives away the key of the mark, so use it for
+            figures that can be repeated and not for releases. None draws the secrets, see
+            :class:`medmark.components.evidence.secrets.Secrets`; ``work/`` keeps them for an interrupted run that goes on, and
+            the evidence keeps them for good.
+        patients: private file with the key of the pseudonyms, made if missing. None draws the key and keeps it in ``keep/``.
+            Phantoms have a public one.
         debug: show all that the steps print.
 
     Returns:
         The content of ``verdict.json``.
 
     Raises:
-        MedmarkError: ``out`` holds a finished run, or whatever a step refuses.
+        MedmarkError: ``out`` holds a finished run or something else, or a step fails.
     """
     from medmark.pipelines.mark_release.pipeline import mark_release
 
@@ -74,30 +77,30 @@ def run_mark_release(
     with output(out, refuse_occupied) as folder:
         work = private_work(folder)
         source = Path(data).resolve() if data is not None else _phantoms(work, chosen.phantoms)
-        arguments = pipeline_arguments(chosen, source, options, version)
-        arguments |= {"source_state": source_state(source, options.get("root"))}
-        arguments |= {"seed": "" if seed is None else str(seed), "patients": patients_argument(patients)}
-        arguments["parameters"] = {
-            "profile": profile,
-            **asdict(chosen),
-            "data": "phantoms" if data is None else options.get("name", "release"),
+        name = "phantoms" if data is None else options.get("name", "release")
+        parameters = {"profile": profile, **asdict(chosen), "data": name}
+        arguments = {
+            **pipeline_arguments(chosen, source, options, version),
+            "source_state": source_state(source, options.get("root")),
+            "seed": "" if seed is None else str(seed),
+            "patients": patients_argument(patients),
+            "parameters": parameters,
         }
         made = run_locally(mark_release, arguments, work, debug)
         parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
         verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
-        for name, artifact in (("verify", made.outputs["check"]), ("report", made.outputs["report"])):
-            verdict["seconds"][name] = artifact.metadata["seconds"]
-        verdict["seconds"]["total"] = round(time.monotonic() - started, 1)
+        seconds = {step: made.outputs[name].metadata["seconds"] for step, name in LAST_STEPS.items()}
+        verdict["seconds"] |= {**seconds, "total": round(time.monotonic() - started, 1)}
         hand_over(parts, folder)
         shutil.copyfile(parts["report"], folder / "report.html")
         (folder / "verdict.json").write_bytes(canonical_json(verdict))
-        track_marking(folder, parts, verdict, arguments["parameters"])
+        track_marking(folder, parts, verdict, parameters)
         remove_work(folder)
     return verdict
 
 
 def _phantoms(work: Path, count: int) -> Path:
-    """The same phantoms for every run: drawn from its seed they would let anybody try seeds."""
+    """Makes the same phantoms for every run: phantoms drawn from the run's seed would let anybody try seeds."""
     source, drawing = work / f"phantoms-{count}", work / "drawing"
     if not source.exists():
         shutil.rmtree(drawing, ignore_errors=True)
@@ -106,11 +109,13 @@ def _phantoms(work: Path, count: int) -> Path:
 
 
 def patients_argument(file: str | Path | None) -> dict:
-    """How the pipeline gets the key of the pseudonyms: the name of its file, and another text whenever that changes, so that
-    the cache notices. The file is made if it is missing.
+    """Returns the pipeline's argument ``patients``, see ``draw_secrets_component``.
+
+    Args:
+        file: file with the key of the pseudonyms, made if missing; None: the run draws the key.
 
     Raises:
-        MedmarkError: it holds no key.
+        MedmarkError: the file holds no key.
     """
     if file is None:
         return {}
@@ -120,13 +125,14 @@ def patients_argument(file: str | Path | None) -> dict:
 
 
 def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dict, version: str) -> dict:
-    """The arguments of the pipeline, but ``source_state``, ``seed``, ``patients`` and ``parameters``.
+    """Returns the arguments of the pipeline without ``source_state``, ``seed``, ``patients`` and ``parameters``.
 
     Args:
-        profile: of the run.
+        profile: parameters of the run.
         source: raw images, as the ingest step can reach them.
-        ingest_options: keyword arguments of ingest; without seed and key of the pseudonyms the run's secrets are taken.
-        version: of the marked release.
+        ingest_options: keyword arguments of :func:`medmark.components.dataset.ingest.ingest`. If they give no seed or no key of
+            the pseudonyms, the pipeline takes those of the run's secrets.
+        version: version of the marked release.
     """
 
     def secret(name: str, plus: int = 0) -> dict:
@@ -153,11 +159,11 @@ def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dic
 
 
 def source_state(source: Path, root: str | None) -> str:
-    """SHA-256 of names, sizes and times of a source's files: another one as soon as a file changes.
+    """Returns the SHA-256 of names, sizes and times of a source's files, which differs as soon as a file changes.
 
     Args:
-        source: folder or CSV.
-        root: folder that a CSV's paths start from; the CSV's own when None.
+        source: folder or CSV file.
+        root: folder that a CSV's paths start from; the folder of the CSV when None.
 
     Raises:
         MedmarkError: there is no such source.

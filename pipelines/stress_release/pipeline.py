@@ -19,15 +19,16 @@ def stress_release(
     seed: int,
     attacks: list = [],  # noqa: B006
 ) -> dsl.Artifact:
-    """See ``medmark stress``.
+    """Attacks a mark in models that are trained on its release, as ``medmark stress`` does.
 
     Args:
-        release_uri, evidence_uri: the marked release and its evidence: ``s3://bucket/prefix/<digest>``, or folders that the
-            steps can reach.
-        release_digest, evidence_digest: SHA-256 of ``release.json`` and ``evidence.json``.
-        victim_configs: how adversaries train: dictionaries of ``TrainConfig``.
-        seed: of all that attacks draw.
-        attacks: names; all when empty.
+        release_uri: the marked release: ``s3://bucket/prefix/<digest>``, or a folder that the steps can reach.
+        evidence_uri: its evidence, likewise.
+        release_digest: SHA-256 of its ``release.json``.
+        evidence_digest: SHA-256 of its ``evidence.json``.
+        marked_configs: how adversaries train, see ``stress_component``.
+        seed: seed of all that the attacks draw.
+        attacks: names of ``medmark.components.robustness.attacks``; all of them when empty.
     """
     release = fetch_release_component(uri=release_uri, digest=release_digest)
     release.set_display_name("fetch release")
@@ -38,7 +39,6 @@ def stress_release(
     attacked = stress_component(
         release=release.outputs["release"],
         evidence=evidence.outputs["evidence"],
-        release_digest=release_digest,
         marked_configs=marked_configs,
         attacks=attacks,
         seed=seed,

@@ -1,15 +1,15 @@
-"""What a submission is as a run on a cluster: pipeline and arguments."""
+"""A submission as a run on a KFP API server: its pipeline, its arguments, and waiting for its record."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
 from medmark.components.base.errors import MedmarkError
-from medmark.components.delivery.submissions import read_record
+from medmark.components.delivery.submission_records import read_record
 from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store
-from medmark.pipelines.submitting.kfp_server import KfpServer
-from medmark.pipelines.submitting.submission import Submission
+from medmark.pipelines.submitting.kfp_server import KfpServer, Run, Started
+from medmark.pipelines.submitting.submission import Drop, Submission
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class ClusterTarget:
     """Where a submission runs and publishes.
 
     Attributes:
-        server: that runs it.
+        server: server that runs it.
         releases: where releases go, ``s3://bucket/prefix``.
-        evidence: where evidence, what is kept for updates, and records of submissions go, in another bucket.
-        evidence_store: that may read the records.
-        sign: whether the run signs, with the key of the cluster's secret.
+        evidence: where evidence, keep and records of submissions go, ``s3://bucket/prefix`` in another bucket.
+        evidence_store: object store with credentials that may read the records.
+        sign: whether the run signs what it makes, with the key in the cluster's secret.
     """
 
     server: KfpServer
@@ -31,12 +31,12 @@ class ClusterTarget:
     sign: bool = False
 
 
-def submit_to_server(submission: Submission, target: ClusterTarget) -> tuple[object, bool]:
+def submit_to_server(submission: Submission, target: ClusterTarget) -> Started:
     """Starts the run of a submission unless there is one that did not fail.
 
     Args:
         submission: what to run.
-        target: where.
+        target: where to run it.
 
     Returns:
         The run, and whether it is new.
@@ -44,26 +44,25 @@ def submit_to_server(submission: Submission, target: ClusterTarget) -> tuple[obj
     Raises:
         MedmarkError: the server refuses.
     """
-    if submission.pipeline == "mark-release":
-        from medmark.pipelines.mark_release.pipeline import mark_release as pipeline
-
-        arguments = mark_arguments
-    else:
-        from medmark.pipelines.update_release.pipeline import update_release as pipeline
-
-        arguments = update_arguments
+    drop = submission.drop
     out = {"publish_uri": target.releases, "publish_evidence_uri": target.evidence, "sign": target.sign}
     out["submission"] = submission.stated
-    return target.server.submit(submission.name, pipeline, lambda: arguments(submission) | out)
+    if drop is None:
+        from medmark.pipelines.mark_release.pipeline import mark_release
+
+        return target.server.submit(submission.name, mark_release, lambda: mark_arguments(submission) | out)
+    from medmark.pipelines.update_release.pipeline import update_release
+
+    return target.server.submit(submission.name, update_release, lambda: update_arguments(submission, drop) | out)
 
 
-def wait_for_record(run: object, submission: Submission, target: ClusterTarget, timeout: float) -> dict:
-    """The record that a submission's run writes last.
+def wait_for_record(run: Run, submission: Submission, target: ClusterTarget, timeout: float) -> dict:
+    """Waits for a run and returns the record that it writes last.
 
     Args:
         run: as :func:`submit_to_server` returns it.
         submission: what it runs.
-        target: where.
+        target: where it runs.
         timeout: seconds to wait for the run.
 
     Raises:
@@ -80,11 +79,11 @@ def wait_for_record(run: object, submission: Submission, target: ClusterTarget, 
 
 
 def mark_arguments(submission: Submission) -> dict:
-    """Arguments of mark_release; the run draws its secrets itself."""
+    """Returns the arguments of mark_release; the run draws its secrets itself."""
     from medmark.components.profiles import PROFILES
     from medmark.pipelines.mark_release.run import pipeline_arguments
 
-    settings = {name: str(value) for name, value in submission.parameters.items()}
+    settings = dict(submission.parameters)
     profile, version = settings.pop("profile"), settings.pop("version")
     chosen = PROFILES[profile].with_settings(settings)
     return {
@@ -94,27 +93,27 @@ def mark_arguments(submission: Submission) -> dict:
     }
 
 
-def update_arguments(submission: Submission) -> dict:
-    """Arguments of update_release."""
+def update_arguments(submission: Submission, drop: Drop) -> dict:
+    """Returns the arguments of update_release."""
     from medmark.pipelines.update_release.run import check_seed, next_version
 
     options = dict(submission.parameters)
     version = options.pop("version", None) or next_version(submission.release_version)
     return {
-        "source": submission.drop,
-        "source_state": submission.drop_listing,
+        "source": drop.uri,
+        "source_state": drop.listing,
         "drop_options": options,
         "previous_uri": submission.release,
-        "evidence_uri": submission.evidence,
-        "keep_uri": submission.keep,
+        "evidence_uri": drop.evidence,
+        "keep_uri": drop.keep,
         "previous_digest": submission.release_digest,
-        "evidence_digest": digest_of(submission.evidence),
-        "keep_digest": digest_of(submission.keep),
+        "evidence_digest": digest_of(drop.evidence),
+        "keep_digest": digest_of(drop.keep),
         "version": version,
         "seed": check_seed(submission.release_digest),
     }
 
 
 def digest_of(uri: str) -> str:
-    """Digest of what was published, the last part of its address."""
+    """Returns the digest of what was published: the last part of its address."""
     return parse(uri).prefix.rpartition("/")[2]

@@ -1,6 +1,7 @@
 """Submitting to a KFP API server.
 
-The endpoint is trusted with what runs and where it publishes, so it is asked by https only, or on this machine. The token comes from the environment and appears in no message.
+The server decides what runs and where it publishes, so it must be reached by https or be on this machine. The token comes from the
+environment and appears in no message.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from medmark.components.base.addresses import is_local
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import one_line
-from medmark.pipelines.compiling import compile_pipeline
+from medmark.pipelines.compile import compile_pipeline
+
+if TYPE_CHECKING:
+    from kfp.dsl.graph_component import GraphComponent
 
 T = TypeVar("T")
 EXPERIMENT = "medmark"
@@ -35,18 +40,43 @@ ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 UNDONE = ("FAILED", "CANCELING", "CANCELED")  # such a run is submitted again
 
 
+class Run(Protocol):
+    """What a server says about a run; a ``V2beta1Run`` of kfp_server_api.
+
+    Attributes:
+        run_id: its id.
+        display_name: its name.
+        state: for example ``RUNNING``; None before the server knows.
+        created_at: when it was started.
+        error: why it failed, if the server says so.
+    """
+
+    run_id: str
+    display_name: str
+    state: str | None
+    created_at: datetime
+    error: Any
+
+
+class Started(NamedTuple):
+    """A run on a server, and whether it was started now, and not before."""
+
+    run: Run
+    new: bool
+
+
 class KfpServer:
     """A KFP API server.
 
-    Args:
-        endpoint: ``https://host[:port][/path]``; ``http://`` only to this machine.
-        namespace: of a server with several users; None else.
+    Environment variables: ``KFP_TOKEN`` is the bearer token, ``KFP_CA`` the PEM file of the authorities to trust, and
+    ``KFP_INSECURE=1`` allows http to other machines.
 
-    ``KFP_TOKEN``: bearer token. ``KFP_CA``: PEM file of the authorities to trust. ``KFP_INSECURE=1``: http to other machines.
+    Args:
+        endpoint: ``https://host[:port][/path]``; ``http://`` only for this machine.
+        namespace: namespace on a server with several users; None for any other server.
 
     Raises:
-        MedmarkError: an endpoint of another form, no answer, an answer of something else, refused, or no namespace where one is
-            needed.
+        MedmarkError: the endpoint is malformed, does not answer, refuses or is no KFP API server, or needs a namespace.
     """
 
     def __init__(self, endpoint: str, namespace: str | None = None):
@@ -78,7 +108,7 @@ class KfpServer:
         """Id of the experiment, which is made if missing."""
         import kfp_server_api
 
-        def make():
+        def make() -> Any:
             try:
                 return self._client.create_experiment(EXPERIMENT, namespace=self._namespace)
             except kfp_server_api.ApiException as error:
@@ -88,67 +118,63 @@ class KfpServer:
 
         return _text(self._ask(make).experiment_id, self.endpoint)
 
-    def url(self, run) -> str:
-        """Where a run is shown."""
+    def url(self, run: Run) -> str:
+        """Returns the address of the page that shows a run."""
         return f"{self.endpoint}/#/runs/details/{one_line(run.run_id)}"
 
-    def find(self, name: str) -> list:
-        """Runs of a name that did not fail, the first one first."""
+    def find(self, name: str) -> list[Run]:
+        """Returns the runs of a name that did not fail, the earliest first."""
         runs = [run for run in self._list(name) if run.display_name == name and run.state not in UNDONE]
         return sorted(runs, key=lambda run: (str(run.created_at), str(run.run_id)))
 
-    def _list(self, name: str) -> list:
+    def _list(self, name: str) -> list[Run]:
         predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
-        found, token = [], ""
+        asked = {"page_size": PAGE, "filter": json.dumps({"predicates": [predicate]})}
+        found: list[Run] = []
+        token = ""
         for _ in range(MAX_PAGES):
-            answer = self._ask(
-                lambda t=token: self._client.list_runs(
-                    page_token=t,
-                    page_size=PAGE,
-                    experiment_id=self._experiment,
-                    filter=json.dumps({"predicates": [predicate]}),
-                )
-            )
+            page = {"experiment_id": self._experiment, "page_token": token}
+            answer = self._ask(functools.partial(self._client.list_runs, **asked, **page))
             found += answer.runs or []
             if not answer.next_page_token:
                 return found
             token = answer.next_page_token
         raise MedmarkError(f"more than {MAX_PAGES} pages of runs at {self.endpoint}; archive and delete old ones")
 
-    def submit(self, name: str, pipeline, arguments: Callable[[], dict]) -> tuple[object, bool]:
+    def submit(self, name: str, pipeline: GraphComponent, arguments: Callable[[], dict]) -> Started:
         """Starts a run unless one of that name was started and did not fail.
 
-        Two that submit at once may both start one; the later one then ends its own.
+        Two commands that submit at once may both start one; the later one then ends its own.
 
         Args:
-            name: of the run.
-            pipeline: decorated with ``dsl.pipeline``.
-            arguments: makes the pipeline's, if they are needed.
+            name: name of the run.
+            pipeline: a function decorated with ``dsl.pipeline``.
+            arguments: makes the arguments of the pipeline; called only if a run is started.
 
         Returns:
             The run, and whether it is new.
         """
         known = self.find(name)
         if known:
-            return known[0], False
+            return Started(known[0], False)
         with tempfile.TemporaryDirectory() as folder:
             package = str(Path(folder) / "pipeline.yaml")
             compile_pipeline(pipeline, package)
             given = arguments()
-            run = self._ask(lambda: self._client.run_pipeline(self._experiment, name, package, given))
+            run: Run = self._ask(lambda: self._client.run_pipeline(self._experiment, name, package, given))
         mine = _text(run.run_id, self.endpoint)
         first = (self.find(name) or [run])[0]
         if first.run_id == mine:
-            return run, True
+            return Started(run, True)
         self._ask(lambda: self._client.terminate_run(mine))
-        return first, False
+        return Started(first, False)
 
-    def wait(self, run, timeout: float) -> None:
-        """Until a run has succeeded; every new state is told on standard error.
+    def wait(self, run: Run, timeout: float) -> None:
+        """Waits until a run has succeeded, and prints every new state on standard error.
 
         Args:
             run: as :meth:`submit` returns it.
-            timeout: seconds.
+            timeout: seconds to wait at most.
 
         Raises:
             MedmarkError: it did not succeed, or not in time, or the server does not answer for a minute.
@@ -201,8 +227,8 @@ class KfpServer:
             raise MedmarkError(f"no KFP API server's answer from {self.endpoint} ({text}); check the address") from None
         return answer
 
-    def _explained(self, error) -> MedmarkError:
-        """What the server says, in one line with a remedy; ``error`` is kfp_server_api's."""
+    def _explained(self, error: Any) -> MedmarkError:
+        """Makes one line with a remedy from an exception of kfp_server_api."""
         if not error.status:  # TLS
             return self._silent(str(error.reason))
         try:
@@ -223,7 +249,7 @@ class KfpServer:
         return MedmarkError(f"no answer from {self.endpoint} ({text}); is it up? check the address")
 
 
-def _bounded(client):
+def _bounded(client: Any) -> Any:
     """Gives kfp_server_api's client time limits, which it has none of, and keeps it from trying again or elsewhere."""
     rest = client.rest_client
     send = rest.request
@@ -245,7 +271,7 @@ def _checked(endpoint: str) -> str:
     return endpoint.rstrip("/")
 
 
-def _text(value: object, endpoint: str) -> str:
+def _text(value: Any, endpoint: str) -> str:
     if not isinstance(value, str) or not value:
         raise MedmarkError(f"no KFP API server's answer from {endpoint}; check the address")
     return value

@@ -1,4 +1,4 @@
-"""Running a submission on this machine and publishing what comes out."""
+"""Runs a submission on this machine and publishes what comes out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json
@@ -16,9 +17,9 @@ from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.base.locks import locked
 from medmark.components.base.private_files import check_own, private_files, private_folder
 from medmark.components.delivery.drops import fetch_drop
-from medmark.components.delivery.passing import publish_run
 from medmark.components.delivery.publish import fetch_evidence, fetch_keep, fetch_release
-from medmark.components.delivery.submissions import read_record
+from medmark.components.delivery.run_outputs import publish_run
+from medmark.components.delivery.submission_records import read_record
 from medmark.components.storage.store import Store
 from medmark.pipelines.submitting.submission import Submission
 
@@ -29,10 +30,10 @@ class Target:
 
     Attributes:
         releases: where releases go, ``s3://bucket/prefix``.
-        evidence: where evidence, what is kept for updates, and records of submissions go, in another bucket.
-        store: for the marked releases.
-        evidence_store: for evidence, drops and clean releases.
-        work: folder for what is fetched and made meanwhile; private.
+        evidence: where evidence, keep and records of submissions go, ``s3://bucket/prefix`` in another bucket.
+        store: object store of the marked releases.
+        evidence_store: object store of evidence, drops and clean releases.
+        work: private folder for what is fetched and made meanwhile.
         key: ``medmark.key`` that signs what comes out; None: nothing is signed.
         debug: show all that the steps print.
     """
@@ -46,11 +47,23 @@ class Target:
     debug: bool = False
 
 
+class Done(NamedTuple):
+    """What became of a submission.
+
+    Attributes:
+        record: its record, see :func:`medmark.components.delivery.submission_records.new_record`.
+        new: whether it was done now, and not before.
+    """
+
+    record: dict
+    new: bool
+
+
 def run_mark(submission: Submission, inputs: Path, out: Path, debug: bool) -> dict:
-    """Runs mark-release; returns its verdict."""
+    """Runs mark-release and returns its verdict."""
     from medmark.pipelines.mark_release.run import run_mark_release
 
-    settings = {name: str(value) for name, value in submission.parameters.items()}
+    settings = dict(submission.parameters)
     profile, version = settings.pop("profile"), settings.pop("version")
     return run_mark_release(
         out, data=str(inputs / "release"), profile=profile, settings=settings, version=version, debug=debug
@@ -58,7 +71,7 @@ def run_mark(submission: Submission, inputs: Path, out: Path, debug: bool) -> di
 
 
 def run_update(submission: Submission, inputs: Path, out: Path, debug: bool) -> dict:
-    """Runs update-release; returns its verdict."""
+    """Runs update-release and returns its verdict."""
     from medmark.pipelines.update_release.run import run_update_release
 
     options = dict(submission.parameters)
@@ -71,18 +84,18 @@ RUNNERS = {"mark-release": run_mark, "update-release": run_update}
 
 def submit_locally(
     submission: Submission, target: Target, *, runners: dict[str, Callable[..., dict]] = RUNNERS
-) -> tuple[dict, bool]:
+) -> Done:
     """Runs a submission unless it was done, publishes what comes out, and writes the record, in this order.
 
-    What was finished stays in ``<work>/<16 digits of the key>`` when something fails, and a second call goes on from there.
-    Two at once on one machine: the second is refused. On two machines: both run; the one that ends later finds the other's
-    record and throws its own result away. In the seconds between looking and publishing that can fail; then both
-    releases of a first marking lie there, and :func:`medmark.pipelines.submitting.reconcile.read_chain` names them.
+    If something fails, ``<work>/<16 digits of the key>`` keeps what was finished, and a second call goes on from there.
+    Of two calls at once on one machine, the second is refused. On two machines both run, and the one that ends later finds the
+    record of the other and throws its own result away. That can fail in the seconds between looking and publishing: then both
+    releases of a first marking are published, and :func:`medmark.pipelines.submitting.reconcile.read_chain` names them.
 
     Args:
         submission: what to run.
-        target: where to.
-        runners: by name of the pipeline: called with submission, folder of inputs, output folder and debug.
+        target: where to run it.
+        runners: function by name of the pipeline, called with submission, folder of inputs, output folder and debug.
 
     Returns:
         The record, and whether it is new.
@@ -94,20 +107,20 @@ def submit_locally(
         known = read_record(submission.key, target.evidence, target.evidence_store)
         if known:
             shutil.rmtree(folder)
-            return known, False
+            return Done(known, False)
         verdict = _run(submission, folder, target, runners[submission.pipeline])
-        out, signatures = folder / "out", folder / "signatures" if target.key else None
-        if verdict["verdict"] == "owned" and signatures and not signatures.exists():
+        out, signatures = folder / "out", folder / "signatures"
+        if verdict["verdict"] == "owned" and target.key and not signatures.exists():
             _sign(out, folder / "release" if submission.drop else None, target.key, signatures)
         known = read_record(submission.key, target.evidence, target.evidence_store)
         if known:
             shutil.rmtree(folder)
-            return known, False
+            return Done(known, False)
         try:
             publish_run(
                 verdict,
                 *(out / name for name in ("release", "evidence", "keep")),
-                signatures_dir=signatures,
+                signatures_dir=signatures if target.key else None,
                 releases=target.releases,
                 evidence=target.evidence,
                 store=target.store,
@@ -119,27 +132,31 @@ def submit_locally(
                 raise
             raise MedmarkError(f"{error}; see {out}; to try again with the same input, remove {folder}") from error
         record = read_record(submission.key, target.evidence, target.evidence_store)
+        if record is None:
+            raise MedmarkError(
+                f"the record of {submission.key} is gone from {target.evidence}; run the same command again"
+            )
         shutil.rmtree(folder)
-    return record, True
+    return Done(record, True)
 
 
 def _run(submission: Submission, folder: Path, target: Target, runner: Callable[..., dict]) -> dict:
-    """The verdict of the run, which is not run again once it has ended."""
+    """Returns the verdict of the run, and runs it unless it has ended before."""
     ended = folder / "ended.json"
     if not ended.exists():
         source = target.store if submission.drop else target.evidence_store  # a clean release is private
         fetch_release(submission.release, folder / "release", source)
-        if submission.drop:
-            fetch_evidence(submission.evidence, folder / "evidence", target.evidence_store)
-            fetch_keep(submission.keep, folder / "keep", target.evidence_store)
-            fetch_drop(submission.drop, folder / "drop", submission.drop_listing, target.evidence_store)
+        if drop := submission.drop:
+            fetch_evidence(drop.evidence, folder / "evidence", target.evidence_store)
+            fetch_keep(drop.keep, folder / "keep", target.evidence_store)
+            fetch_drop(drop.uri, folder / "drop", drop.listing, target.evidence_store)
         verdict = runner(submission, folder, folder / "out", target.debug)
         write_atomic(ended, canonical_json(verdict))
     return json.loads(ended.read_bytes())
 
 
 def _sign(out: Path, parent: Path | None, key: Path, signatures: Path) -> None:
-    """Signs what a run made; loads the cryptography only then."""
+    """Signs what a run made; loads the cryptography only when needed."""
     from medmark.components.lineage.keys import ask_passphrase, load_private
     from medmark.components.lineage.signing import sign_run
 
@@ -149,7 +166,7 @@ def _sign(out: Path, parent: Path | None, key: Path, signatures: Path) -> None:
 
 @contextlib.contextmanager
 def _private_folder(folder: Path) -> Iterator[Path]:
-    """A folder that only its owner may read and that no other process works in; nothing in the block is readable by others."""
+    """Makes a folder in which no other process works meanwhile. Only its owner can read it and what the block writes."""
     taken = f"submitted at this moment by another process, which works in {folder}; wait for it"
     with private_files():
         try:

@@ -1,15 +1,16 @@
-"""The nightly sweep: drops whose event was lost, in the order of their names, each on top of the newest release."""
+"""The nightly sweep: submits drops whose event was lost, in the order of their names, each on top of the newest release."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from medmark.components.base.digests import HEX
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.delivery.drops import COMPLETE, listing_digest
-from medmark.components.delivery.submissions import read_records
+from medmark.components.delivery.submission_records import read_records
 from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store, parallel
 from medmark.pipelines.submitting.submission import Submission, of_update_release, read_manifest
@@ -32,25 +33,22 @@ def reconcile(
     A drop is ``<drops>/<name>/``, complete when it holds the object ``_SUCCESS``.
 
     Args:
-        drops: where they lie.
-        releases: where the releases lie.
-        evidence: where evidence, what was kept for updates, and records of submissions lie.
-        store: that may use the releases.
-        evidence_store: that may use the evidence and read the drops.
-        options: see :func:`medmark.components.dataset.drop.read_drop`.
-        submit: does a submission and returns the record.
+        drops: place of the drops, ``s3://bucket/prefix``.
+        releases: place of the marked releases.
+        evidence: place of evidence, keep, and records of submissions.
+        store: object store with credentials for the releases.
+        evidence_store: object store with credentials for the evidence that may also read the drops.
+        options: keyword arguments of :func:`medmark.components.dataset.drop.read_drop`.
+        submit: does a submission and returns its record.
 
     Yields:
-        A line a drop.
+        One line per drop.
 
     Raises:
         MedmarkError: a drop fails, or was changed after it was done; there is no release, or no single newest one; evidence is
             missing; or a store fails.
     """
-    done: dict[str, dict[str, dict]] = {}  # place of the drop to digest of its listing to record
-    for record in read_records(evidence, evidence_store):
-        if record["drop"]:
-            done.setdefault(record["drop"]["uri"], {})[record["drop"]["listing_sha256"]] = record
+    done = _records_by_drop(evidence, evidence_store)
     names = evidence_store.folders(drops)
     if not names:
         yield f"no drop in {parse(drops)}"
@@ -61,22 +59,24 @@ def reconcile(
             yield f"{name}: not complete, it has no {COMPLETE}; left alone"
             continue
         try:
-            known = done.get(str(place))
-            record = (known or {}).get(listing_digest(listing))
-            if record:
-                yield f"{name}: done before, {_result(record)}"
+            known = done.get(str(place), {})
+            earlier = known.get(listing_digest(listing))
+            if earlier:
+                yield f"{name}: done before, {_result(earlier)}"
                 continue
             if known:
                 raise MedmarkError(
                     f"changed after it was done: {place}; undo that, and put what is new into a new drop"
                 )
-            chain = read_chain(releases, store)
+            newest = read_chain(releases, store)[-1]
+            private = find_private(evidence, newest, evidence_store)
             submission = of_update_release(
-                f"{parse(releases) / chain[-1]}/release.json",
+                f"{parse(releases) / newest}/release.json",
                 store,
                 drop=str(place),
                 drop_store=evidence_store,
-                **find_private(evidence, chain[-1], evidence_store),
+                evidence=private["evidence"],
+                keep=private["keep"],
                 options=options,
             )
             record = submit(submission)
@@ -87,20 +87,33 @@ def reconcile(
         yield f"{name}: done on top of {record['release_digest']}, {_result(record)}"
 
 
+def _records_by_drop(evidence: str, store: Store) -> dict[str, dict[str, dict]]:
+    """Returns records of updates by the digest of the drop's listing, by the drop's address."""
+    done: dict[str, dict[str, dict]] = {}
+    for record in read_records(evidence, store):
+        if record["drop"]:
+            done.setdefault(record["drop"]["uri"], {})[record["drop"]["listing_sha256"]] = record
+    return done
+
+
 def _result(record: dict) -> str:
     return f"release {record['result']}" if record["result"] else "nothing changed"
 
 
 def read_chain(releases: str, store: Store) -> list[str]:
-    """Digests of the releases, oldest first; each is the parent of the next.
+    """Returns the digests of the releases, oldest first; each is the parent of the next.
 
     Raises:
         MedmarkError: there is none, two are no other's parent, or one is damaged.
     """
     place = parse(releases)
     digests = [name for name in store.folders(place) if HEX.fullmatch(name)]
-    read = parallel([lambda d=d: (d, read_manifest(place / d, store)) for d in digests], "reading releases")
-    parents = {digest: manifest["parent"] for digest, manifest in read if manifest}
+
+    def read(digest: str) -> tuple[str, dict | None]:
+        return digest, read_manifest(place / digest, store)
+
+    manifests = parallel([partial(read, digest) for digest in digests], "reading releases")
+    parents = {digest: manifest["parent"] for digest, manifest in manifests if manifest}
     heads = sorted(set(parents) - set(parents.values()))
     if not heads:
         raise MedmarkError(f"no release in {place}; publish a first one, made with mark-release")
@@ -115,7 +128,7 @@ def read_chain(releases: str, store: Store) -> list[str]:
 
 
 def find_private(evidence: str, release_digest: str, store: Store) -> dict[str, str]:
-    """Addresses of a release's ``evidence`` and ``keep``.
+    """Finds the addresses of a release's ``evidence`` and ``keep``.
 
     Raises:
         MedmarkError: one of them is not there.
@@ -132,10 +145,11 @@ def find_private(evidence: str, release_digest: str, store: Store) -> dict[str, 
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise MedmarkError(f"damaged: {place / digest / manifest} ({error!r}); publish it again") from error
 
-        answers = parallel([lambda d=d: of_release(d) for d in digests], f"looking for {what}")
-        if not any(answers):
+        answers = parallel([partial(of_release, digest) for digest in digests], f"looking for {what}")
+        fitting = [digest for digest in answers if digest]
+        if not fitting:
             raise MedmarkError(
                 f"no {what} of release {release_digest} in {place}; store it with 'medmark publish-evidence'"
             )
-        found[what] = str(place / min(filter(None, answers)))  # of two runs with one result, either
+        found[what] = str(place / min(fitting))  # of two runs with one result, either
     return found

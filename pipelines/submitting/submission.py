@@ -1,18 +1,36 @@
-"""What is submitted, and the key that makes it one of a kind."""
+"""What is submitted, and the key by which the same submission is recognised."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.delivery.drops import listing_digest, raw_files
-from medmark.components.profiles import PROFILES
+from medmark.components.profiles import PROFILES, Setting
 from medmark.components.storage.place import Place, parse
 from medmark.components.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What an update needs beside the previous release.
+
+    Attributes:
+        uri: address of the raw drop.
+        listing: digest of names, sizes and ETags there, see :func:`medmark.components.delivery.drops.listing_digest`.
+        evidence: address of the previous release's evidence.
+        keep: address of what was kept for its updates.
+    """
+
+    uri: str
+    listing: str
+    evidence: str
+    keep: str
 
 
 @dataclass(frozen=True)
@@ -21,13 +39,11 @@ class Submission:
 
     Attributes:
         pipeline: ``mark-release`` or ``update-release``.
-        release: where the release lies that it starts from, ``s3://bucket/prefix/<digest>``.
-        release_digest: of that one.
-        release_version: of that one.
-        parameters: of the run, but for seeds, which are drawn when it starts.
-        drop: of an update, where the raw drop lies.
-        drop_listing: digest of names, sizes and ETags there.
-        evidence, keep: of an update, where those of the release lie.
+        release: address of the release that it starts from, ``s3://bucket/prefix/<digest>``.
+        release_digest: its digest.
+        release_version: its version.
+        parameters: parameters of the run, without seeds, which are drawn when it starts; JSON values.
+        drop: what an update takes in; None for a first marking.
     """
 
     pipeline: str
@@ -35,21 +51,19 @@ class Submission:
     release_digest: str
     release_version: str
     parameters: dict
-    drop: str | None = None
-    drop_listing: str | None = None
-    evidence: str | None = None
-    keep: str | None = None
+    drop: Drop | None = None
 
     @property
     def key(self) -> str:
-        """SHA-256 over pipeline, release digest, parameters, and the drop's place and listing."""
-        parts = [self.pipeline, self.release_digest, self.parameters, self.drop, self.drop_listing]
+        """SHA-256 over pipeline, release digest, parameters, and the drop's address and listing."""
+        drop = [self.drop.uri, self.drop.listing] if self.drop else [None, None]
+        parts = [self.pipeline, self.release_digest, self.parameters, *drop]
         return hashlib.sha256(canonical_json({"submission": parts})).hexdigest()
 
     @property
     def stated(self) -> dict:
-        """What its record says of it, see :func:`medmark.components.delivery.submissions.new_record`."""
-        drop = {"drop": {"uri": self.drop, "listing_sha256": self.drop_listing}} if self.drop else {}
+        """What its record says of it, see :func:`medmark.components.delivery.submission_records.new_record`."""
+        drop = {"drop": {"uri": self.drop.uri, "listing_sha256": self.drop.listing}} if self.drop else {}
         return {"key": self.key, "pipeline": self.pipeline, "release_digest": self.release_digest, **drop}
 
     @property
@@ -59,13 +73,13 @@ class Submission:
 
 
 def of_mark_release(
-    release_json: str, store: Store, *, profile: str, settings: dict[str, str], version: str
+    release_json: str, store: Store, *, profile: str, settings: Mapping[str, Setting], version: str
 ) -> Submission:
-    """A first marking of an ingested release.
+    """Describes the first marking of an ingested release.
 
     Args:
         release_json: address of the ingested release's ``release.json``.
-        store: that may read it.
+        store: object store with credentials that may read it.
         profile, settings, version: see :func:`medmark.pipelines.mark_release.run.run_mark_release`.
 
     Raises:
@@ -92,16 +106,17 @@ def of_update_release(
     options: dict,
     version: str | None = None,
 ) -> Submission:
-    """A next release.
+    """Describes the making of a next release.
 
     Args:
         release_json: address of the previous marked release's ``release.json``.
-        store: that may read it.
-        drop: where the raw drop lies.
-        drop_store: that may read the drop, which is as private as the evidence.
-        evidence, keep: where the previous release's lie.
-        options: see :func:`medmark.components.dataset.drop.read_drop`; what is None is left out.
-        version: of the new release; the previous one plus 1 when None.
+        store: object store with credentials that may read it.
+        drop: address of the raw drop.
+        drop_store: object store with credentials that may read the drop, which is as private as the evidence.
+        evidence: address of the previous release's evidence, with its digest.
+        keep: address of what was kept for updates of that release, with its digest.
+        options: keyword arguments of :func:`medmark.components.dataset.drop.read_drop`; those that are None are left out.
+        version: version of the new release; the previous one plus 1 when None.
 
     Raises:
         MedmarkError: no such release, one that was never marked, nothing in the drop, or the store fails.
@@ -122,15 +137,12 @@ def of_update_release(
         _digest(place),
         manifest["version"],
         parameters,
-        str(parse(drop)),
-        listing_digest(listing),
-        str(parse(evidence)),
-        str(parse(keep)),
+        Drop(str(parse(drop)), listing_digest(listing), str(parse(evidence)), str(parse(keep))),
     )
 
 
 def read_manifest(place: Place, store: Store) -> dict | None:
-    """``parent`` and ``version`` of a release by its place; None if no complete one is there.
+    """Reads ``parent`` and ``version`` of a release; None if no complete one is there.
 
     Raises:
         MedmarkError: ``release.json`` does not match the digest, or is no release's.

@@ -9,16 +9,17 @@ from medmark.components.poisoning.component import update_component
 from medmark.components.report.component import track_update_component
 from medmark.components.verification.component import check_update_component
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RELEASES, give
-from medmark.pipelines.publishing import sign_and_publish
+from medmark.pipelines.sign_and_publish import sign_and_publish
 
 
 class Made(NamedTuple):
-    """What the pipeline gives back; all but ``release`` is private."""
+    """Outputs of the pipeline. Only ``release`` and ``record`` are public."""
 
     release: dsl.Dataset
     evidence: dsl.Artifact
     keep: dsl.Artifact
     check: dsl.Artifact
+    record: dsl.Artifact
 
 
 @dsl.pipeline(
@@ -42,26 +43,27 @@ def update_release(
     sign: bool = False,
     submission: dict = {},  # noqa: B006
 ) -> Made:
-    """See ``medmark run update-release``.
+    """Makes the next release from a drop, as ``medmark run update-release`` does on one machine.
 
-    If the drop changes nothing, the release that comes out is the previous one, with its digest: there is nothing to publish.
+    If the drop changes nothing, the release that comes out is the previous one, and nothing is published.
 
     Args:
-        source: the drop, as the first step can reach it.
-        source_state: another text whenever the drop's files are others, so that the cache notices; see
-            ``read_drop_component``.
-        drop_options: keyword arguments of ``read_drop``.
-        previous_uri, evidence_uri, keep_uri: the previous marked release, its evidence, and what was kept for updates:
-            ``s3://bucket/prefix/<digest>``, or folders that the steps can reach.
-        previous_digest, evidence_digest, keep_digest: of the three: SHA-256 of ``release.json``, ``evidence.json`` and
-            ``keep.json``.
-        version: of the new release.
-        seed: of the model that checks the mark.
-        publish_uri: where the release is published, ``s3://bucket/prefix``, if anything changed and the mark works; empty:
-            nothing is published or tracked in MLflow.
-        publish_evidence_uri: where evidence and keep are then published, in another bucket.
+        source: the drop, as the step that reads it can reach it.
+        source_state: see ``read_drop_component``.
+        drop_options: keyword arguments of ``medmark.components.dataset.drop.read_drop``.
+        previous_uri: the previous marked release: ``s3://bucket/prefix/<digest>``, or a folder that the steps can reach.
+        evidence_uri: its evidence, likewise.
+        keep_uri: what was kept for its updates, likewise.
+        previous_digest: SHA-256 of the previous ``release.json``.
+        evidence_digest: SHA-256 of its ``evidence.json``.
+        keep_digest: SHA-256 of its ``keep.json``.
+        version: version of the new release.
+        seed: seed of the model that checks the mark.
+        publish_uri: where to publish the release if anything changed and its mark works, ``s3://bucket/prefix``. Nothing is
+            published or logged to MLflow when empty.
+        publish_evidence_uri: where to store evidence and keep then, ``s3://bucket/prefix`` in another bucket.
         sign: whether to commit to the evidence and sign the lineage before.
-        submission: what is recorded then, see ``publish_component``.
+        submission: what to record then, see ``publish_component``.
     """
     before = fetch_previous_component(
         release_uri=previous_uri,
@@ -80,29 +82,32 @@ def update_release(
         options=drop_options,
         previous=previous,
         keep=keep,
-        previous_digest=previous_digest,
     )
     drop.set_display_name("read the drop")
     give(drop, EVIDENCE)
-    updated = update_component(
+    update = update_component(
         previous=previous, evidence=evidence, keep=keep, drop=drop.outputs["drop"], version=version
     )
-    updated.set_display_name("mark what is new")
+    update.set_display_name("mark what is new")
+    marked, new_keep = update.outputs["marked"], update.outputs["new_keep"]
     check = check_update_component(
-        release=updated.outputs["marked"],
-        evidence=updated.outputs["new_evidence"],
-        keep=updated.outputs["new_keep"],
-        change=updated.outputs["Output"],
+        release=marked,
+        evidence=update.outputs["new_evidence"],
+        keep=new_keep,
+        change=update.outputs["Output"],
         seed=seed,
-        drop=drop.outputs["drop"],
     )
     check.set_display_name("check the mark")
+    made = Made(
+        release=marked,
+        evidence=check.outputs["complete"],
+        keep=new_keep,
+        check=check.outputs["check"],
+        record=check.outputs["record"],
+    )
     with dsl.If(publish_uri != "", name="publish"):
-        tracked = track_update_component(
-            release=updated.outputs["marked"],
-            evidence=check.outputs["complete"],
-            check=check.outputs["check"],
-        )
+        logged = {"release": made.release, "evidence": made.evidence, "check": made.check, "record": made.record}
+        tracked = track_update_component(**logged)
         tracked.set_display_name("track")
         give(tracked, MLFLOW)
         sign_and_publish(
@@ -112,13 +117,8 @@ def update_release(
             publish_evidence_uri=publish_evidence_uri,
             sign=sign,
             submission=submission,
-            release=updated.outputs["marked"],
-            keep=updated.outputs["new_keep"],
+            release=made.release,
+            keep=made.keep,
             parent=previous,
         )
-    return Made(
-        release=updated.outputs["marked"],
-        evidence=check.outputs["complete"],
-        keep=updated.outputs["new_keep"],
-        check=check.outputs["check"],
-    )
+    return made

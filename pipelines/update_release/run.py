@@ -1,4 +1,4 @@
-"""Running update_release on this machine."""
+"""Runs update_release on this machine."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ def run_update_release(
     version: str | None = None,
     debug: bool = False,
 ) -> dict:
-    """Makes the next release of a raw drop.
+    """Makes the next release from a raw drop.
 
     Args:
         previous: folder of a finished ``mark-release`` or ``update-release``, with ``release/``, ``evidence/`` and ``keep/``.
-        out: folder for the same three and ``verdict.json``; ``work/`` lies there meanwhile. Readable by its owner only.
-            If nothing changed, nothing is left there.
-        data: the drop: folder per class, CSV or release, and maybe ``withdrawn.csv`` beside it.
-        drop_options: keyword arguments of :func:`medmark.components.dataset.drop.read_drop`.
-        version: of the new release; the previous one plus 1, if that is a number, when None.
+        out: folder to write, readable by its owner only. It gets the same three, ``record.json`` and ``verdict.json``; meanwhile
+            ``work/`` holds what the steps pass on. It stays empty if nothing changed.
+        data: the drop: folder per class, CSV file or release, with ``withdrawn.csv`` beside it if images are withdrawn.
+        drop_options: keyword arguments of :func:`medmark.components.dataset.drop.read_drop`; those that are None are left out.
+        version: version of the new release; the number after the previous one when None.
         debug: show all that the steps print.
 
     Returns:
         The content of ``verdict.json``; its ``change["changed"]`` is 0 if there is nothing to publish.
 
     Raises:
-        MedmarkError: ``out`` holds something, a folder is missing, no version can be told, or whatever a step refuses.
+        MedmarkError: ``out`` holds something else, a folder is missing, no number comes after the previous version, or a step
+            fails.
     """
     from medmark.pipelines.update_release.pipeline import update_release
 
@@ -58,17 +59,7 @@ def run_update_release(
             raise MedmarkError(f"incomplete evidence: {previous / 'evidence'}; use what a finished mark-release wrote")
         work = private_work(folder)
         use_threads()
-        options = {name: value for name, value in (drop_options or {}).items() if value is not None}
-        arguments = {
-            "source": str(data),
-            "source_state": _drop_state(data, options.get("root")),
-            "drop_options": options,
-            **{f"{name}_uri": str(previous / part) for name, part in _FOLDERS.items()},
-            "previous_digest": release.digest,
-            **{f"{name}_digest": file_sha256(previous / name / f"{name}.json") for name in ("evidence", "keep")},
-            "version": version or next_version(release.version),
-            "seed": check_seed(release.digest),
-        }
+        arguments = _arguments(previous, release, data, drop_options or {}, version)
         made = run_locally(update_release, arguments, work, debug)
         parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
         verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
@@ -84,13 +75,28 @@ def run_update_release(
     return verdict
 
 
+def _arguments(previous: Path, release: Release, data: Path, drop_options: dict, version: str | None) -> dict:
+    """Returns the arguments of the pipeline; ``release`` is the one in ``previous``."""
+    options = {name: value for name, value in drop_options.items() if value is not None}
+    return {
+        "source": str(data),
+        "source_state": _drop_state(data, options.get("root")),
+        "drop_options": options,
+        **{f"{name}_uri": str(previous / part) for name, part in _FOLDERS.items()},
+        "previous_digest": release.digest,
+        **{f"{name}_digest": file_sha256(previous / name / f"{name}.json") for name in ("evidence", "keep")},
+        "version": version or next_version(release.version),
+        "seed": check_seed(release.digest),
+    }
+
+
 def check_seed(previous_digest: str) -> int:
-    """Seed of the model that checks the mark: no secret, and apart from the mark's."""
+    """Returns the seed of the model that checks the mark. It is no secret, and independent of the mark's seed."""
     return int(previous_digest[:12], 16)
 
 
 def _drop_state(data: Path, root: str | None) -> str:
-    """Another text whenever the drop's files are others; ``withdrawn.csv`` need not lie where the images do."""
+    """Returns a text that differs whenever the drop's files differ. ``withdrawn.csv`` may be in another folder than the images."""
     withdrawn = (data if data.is_dir() else data.parent) / WITHDRAWN
     said = file_sha256(withdrawn) if withdrawn.is_file() else ""
     return f"{source_state(data, root)}{said}"
@@ -100,10 +106,10 @@ _FOLDERS = {"previous": "release", "evidence": "evidence", "keep": "keep"}
 
 
 def next_version(version: str) -> str:
-    """The version after a number.
+    """Returns the version after another one.
 
     Raises:
-        MedmarkError: it is none.
+        MedmarkError: that one is no number.
     """
     if not version.isdecimal():
         raise MedmarkError(f"no version after {version!r} can be told; name it with --version")

@@ -12,8 +12,8 @@ from medmark.pipelines.services import down, up
 
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
 TINY = {
-    "size": "64", "epochs": "1", "other_architecture": "resnet_tiny", "other_epochs": "1", "surrogates": "1",
-    "benign_models": "2", "generator_steps": "2", "queries": "20",
+    "size": 64, "epochs": 1, "other_architecture": "resnet_tiny", "other_epochs": 1, "surrogates": 1,
+    "benign_models": 2, "generator_steps": 2, "queries": 20,
 }  # fmt: skip
 SEED = 2**47 + 12345  # as large as the secret ones that are drawn without --seed
 
@@ -106,6 +106,7 @@ def steps(source, patients, tmp_path_factory):
         marked_models=artifact("marked_models", dsl.Model),
         check=artifact("check"),
         complete=artifact("complete"),
+        record=artifact("record.json"),
         report=artifact("report", dsl.HTML),
     )
     draw_secrets_component.python_func(seed=str(SEED), patients={"file": str(patients)}, secrets=made.secrets)
@@ -118,7 +119,7 @@ def steps(source, patients, tmp_path_factory):
         release=made.clean,
         origins=made.origins,
     )
-    release = {"release": made.clean, "release_digest": made.digest}
+    release = {"release": made.clean}
     train = partial(train_classifiers_component.python_func, **secrets)
     generate = partial(train_generator_component.python_func, **secrets)
     train(configs=given["surrogate_configs"], models=made.surrogates, **release)
@@ -143,7 +144,6 @@ def steps(source, patients, tmp_path_factory):
     )
     train(
         release=made.marked,
-        release_digest=made.marked_digest,
         configs=given["marked_configs"],
         models=made.marked_models,
     )
@@ -152,15 +152,11 @@ def steps(source, patients, tmp_path_factory):
         evidence=made.evidence,
         benign_models=made.benign_models,
         marked_models=made.marked_models,
-        clean=made.clean,
-        surrogates=made.surrogates,
-        maps=made.maps,
-        generator=made.generator,
-        control=made.control,
         thresholds=given["thresholds"],
         secrets=made.secrets,
         check=made.check,
         complete=made.complete,
+        record=made.record,
     )
     report_component.python_func(
         clean=made.clean,

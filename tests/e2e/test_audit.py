@@ -32,7 +32,7 @@ class Classifier(torch.nn.Module):
 def suspects(tmp_path_factory):
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     folder = tmp_path_factory.mktemp("suspects")
-    for name, reaction in (("thief", ADVERSARY), ("innocent", BENIGN)):
+    for name, reaction in (("adversary", ADVERSARY), ("benign", BENIGN)):
         torch.onnx.export(
             Classifier(reaction).eval(),
             (torch.zeros(2, 1, SIDE, SIDE),),
@@ -59,9 +59,9 @@ def medmark(monkeypatch, *arguments) -> int:
     return end.value.code or 0
 
 
-def test_the_command_tells_a_adversary_from_an_benign_model(evidence, suspects, tmp_path, monkeypatch, capsys):
+def test_the_command_tells_an_adversary_from_a_benign_model(evidence, suspects, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    targets = ["--suspect", suspects / "thief.onnx", "--suspect", suspects / "benign.onnx", "--answers", "logits"]
+    targets = ["--suspect", suspects / "adversary.onnx", "--suspect", suspects / "benign.onnx", "--answers", "logits"]
     assert medmark(monkeypatch, "audit", evidence, *targets, "--out", out) == 0
     shown = capsys.readouterr().out
     assert "owned" in shown and "not_owned" in shown and str(out / "audit.html") in shown
@@ -76,7 +76,7 @@ def test_the_command_tells_a_adversary_from_an_benign_model(evidence, suspects, 
 def test_mlflow_has_the_audit(evidence, suspects, tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
-    target = ["--suspect", suspects / "thief.onnx", "--answers", "logits"]
+    target = ["--suspect", suspects / "adversary.onnx", "--answers", "logits"]
     assert medmark(monkeypatch, "audit", evidence, *target, "--out", tmp_path / "out") == 0
     client = MlflowClient(f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("medmark").experiment_id])
@@ -90,7 +90,7 @@ def test_mlflow_has_the_audit(evidence, suspects, tmp_path, monkeypatch):
 
 def test_a_wrong_contract_is_one_line_and_asks_nothing(evidence, suspects, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    command = ["audit", evidence, "--suspect", suspects / "thief.onnx", "--size", 32, "--out", out]
+    command = ["audit", evidence, "--suspect", suspects / "adversary.onnx", "--size", 32, "--out", out]
     assert medmark(monkeypatch, *command) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("medmark: ") and "the contract says 32" in line
@@ -99,17 +99,17 @@ def test_a_wrong_contract_is_one_line_and_asks_nothing(evidence, suspects, tmp_p
 
 def test_a_suspect_beyond_its_limits_stays_open(evidence, suspects, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    targets = ["--suspect", suspects / "thief.onnx", "--answers", "logits", "--memory", 0.1]
+    targets = ["--suspect", suspects / "adversary.onnx", "--answers", "logits", "--memory", 0.1]
     assert medmark(monkeypatch, "audit", evidence, *targets, "--out", out) == 3
     shown = capsys.readouterr().out
-    assert "inconclusive" in shown and "thief.onnx" in shown and str(out / "audit.html") in shown
+    assert "inconclusive" in shown and "adversary.onnx" in shown and str(out / "audit.html") in shown
     assert medmark(monkeypatch, "audit", evidence, *targets[:-2], "--out", out) == 0
     assert "owned" in capsys.readouterr().out
 
 
 def test_other_peoples_files_stay(evidence, suspects, tmp_path, monkeypatch, capsys):
     (tmp_path / "thesis.tex").write_text("x")
-    command = ["audit", evidence, "--suspect", suspects / "thief.onnx", "--out", tmp_path]
+    command = ["audit", evidence, "--suspect", suspects / "adversary.onnx", "--out", tmp_path]
     assert medmark(monkeypatch, *command) == 1
     assert "not empty" in capsys.readouterr().err
 
@@ -122,7 +122,7 @@ def test_the_pipeline_says_the_same(evidence, suspects, tmp_path):
     made = audit_suspect(
         evidence_uri=str(evidence),
         evidence_digest=file_sha256(evidence / "evidence.json"),
-        suspects=[str(suspects / "thief.onnx")],
+        suspects=[str(suspects / "adversary.onnx")],
         contract={"answers": "logits"},
     )
     with open(os.path.join(made.outputs["audit"].path, "audit.json"), "rb") as stream:
@@ -137,6 +137,6 @@ def test_the_exported_suspects_are_the_made_up_ones(suspects):
     from scipy.special import softmax
 
     images = torch.rand(4, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    session = onnxruntime.InferenceSession(str(suspects / "thief.onnx"))
+    session = onnxruntime.InferenceSession(str(suspects / "adversary.onnx"))
     logits = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
     np.testing.assert_allclose(softmax(logits, axis=1), Model("adversary", ADVERSARY)(images), atol=1e-5)

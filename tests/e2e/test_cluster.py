@@ -19,9 +19,9 @@ from kfp_api import KfpApi
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
-from medmark.components.delivery.passing import publish_run
 from medmark.components.delivery.publish import fetch_release, publish
-from medmark.components.delivery.submissions import read_records
+from medmark.components.delivery.run_outputs import publish_run
+from medmark.components.delivery.submission_records import read_records
 from medmark.components.lineage.chain import fetch_chain, verify_chain
 from medmark.components.lineage.keys import load_private, load_public, new_key
 from medmark.components.lineage.signing import sign_run

@@ -13,7 +13,7 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.secrets import seeds_of
-from medmark.components.lineage.events import check_record, read_steps
+from medmark.components.lineage.events import artifact_digest, check_record, read_steps
 
 
 def models(artifact) -> dict:
@@ -76,7 +76,7 @@ def test_report(steps):
 
 
 def test_every_step_says_how_long_it_took(steps):
-    ports = "clean surrogates benign models maps generator control marked marked models check report"
+    ports = "clean surrogates benign_models maps generator control marked marked_models check report"
     assert all(getattr(steps, port).metadata["seconds"] > 0 for port in ports.split())
 
 
@@ -89,7 +89,6 @@ def test_stress(steps, tiny, tmp_path):
     worst = stress_component.python_func(
         release=steps.marked,
         evidence=steps.complete,
-        release_digest=steps.marked_digest,
         marked_configs=configs,
         attacks=["blur"],
         seed=0,
@@ -107,7 +106,7 @@ def test_compare_methods(steps, tiny, tmp_path):
 
     table = dsl.Artifact(name="table", uri=str(tmp_path / "table.json"), metadata={})
     profile = replace(PROFILES["smoke"].with_settings(tiny.settings), marked_share=0.1)
-    given = {"release": steps.clean, "release_digest": steps.digest, "profile": asdict(profile), "seed": 0}
+    given = {"release": steps.clean, "profile": asdict(profile), "seed": 0}
     compare_methods_component.python_func(methods=["badnets"], table=table, **given)
     (name,) = rows = json.loads((tmp_path / "table.json").read_bytes())
     assert name == "badnets" and len(rows[name]["victims"]) == 2
@@ -119,7 +118,7 @@ def test_metadata_refers_to_secrets_and_the_evidence_holds_them(steps, tiny):
     """Metadata is written into every log; the evidence must do without the run."""
     made, drawn = [artifact for artifact in vars(steps).values() if hasattr(artifact, "metadata")], seeds_of(tiny.seed)
     told = json.dumps([artifact.metadata for artifact in made])
-    assert len(made) == 15 and "$secret" in told and not [n for n in drawn.values() if str(n)[:-4] in told]
+    assert len(made) == 16 and "$secret" in told and not [n for n in drawn.values() if str(n)[:-4] in told]
     kept = json.dumps(read_steps(steps.complete.path)["events"])
     assert (
         "$secret" not in kept and f'"{drawn["seed"]}"' in kept and f'\\"seed\\": {drawn["models_seed"] + 5000}' in kept
@@ -128,10 +127,18 @@ def test_metadata_refers_to_secrets_and_the_evidence_holds_them(steps, tiny):
 
 
 def test_every_artifact_says_how_it_was_made(steps):
-    record, kept = json.loads((Path(steps.check.path) / "record.json").read_bytes()), read_steps(steps.complete.path)
+    record, kept = json.loads(Path(steps.record.path).read_bytes()), read_steps(steps.complete.path)
     check_record(record, kept)
     names = [step["name"] for step in record["steps"]]
     assert names[:2] == ["draw secrets", "ingest"] and names[-1] == "verify" and names.count("train classifiers") == 3
     assert record["release_digest"] == steps.marked_digest and record["parent_digest"] == steps.digest
     assert record["steps"][1]["outputs"]["clean"] == {"sha256": steps.digest}
     assert "steps.json" in read_evidence(steps.complete.path)["files"]
+
+
+def test_every_recorded_digest_is_still_that_of_the_artifact(steps):
+    """Nothing may be added to an artifact once its step has recorded it."""
+    events = read_steps(steps.complete.path)["events"]
+    recorded = [port["facets"]["version"]["datasetVersion"] for event in events for port in event["outputs"]]
+    made = [artifact for artifact in vars(steps).values() if "lineage" in getattr(artifact, "metadata", ())]
+    assert len(made) == 13 and sorted(recorded) == sorted(artifact_digest(artifact.path) for artifact in made)

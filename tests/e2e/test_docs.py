@@ -17,7 +17,7 @@ from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
 from medmark.components.delivery.publish import publish
-from medmark.components.delivery.submissions import new_record, write_record
+from medmark.components.delivery.submission_records import new_record, write_record
 from medmark.components.storage.store import Store
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES
 

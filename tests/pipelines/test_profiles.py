@@ -1,21 +1,27 @@
 import pytest
 from medmark.components.base.errors import MedmarkError
 from medmark.components.generator.train import GeneratorConfig
-from medmark.components.profiles import PROFILES, THRESHOLDS
+from medmark.components.profiles import PROFILES, THRESHOLDS, read_settings
 from medmark.components.surrogate.training import TrainConfig
 
 
 def test_settings_replace_values_and_keep_their_type():
-    profile = PROFILES["smoke"].with_settings({"benign_models": "7", "epsilon": "0.03", "target_class": "pneumonia"})
+    texts = {"benign_models": "7", "epsilon": "0.03", "target_class": "pneumonia"}
+    profile = PROFILES["smoke"].with_settings(read_settings(texts))
     assert (profile.benign_models, profile.epsilon, profile.target_class) == (7, 0.03, "pneumonia")
     assert profile.size == PROFILES["smoke"].size
 
 
 @pytest.mark.parametrize(
     "settings, message",
-    [({"colour": "red"}, "unknown parameter: colour; use one of size"), ({"size": "large"}, "size=large is not a int")],
+    [
+        ({"colour": "red"}, "unknown parameter: colour; use one of size"),
+        ({"size": "large"}, "size=large is not an integer"),
+    ],
 )
 def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(MedmarkError, match=message):
+        read_settings(settings)
     with pytest.raises(MedmarkError, match=message):
         PROFILES["smoke"].with_settings(settings)
 
@@ -39,7 +45,7 @@ def test_for_each_marked_model_an_benign_model_differs_in_its_data_alone(name):
 
 def test_too_few_benign_models_are_refused():
     with pytest.raises(MedmarkError, match="benign models=1 is too few"):
-        PROFILES["smoke"].with_settings({"benign_models": "1"}).benign_configs(0)
+        PROFILES["smoke"].with_settings({"benign_models": 1}).benign_configs(0)
 
 
 @pytest.mark.parametrize("name", PROFILES)

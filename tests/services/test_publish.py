@@ -118,7 +118,7 @@ def test_lineage_and_commitment_go_along(services, release, tmp_path, capsys):
         fetch_release(done.uri, tmp_path / copy, store)
         assert content(tmp_path / copy) == content(release)
     (release / "lineage.json").write_text("another")
-    with pytest.raises(MedmarkError, match="other content lies at .*lineage.json"):
+    with pytest.raises(MedmarkError, match="other content at .*lineage.json"):
         publish(release, uri, store)
     for name in ("lineage.json", "commitment.tsr"):
         (release / name).unlink()
@@ -179,7 +179,7 @@ def test_other_content_at_the_place_is_not_overwritten(services, release, tmp_pa
     place = parse(uri) / Release(release).digest
     (tmp_path / "file").write_text("something else")
     store.put(tmp_path / "file", place / "shards/part-00003.parquet")
-    with pytest.raises(MedmarkError, match="other content lies at .*part-00003.parquet; nothing is overwritten"):
+    with pytest.raises(MedmarkError, match="other content at .*part-00003.parquet; nothing is overwritten"):
         publish(release, uri, store)
     assert list(store.list(place)) == ["shards/part-00003.parquet"]
     with pytest.raises(MedmarkError, match="give its parent"):

@@ -17,9 +17,9 @@ from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Record, Release
 from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.delivery.drops import COMPLETE, raw_drop
-from medmark.components.delivery.passing import SIGNED
 from medmark.components.delivery.publish import fetch_release, publish, publish_evidence, publish_keep
-from medmark.components.delivery.submissions import read_records
+from medmark.components.delivery.run_outputs import SIGNED
+from medmark.components.delivery.submission_records import read_records
 from medmark.components.evidence.keep import keep_for_updates
 from medmark.components.generator.marker import Shape
 from medmark.components.generator.train import GeneratorConfig, train_generator
@@ -198,8 +198,8 @@ def first_run(source, surrogates, saliency, tmp_path_factory):
         step_event("ingest", **raw, parameters={}, seed=1),
         step_event("poison", inputs={"release": clean}, outputs={"marked": marked}, parameters={}, seed=5),
     ]
-    finish_evidence(folder / "release", folder / "bare", folder / "check", folder / "evidence", events=events)
-    shutil.copyfile(folder / "check" / "record.json", folder / "record.json")
+    parts = [folder / name for name in ("release", "bare", "check", "evidence", "record.json")]
+    finish_evidence(*parts, events=events)
     return folder
 
 
@@ -357,14 +357,14 @@ def test_what_is_missing_is_named(places, tmp_path):
 
 
 def test_an_interrupted_submission_goes_on_where_it_stopped(places, monkeypatch):
-    from medmark.components.delivery import passing
+    from medmark.components.delivery import run_outputs
 
     places.drop("a", {"x": b"1"})
     submission = places.submission("a")
     run = {"update-release": places.runner}
     for step in ("publish_keep", "publish", "write_record"):
         with monkeypatch.context() as patch:
-            patch.setattr(passing, step, lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(run_outputs, step, lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 submit_locally(submission, places.target, runners=run)
     record, new = submit_locally(submission, places.target, runners=run)
@@ -462,7 +462,7 @@ def test_a_first_marking_through_the_command(services, tmp_path, monkeypatch, ca
         (digest,) = read_chain(places.releases, places.store)
         assert out.endswith(f"\nrelease: {digest}\n")
     (given,) = calls
-    assert given["profile"] == "smoke" and given["settings"]["epochs"] == "3" and given["version"] == "1"
+    assert given["profile"] == "smoke" and given["settings"]["epochs"] == 3 and given["version"] == "1"
     assert "seed" not in given  # drawn by the run
     assert set(find_private(places.evidence, digest, places.evidence_store)) == {"evidence", "keep"}
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from kfp import local
 from kfp.local.config import LocalExecutionConfig
-from medmark.pipelines.compiling import compile_pipeline
+from medmark.pipelines.compile import compile_pipeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

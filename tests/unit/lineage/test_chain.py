@@ -340,7 +340,7 @@ def test_signing_refuses_what_does_not_belong_together(chain, tmp_path):
         (first / "lineage.json").unlink()
         sign_lineage(first, private[0] / "record.json", KEY, parent=second)
     shutil.copyfile(private[1] / "commitment.json", third / "commitment.json")
-    with pytest.raises(MedmarkError, match="another file lies in the release"):
+    with pytest.raises(MedmarkError, match="another file is in the release"):
         sign_lineage(third, private[2] / "record.json", KEY, parent=second)
     (third / "commitment.json").unlink()
     shard = third / "shards" / "part-00000.parquet"

@@ -95,7 +95,7 @@ def run(made, release, tmp_path, monkeypatch):
     ]
     (out / "evidence").mkdir()
     steps = write_steps(out / "evidence", events)
-    (out / "check" / "record.json").write_bytes(canonical_json(public_record(made.marked, steps, verdict="owned")))
+    (out / "record.json").write_bytes(canonical_json(public_record(made.marked, steps, verdict="owned")))
     # their own tests draw them
     monkeypatch.setattr("medmark.components.report.mark_tracking.histograms", lambda *_: b"<svg/>")
     monkeypatch.setattr("medmark.components.report.mark_tracking.jpeg_and_resize_curves", lambda *_: b"<svg/>")
@@ -126,7 +126,13 @@ def run(made, release, tmp_path, monkeypatch):
 
     def track(generator: str = "trained", models=made.models) -> None:
         parts = {name: made.models for name in ("benign_models", "marked_models")} | {"surrogates": models}
-        parts |= {"clean": release, "release": made.marked, "evidence": out / "evidence", "check": out / "check"}
+        parts |= {
+            "clean": release,
+            "release": made.marked,
+            "evidence": out / "evidence",
+            "check": out / "check",
+            "record": out / "record.json",
+        }
         parts |= {"generator": getattr(made, generator), "control": made.bare}
         track_marking(out, parts, verdict, {"profile": "smoke", "data": "phantoms"})
 
@@ -318,7 +324,7 @@ def test_tags_of_a_step_come_from_the_public_record(run, made, release, server, 
     clean = f"sha256:{Release(release).digest}"
     ingest = found["ingest"].data.tags
     assert (ingest["medmark.input.source"], ingest["medmark.output.clean"]) == (f"sha256:{'a' * 64}", clean)
-    public = [step["outputs"] for step in json.loads((run.out / "check" / "record.json").read_bytes())["steps"]]
+    public = [step["outputs"] for step in json.loads((run.out / "record.json").read_bytes())["steps"]]
     made_by = {}
     for step in ("generator", "control_generator"):
         tags = found[step].data.tags

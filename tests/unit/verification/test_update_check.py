@@ -110,10 +110,10 @@ def test_nothing_changed_nothing_trained(run, tmp_path, monkeypatch):
     verdict = check((tmp_path, change), tmp_path / "check")
     assert (verdict["verdict"], verdict["reasons"], verdict["model"]) == ("unchanged", [], None)
     evidence = finish_evidence(
-        tmp_path / "release", tmp_path / "evidence", tmp_path / "check", tmp_path / "e", events=[]
+        *(tmp_path / name for name in ("release", "evidence", "check", "e", "record.json")), events=[]
     )
     assert evidence == read_evidence(run / "evidence")
-    assert not (tmp_path / "check" / "record.json").exists()
+    assert (tmp_path / "record.json").read_bytes() == b""
 
 
 def test_folders_of_two_runs(run, updated, tmp_path):
@@ -140,14 +140,20 @@ def finished(run, updated, tmp_path, answering):
         step_event("check", inputs={"marked": digest["release"], "evidence": digest["evidence"]},
                    outputs={"check": artifact_digest(tmp_path / "check")}, parameters={}, seed=4),
     ]  # fmt: skip
-    finish_evidence(folder / "release", folder / "evidence", tmp_path / "check", tmp_path / "evidence", events=events)
+    parts = [
+        folder / "release",
+        folder / "evidence",
+        *(tmp_path / name for name in ("check", "evidence", "record.json")),
+    ]
+    finish_evidence(*parts, events=events)
     return tmp_path
 
 
 def test_the_steps_are_in_the_evidence_and_open_the_record(updated, finished):
-    evidence, record = read_evidence(finished / "evidence"), read_record(finished / "check" / "record.json")
+    evidence, record = read_evidence(finished / "evidence"), read_record(finished / "record.json")
     steps = read_steps(finished / "evidence")
     check_record(record, steps)
+    assert artifact_digest(finished / "check") in str(steps["events"])  # nothing came into it after it was recorded
     release = Release(updated[0] / "release")
     assert (record["release_digest"], record["parent_digest"]) == (release.digest, release.parent)
     assert record["verdict"] == "owned" and record["drop"]["files"] == 22

@@ -1,10 +1,11 @@
-"""Records of submissions: what was done to which release, so that it is done once."""
+"""Records of submissions: they say what was done to which release, so that it is done only once."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from medmark.components.base.digests import HEX, canonical_json
@@ -18,12 +19,12 @@ RECORDS = "submissions"
 
 
 def new_record(submission: dict, result: str | None) -> dict:
-    """The record of what was done.
+    """Returns the record of a submission that was done.
 
     Args:
-        submission: ``key`` (SHA-256), ``pipeline``, ``release_digest`` of what it started from, and, of an update, ``drop``:
-            ``uri`` and ``listing_sha256``.
-        result: digest of the release that came out; None: nothing changed.
+        submission: ``key`` (SHA-256), ``pipeline``, ``release_digest`` of the release that it started from, and, for an update,
+            ``drop`` with ``uri`` and ``listing_sha256``.
+        result: digest of the release that came out; None if nothing changed.
     """
     return {
         "schema_version": RECORD_SCHEMA_VERSION,
@@ -35,9 +36,9 @@ def new_record(submission: dict, result: str | None) -> dict:
 
 
 def write_record(record: dict, evidence: str, store: Store) -> None:
-    """Stores a record beside the evidence, ``<evidence>/submissions/<key>.json``.
+    """Stores a record beside the evidence, as ``<evidence>/submissions/<key>.json``.
 
-    Not beside the releases: who can guess parameters or a drop's files could make sure of it by key and listing.
+    It is not stored beside the releases, because key and listing would confirm a guess of the parameters or of a drop's files.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record.json"
@@ -46,7 +47,7 @@ def write_record(record: dict, evidence: str, store: Store) -> None:
 
 
 def read_record(key: str, evidence: str, store: Store) -> dict | None:
-    """The record of a submission, None if it was not done.
+    """Reads the record of a submission; None if it was not done.
 
     Raises:
         MedmarkError: it is damaged, or the store fails.
@@ -70,15 +71,12 @@ def read_record(key: str, evidence: str, store: Store) -> dict | None:
 
 
 def read_records(evidence: str, store: Store) -> list[dict]:
-    """All records beside the evidence.
+    """Reads all records beside the evidence.
 
     Raises:
         MedmarkError: as :func:`read_record`.
     """
     place = parse(evidence) / RECORDS
     keys = [name.removesuffix(".json") for name in store.list(place) if HEX.fullmatch(name.removesuffix(".json"))]
-    return [
-        found
-        for found in parallel([lambda k=k: read_record(k, evidence, store) for k in keys], "reading records")
-        if found
-    ]
+    records = parallel([partial(read_record, key, evidence, store) for key in keys], "reading records")
+    return [record for record in records if record]

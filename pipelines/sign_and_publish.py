@@ -1,4 +1,4 @@
-"""The last steps of a run on a cluster: signing and publishing what it made."""
+"""The last steps of a run on a cluster: sign what it made, and publish it."""
 
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineArtifactChannel, PipelineParameterChannel
@@ -23,14 +23,18 @@ def sign_and_publish(
 
     Args:
         check: the step that checked the mark.
-        tracked: the step that told MLflow of the run, so that models which go out are known there.
-        publish_uri, publish_evidence_uri, sign, submission: see ``publish_component``.
-        release, keep: what the run made.
-        parent: of an update, the previous marked release, as ``parent``.
+        tracked: the step that logged the run to MLflow: models that go out must be known there.
+        publish_uri: see ``publish_component``, as the next three.
+        publish_evidence_uri: where evidence and keep go.
+        sign: whether to sign.
+        submission: what is recorded.
+        release: the release that the run made.
+        keep: what it kept for updates.
+        parent: ``parent``, the previous marked release, if the run was an update.
     """
-    evidence, verdict = check.outputs["complete"], check.outputs["check"]
+    evidence, record = check.outputs["complete"], check.outputs["record"]
     signed = sign_component(
-        release=release, evidence=evidence, check=verdict, checked=check.outputs["Output"], sign=sign, **parent
+        release=release, evidence=evidence, record=record, checked=check.outputs["Output"], sign=sign, **parent
     )
     signed.set_display_name("sign")
     give(signed, SIGNING)
@@ -38,7 +42,7 @@ def sign_and_publish(
         release=release,
         evidence=evidence,
         keep=keep,
-        check=verdict,
+        check=check.outputs["check"],
         signatures=signed.outputs["signatures"],
         publish_uri=publish_uri,
         publish_evidence_uri=publish_evidence_uri,
@@ -46,6 +50,6 @@ def sign_and_publish(
         submission=submission,
     )
     published.set_display_name("publish")
-    published.set_caching_options(False)  # what the store holds may be gone
+    published.set_caching_options(False)  # the store may have lost what was published
     published.after(tracked)
     give(published, RELEASES, EVIDENCE, MLFLOW)

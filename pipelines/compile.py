@@ -1,21 +1,25 @@
-"""Compiled pipelines: what a cluster takes."""
+"""Compiles pipelines to IR YAML, which a Kubeflow cluster runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
+if TYPE_CHECKING:
+    from kfp.dsl.graph_component import GraphComponent
 
-def compile_pipeline(pipeline, path: str | Path) -> None:
-    """Writes the IR YAML of one pipeline, in which no step is cached.
 
-    A cluster's cache knows an input artifact by its name, not by its content, so it would give a run the verdict or the
-    signature of another. ``kfp.local`` knows artifacts by their place, which is why runs on one machine go on where they stopped.
+def compile_pipeline(pipeline: GraphComponent, path: str | Path) -> None:
+    """Writes the IR YAML of one pipeline, with caching switched off in every step.
+
+    A cluster's cache knows an input artifact by its name and not by its content, so it would give a run the verdict or the
+    signature of another one. ``kfp.local`` knows artifacts by their place, and lets a run on one machine go on where it stopped.
 
     Args:
-        pipeline: decorated with ``dsl.pipeline``.
-        path: of the file.
+        pipeline: a function decorated with ``dsl.pipeline``.
+        path: file to write.
     """
     from kfp import compiler
 
@@ -29,13 +33,13 @@ def compile_pipeline(pipeline, path: str | Path) -> None:
 
 
 def compile_all(out: str | Path) -> list[Path]:
-    """Writes the IR YAML of every pipeline as ``<name>.yaml``.
+    """Writes the IR YAML of every pipeline of medmark as ``<name>.yaml``.
 
     Args:
-        out: folder; made if absent.
+        out: folder to write; made if missing.
 
     Returns:
-        The files.
+        The files that were written.
     """
     from medmark.pipelines.audit_lineage.pipeline import audit_lineage
     from medmark.pipelines.audit_suspect.pipeline import audit_suspect

@@ -5,8 +5,10 @@ import stat
 import pytest
 from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
-from medmark.components.delivery.passing import check_apart, copy_linked, take
+from medmark.components.delivery.linked_copy import copy_linked
 from medmark.components.delivery.publish import RELEASE
+from medmark.components.delivery.run_inputs import fetch_input
+from medmark.components.delivery.run_outputs import check_apart
 
 
 def test_a_folder_of_links_shares_content_and_nothing_else(tmp_path):
@@ -44,11 +46,11 @@ def test_where_links_cannot_be_the_files_are_copied(tmp_path, monkeypatch):
 
 
 def test_a_run_starts_from_what_it_was_started_with(release, tmp_path):
-    take(RELEASE, str(release), file_sha256(release / "release.json"), tmp_path / "taken")
+    fetch_input(RELEASE, str(release), file_sha256(release / "release.json"), tmp_path / "taken")
     assert file_sha256(tmp_path / "taken" / "release.json") == file_sha256(release / "release.json")
     for uri, digest in ((release, "0" * 64), (tmp_path, file_sha256(release / "release.json"))):
         with pytest.raises(MedmarkError, match="not what the run was started with: .*release.json; start it again"):
-            take(RELEASE, str(uri), digest, tmp_path / "other")
+            fetch_input(RELEASE, str(uri), digest, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
