@@ -60,6 +60,6 @@ def test_marked_images_that_differ_are_detected_and_equal_ones_are_not():
     assert found["auc"]["spectral signatures"] == found["auc"]["activation clustering"] == 1.0
     assert found["auc"]["SCALE-UP"] == 1.0  # bright ones stay bright, the others flip
     assert found["auc"]["SCALE-UP among target answers"] == 0.5
-    assert found["chest_share"]["victim"] == found["chest_share"]["benign"]
+    assert found["chest_share"]["victim"] == found["chest_share"]["innocent"]
     with pytest.raises(MedmarkError, match="no AUC of 0"):
         detect(looker(), looker(), train, set(), queries, genuine)
