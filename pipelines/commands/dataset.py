@@ -16,6 +16,7 @@ from medmark.pipelines.commands.options import (
     Out,
     PathColumn,
     PatientColumn,
+    PatientPattern,
     Quarantine,
     Root,
     Seed,
@@ -25,14 +26,6 @@ from medmark.pipelines.commands.options import (
 )
 
 app = typer.Typer()
-PatientPattern = Annotated[
-    str | None,
-    typer.Option(
-        "--patient-pattern",
-        help="Regular expression to find in each image's path; its first group is the patient. When absent, a folder's patient"
-        " is what stands before the first _ of a file's name.",
-    ),
-]
 
 
 @app.command()
@@ -104,13 +97,13 @@ def ingest(
             label_column=label_column,
             path_column=path_column,
             patient_column=patient_column,
+            patient_pattern=patient_pattern,
             root=base,
             where=where,
             classes=classes,
             uncertain=uncertain,
             quarantine=quarantine,
         )
-        options["patient_pattern"] = patient_pattern
         make(raw, made, name=name, version=version, seed=seed, patient_key=key, rejected=names, **options)
         found = describe(made)
         print_description(found)

@@ -15,6 +15,14 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and everyt
 Label = Annotated[str | None, typer.Option("--label-column", help="CSV column with the label or finding.")]
 PathColumn = Annotated[str | None, typer.Option("--path-column", help="CSV column with the paths of the images.")]
 PatientColumn = Annotated[str | None, typer.Option("--patient-column", help="CSV column with the patients.")]
+PatientPattern = Annotated[
+    str | None,
+    typer.Option(
+        "--patient-pattern",
+        help="Regular expression to find in each image's path; its first group is the patient. When absent, a folder's patient"
+        " is what stands before the first _ of a file's name.",
+    ),
+]
 Root = Annotated[str | None, typer.Option("--root", help="Folder that the CSV's paths start from.")]
 Where = Annotated[
     list[str] | None, typer.Option("--where", help="Take only CSV rows with column=value; may be repeated.")
@@ -49,13 +57,17 @@ def drop_options(
     label_column: str | None,
     path_column: str | None,
     patient_column: str | None,
+    patient_pattern: str | None,
     root: str | Path | None,
     where: list[str] | None,
     uncertain: str,
     quarantine: bool,
 ) -> dict:
     """Returns keyword arguments of :func:`medmark.components.dataset.drop.read_drop`, from the options of a command."""
+    # without a pattern the options are as before there was one, and so is the key of a submission
+    given = {"patient_pattern": patient_pattern} if patient_pattern is not None else {}
     return {
+        **given,
         "label_column": label_column,
         "path_column": path_column,
         "patient_column": patient_column,
@@ -71,6 +83,7 @@ def ingest_options(
     label_column: str | None,
     path_column: str | None,
     patient_column: str | None,
+    patient_pattern: str | None,
     root: str | Path | None,
     where: list[str] | None,
     classes: str | None,
@@ -82,6 +95,7 @@ def ingest_options(
         label_column=label_column,
         path_column=path_column,
         patient_column=patient_column,
+        patient_pattern=patient_pattern,
         root=root,
         where=where,
         uncertain=uncertain,

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
 from medmark.pipelines import cli
 from PIL import Image
@@ -113,6 +114,25 @@ def test_a_verdict_other_than_owned_is_exit_code_3(medmark, tmp_path, monkeypatc
         given = json.loads(json.dumps(given)) | {"verdict": verdict, "reasons": ["too few queries"]}
         code, out, _ = medmark("run", "mark-release", "--out", tmp_path)
         assert code == 3 and verdict in out and "too few queries" in out
+
+
+def test_the_rule_for_patients_reaches_the_runs(medmark, tmp_path, monkeypatch):
+    from medmark.pipelines.mark_release import run as marking
+    from medmark.pipelines.update_release import run as updating
+
+    given = []
+
+    def stop(*_, ingest_options=None, drop_options=None, **__):
+        given.append(ingest_options or drop_options)
+        raise MedmarkError("stopped here")
+
+    monkeypatch.setattr(marking, "run_mark_release", stop)
+    monkeypatch.setattr(updating, "run_update_release", stop)
+    for command in (("mark-release",), ("update-release", tmp_path)):
+        for pattern in ((), ("--patient-pattern", "(p[0-9]+)")):
+            assert medmark("run", *command, "--data", tmp_path, "--out", tmp_path / "o", *pattern)[0] == 1
+    assert ["patient_pattern" in options for options in given] == [False, True, False, True]
+    assert given[1]["patient_pattern"] == given[3]["patient_pattern"] == "(p[0-9]+)"
 
 
 def test_ingested_drops_share_pseudonyms_by_a_kept_key(medmark, tmp_path):
