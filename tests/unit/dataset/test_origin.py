@@ -1,14 +1,17 @@
 import hashlib
 import hmac
 import stat
+from pathlib import Path
 
 import pytest
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import (
+    Former,
     Origin,
     drop_digest,
     past_digest,
+    read_former,
     read_origins,
     read_past,
     read_patient_key,
@@ -16,6 +19,7 @@ from medmark.components.dataset.origin import (
 )
 from medmark.components.dataset.release import Release
 
+FORMER = Path(__file__).parents[2] / "fixtures" / "former-v1"
 ORIGINS = [Origin("a-1", "normal/a.png", "11" * 32, "22" * 32), Origin(None, "labels.csv", "33" * 32, None)]
 
 
@@ -26,6 +30,14 @@ def test_what_was_written_is_read_and_only_the_owner_may(tmp_path):
     assert read_patient_key(tmp_path / "o") == "key"
     assert read_past(tmp_path / "o") == past
     assert stat.S_IMODE((tmp_path / "o").stat().st_mode) == 0o700
+
+
+def test_ids_from_before_a_reissue_stay_known(tmp_path):
+    former = read_former(FORMER)
+    assert former.withdrew("normal/Meyer Anna.png") and not former.withdrew("sick/Meyer Anna.png")
+    assert former.patient("p7") == "13fadf2ef9dc22cd"
+    write_origins(tmp_path, ORIGINS, patient_key="key", former=Former(former.key, former.tombstones))
+    assert (tmp_path / "former.json").read_bytes() == (FORMER / "former.json").read_bytes()
 
 
 def test_nothing_is_past_before_an_update(tmp_path):
