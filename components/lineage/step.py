@@ -1,7 +1,12 @@
-"""Records every step of a pipeline: its event and how long it took go into the metadata of what it makes."""
+"""Records every step of a pipeline: its event and how long it took go into the metadata of what it makes.
+
+KFP's backend keeps texts and numbers of an artifact's metadata as they are, wraps lists and dictionaries, and refuses null. So an event
+travels as JSON text.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,23 +71,38 @@ def step(
         source_files=running.source_files,
     )
     for artifact in outputs.values():
-        artifact.metadata.update(lineage=event, seconds=time.monotonic() - started)
+        artifact.metadata.update(lineage=json.dumps(event, sort_keys=True), seconds=time.monotonic() - started)
 
 
 def said_by(artifacts: dict[str, Artifact]) -> dict[str, dict]:
     """What artifacts say about the steps that made them.
 
-    A step puts it into the metadata of its own output, so that a later step learns of all earlier ones without taking their
-    outputs as inputs.
-
     Args:
         artifacts: by the name under which the step is to be found.
 
     Returns:
-        ``lineage`` and ``seconds`` by name. Artifacts of steps that are not ours say nothing and are left out.
+        ``lineage`` (see :func:`medmark.components.lineage.events.step_event`) and ``seconds`` by name. Artifacts of steps that
+        are not ours say nothing and are left out.
     """
     return {
-        name: {"lineage": artifact.metadata["lineage"], "seconds": artifact.metadata["seconds"]}
+        name: {"lineage": json.loads(artifact.metadata["lineage"]), "seconds": artifact.metadata["seconds"]}
         for name, artifact in artifacts.items()
         if "lineage" in artifact.metadata
     }
+
+
+def pass_on(steps: dict[str, dict], artifact: Artifact) -> None:
+    """Puts what is known of earlier steps into the metadata of an output.
+
+    A later step then learns of all of them without taking their outputs as inputs.
+
+    Args:
+        steps: of :func:`said_by`.
+        artifact: the output.
+    """
+    artifact.metadata["before"] = json.dumps(steps, sort_keys=True)
+
+
+def passed_on(artifact: Artifact) -> dict[str, dict]:
+    """Returns what :func:`pass_on` put into an artifact's metadata; nothing if the step that made it is not ours."""
+    return json.loads(artifact.metadata.get("before", "{}"))

@@ -40,7 +40,7 @@ def poison_component(
     """
     from medmark.components.evidence.keep import keep_for_updates
     from medmark.components.evidence.secrets import read_secrets
-    from medmark.components.lineage.step import said_by, step
+    from medmark.components.lineage.step import pass_on, said_by, step
     from medmark.components.poisoning.poison import poison
 
     inputs = {"clean": release, "generator": generator, "control": control, "maps": maps}
@@ -53,7 +53,8 @@ def poison_component(
         digest = poison(*paths, version=version, queries=queries, seed=seed)["release_digest"]
         keep_for_updates(release.path, marked.path, evidence.path, origins.path, surrogates.path, keep.path)
     before = dict(ingest=release, surrogates=surrogates, saliency=maps, generator=generator, control_generator=control)
-    marked.metadata.update(digest=digest, before=said_by(before))
+    marked.metadata.update(digest=digest)
+    pass_on(said_by(before), marked)
     return digest
 
 
@@ -83,7 +84,7 @@ def update_component(
     Returns:
         What changed, see ``medmark.components.poisoning.update.update``.
     """
-    from medmark.components.lineage.step import said_by, step
+    from medmark.components.lineage.step import pass_on, said_by, step
     from medmark.components.poisoning.update import update
 
     inputs = {"previous": previous, "evidence": evidence, "keep": keep, "drop": drop}
@@ -91,5 +92,6 @@ def update_component(
     with step("mark drop", inputs=inputs, outputs=outputs, parameters={"version": version}):
         paths = [artifact.path for artifact in (*inputs.values(), *outputs.values())]
         change = update(*paths, version=version)
-    marked.metadata.update(digest=change["release_digest"], before=said_by({"read_drop": drop}))
+    marked.metadata.update(digest=change["release_digest"])
+    pass_on(said_by({"read_drop": drop}), marked)
     return change

@@ -36,13 +36,13 @@ def check_release_component(
     from medmark.components.base.parameters import whole
     from medmark.components.evidence.secrets import read_secrets
     from medmark.components.lineage.events import artifact_digest
-    from medmark.components.lineage.step import said_by, step
+    from medmark.components.lineage.step import passed_on, said_by, step
     from medmark.components.verification.release_check import check_release
     from medmark.components.verification.sealing import finish_evidence
     from medmark.components.verification.verdict import Thresholds
 
     own = {"benign_models": benign_models, "poison": release, "marked_models": marked_models}
-    steps = {**release.metadata.get("before", {}), **said_by(own)}
+    steps = {**passed_on(release), **said_by(own)}
     seconds = {name: said["seconds"] for name, said in steps.items()}
     inputs = {"marked": release, "evidence": evidence, "benign_models": benign_models, "marked_models": marked_models}
     with step("verify", inputs=inputs, outputs={"check": check}, parameters={"thresholds": whole(thresholds)}):
@@ -86,7 +86,7 @@ def check_update_component(
     """
     from medmark.components.base.parameters import whole
     from medmark.components.lineage.events import artifact_digest
-    from medmark.components.lineage.step import said_by, step
+    from medmark.components.lineage.step import passed_on, said_by, step
     from medmark.components.verification.sealing import finish_evidence
     from medmark.components.verification.update_check import check_update
 
@@ -94,7 +94,7 @@ def check_update_component(
     with step("check", inputs=inputs, outputs={"check": check}, seed=seed):
         paths = [artifact.path for artifact in (*inputs.values(), check)]
         verdict = check_update(*paths, change=whole(change), seed=seed)
-    steps = {**release.metadata.get("before", {}), **said_by({"mark_drop": release, "check": check})}
+    steps = {**passed_on(release), **said_by({"mark_drop": release, "check": check})}
     made = (release.path, evidence.path, check.path, complete.path, record.path)
     finish_evidence(*made, events=[said["lineage"] for said in steps.values()])
     checked = {name: verdict[name] for name in ("verdict", "release_digest")}

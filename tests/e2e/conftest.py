@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from kfp import dsl
+from kfp_metadata import stored
 from medmark.components.dataset.phantoms import make_phantoms
 from medmark.pipelines.services import down, up
 
@@ -109,9 +110,19 @@ def steps(source, patients, tmp_path_factory):
         record=artifact("record.json"),
         report=artifact("report", dsl.HTML),
     )
-    draw_secrets_component.python_func(seed=str(SEED), patients={"file": str(patients)}, secrets=made.secrets)
+
+    def run(component, **ports):
+        """One step; what it leaves in its outputs' metadata reaches the next as on a cluster."""
+        returned = component.python_func(**ports)
+        for given in ports.values():
+            if isinstance(given, dsl.Artifact):
+                given.metadata = stored(given.metadata)
+        return returned
+
+    run(draw_secrets_component, seed=str(SEED), patients={"file": str(patients)}, secrets=made.secrets)
     secrets = {"secrets": made.secrets}
-    made.digest = ingest_component.python_func(
+    made.digest = run(
+        ingest_component,
         source=given["source"],
         source_state="",
         options=given["ingest_options"],
@@ -120,15 +131,16 @@ def steps(source, patients, tmp_path_factory):
         origins=made.origins,
     )
     release = {"release": made.clean}
-    train = partial(train_classifiers_component.python_func, **secrets)
-    generate = partial(train_generator_component.python_func, **secrets)
+    train = partial(run, train_classifiers_component, **secrets)
+    generate = partial(run, train_generator_component, **secrets)
     train(configs=given["surrogate_configs"], models=made.surrogates, **release)
     train(configs=given["benign_configs"], models=made.benign_models, **release)
-    extract_saliency_component.python_func(surrogates=made.surrogates, maps=made.maps, **release)
+    run(extract_saliency_component, surrogates=made.surrogates, maps=made.maps, **release)
     inputs = {**release, "surrogates": made.surrogates, "maps": made.maps, "target_class": ""}
     generate(config=given["generator_config"], generator=made.generator, **inputs)
     generate(config=given["control_config"], generator=made.control, **inputs)
-    made.marked_digest = poison_component.python_func(
+    made.marked_digest = run(
+        poison_component,
         release=made.clean,
         generator=made.generator,
         control=made.control,
@@ -147,7 +159,8 @@ def steps(source, patients, tmp_path_factory):
         configs=given["marked_configs"],
         models=made.marked_models,
     )
-    made.checked = check_release_component.python_func(
+    made.checked = run(
+        check_release_component,
         release=made.marked,
         evidence=made.evidence,
         benign_models=made.benign_models,
@@ -158,7 +171,8 @@ def steps(source, patients, tmp_path_factory):
         complete=made.complete,
         record=made.record,
     )
-    report_component.python_func(
+    run(
+        report_component,
         clean=made.clean,
         marked=made.marked,
         evidence=made.evidence,

@@ -97,7 +97,7 @@ def test_stress(steps, tiny, tmp_path):
     table = pd.read_csv(tmp_path / "curves" / "stress.csv")
     assert set(table.attack) == {"none", "blur"}
     assert worst == table[table.accuracy_before - table.accuracy <= 0.02].wsr.min()
-    assert curves.metadata["lineage"]["job"]["name"] == "stress"
+    assert json.loads(curves.metadata["lineage"])["job"]["name"] == "stress"
 
 
 def test_compare_methods(steps, tiny, tmp_path):

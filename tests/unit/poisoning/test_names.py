@@ -138,7 +138,7 @@ def test_a_drop_cannot_be_confirmed_from_its_digest(tmp_path):
     made = {name: dsl.Artifact(name=name, uri=str(tmp_path / name), metadata={}) for name in ("release", "origins")}
     options = {"label_column": "label", "patient_key": KEY}
     ingest_component.python_func(source=str(table), source_state="", options=options, **made)
-    (source,) = made["release"].metadata["lineage"]["inputs"]
+    (source,) = json.loads(made["release"].metadata["lineage"])["inputs"]
     lines = sorted((o.source, o.sha256) for o in read_origins(tmp_path / "origins"))
     text = "".join(f"{sha256}  {source}\n" for source, sha256 in lines)
     assert file_sha256(table) in text  # as whoever guesses all files would have it

@@ -1,0 +1,128 @@
+"""Whether evidence accuses models that were trained on another owner's release.
+
+    python benchmarks/other_owners.py --data kermany --owners 2 --strangers 10 --work WORK --out FILE
+
+Each owner marks the same clean images with a key of its own, and two networks are trained on each marked release. Then every model
+is judged as the release check judges it, with its owner's evidence and with that of strangers, who drew keys of their own and had
+no part in its training. Benign models are trained once, on the clean images, and answer everybody's queries.
+
+Writes ``results/other_owners_<data>.json`` unless FILE says otherwise: ``pairs`` and ``accused``, the models of one owner that were
+judged with the evidence of another, and how many of them were called ``owned``; ``own`` and ``own_owned``, the same with the owner's
+own evidence; ``rows``, each with verdict and p-values. A stopped run continues in WORK.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from marking import MARKED_MODELS, Bench
+from medmark.components.base.progress import track
+from medmark.components.evidence.queries import read_queries
+from medmark.components.generator.marker import Marker
+from medmark.components.generator.train import GeneratorConfig, train_generator
+from medmark.components.poisoning.poison import poison
+from medmark.components.profiles import PROFILES, THRESHOLDS
+from medmark.components.surrogate.models import load_models, train_models
+from medmark.components.surrogate.training import predict_probabilities
+from medmark.components.verification.interrogation import interrogate
+from medmark.components.verification.judgement import judge
+
+BENIGN_MODELS = 20
+SIZE = 64  # side in pixels
+
+
+def mark(bench: Bench, folder: Path, seed: int) -> None:
+    """Marks the release as the standard profile does, with the key that follows from a seed."""
+    profile = replace(PROFILES["standard"], size=SIZE)
+    for name, index in (("generator", 0), ("control", 1)):
+        train_generator(
+            bench.release.path,
+            bench.work / "panel",
+            bench.work / "saliency",
+            folder / name,
+            target_class="",
+            config=GeneratorConfig.from_dict(profile.generator_config(index)),
+            seed=seed,
+        )
+    poison(
+        bench.release.path,
+        folder / "generator",
+        folder / "control",
+        bench.work / "saliency",
+        folder / "release",
+        folder / "evidence",
+        version=str(seed),
+        queries=profile.queries,
+        seed=seed,
+    )
+
+
+def judged(bench: Bench, folder: Path, models: dict) -> dict:
+    """Judges models with the evidence in a folder, by name."""
+    target = Marker.load(folder / "generator").target
+    queries = read_queries(folder / "evidence", size=SIZE, target=target)
+    benign = [interrogate(partial(predict_probabilities, model), queries) for model in bench.benign_models]
+    answers = {name: interrogate(partial(predict_probabilities, model), queries) for name, model in models.items()}
+    return {name: judge(name, given, benign, THRESHOLDS) for name, given in answers.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=("phantoms", "kermany", "nih"), default="kermany")
+    parser.add_argument("--owners", type=int, default=2)
+    parser.add_argument("--strangers", type=int, default=10)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    out = options.out or Path(__file__).parent / "results" / f"other_owners_{options.data}.json"
+    bench = Bench(options.data, options.work, size=SIZE, benign_models=BENIGN_MODELS)
+    names = [f"owner-{n}" for n in range(options.owners)] + [f"stranger-{n}" for n in range(options.strangers)]
+    models = {}
+    for seed, name in track(list(enumerate(names)), "marking for each owner"):
+        folder = options.work / name
+        if not (folder / "evidence" / "evidence.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            mark(bench, folder, seed)
+        if name.startswith("owner"):
+            configs = [replace(config, size=SIZE) for config in MARKED_MODELS]
+            train_models(folder / "release", folder / "models", configs=configs)
+            models |= {(name, entry["architecture"]): model for entry, model in load_models(folder / "models")}
+    rows = []
+    for name in track(names, "judging with each owner's evidence"):
+        for (owner, architecture), result in judged(bench, options.work / name, models).items():
+            rows.append(
+                {
+                    "evidence_of": name,
+                    "trained_on": owner,
+                    "architecture": architecture,
+                    "verdict": result.decision.verdict,
+                    "wsr": result.labels.wsr,
+                    "delta_p": result.effect.delta_p,
+                    "t_p_value": result.effect.t_p_value,
+                    "conformal_p_value": result.measured.conformal_p_value,
+                    "failed": result.decision.failed,
+                }
+            )
+    foreign = [row for row in rows if row["evidence_of"] != row["trained_on"]]
+    own = [row for row in rows if row["evidence_of"] == row["trained_on"]]
+    result = {
+        **bench.described(),
+        "owners": options.owners,
+        "strangers": options.strangers,
+        "pairs": len(foreign),
+        "accused": sum(row["verdict"] == "owned" for row in foreign),
+        "own": len(own),
+        "own_owned": sum(row["verdict"] == "owned" for row in own),
+        "rows": rows,
+    }
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print({name: result[name] for name in ("pairs", "accused", "own", "own_owned")})
+
+
+if __name__ == "__main__":
+    main()
