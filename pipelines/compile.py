@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from medmark.components.base.image import IMAGE
 
 if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
 
 
 def compile_pipeline(pipeline: GraphComponent, path: str | Path) -> None:
-    """Writes the IR YAML of one pipeline, with caching switched off in every step.
+    """Writes the IR YAML of one pipeline, with caching switched off in every step, and each step told which image it runs in.
 
     A cluster's cache knows an input artifact by its name and not by its content, so it would give a run the verdict or the
     signature of another one. ``kfp.local`` knows artifacts by their place, and lets a run on one machine go on where it stopped.
@@ -29,6 +30,10 @@ def compile_pipeline(pipeline: GraphComponent, path: str | Path) -> None:
     for component in (spec["root"], *spec["components"].values()):
         for task in component.get("dag", {}).get("tasks", {}).values():
             task["cachingOptions"] = {}
+    for executor in spec["deploymentSpec"]["executors"].values():
+        container = executor.get("container", {})
+        if container.get("image") == IMAGE:  # a pod does not know its image, and its lineage would name the default
+            container["env"] = [*container.get("env", []), {"name": "MEDMARK_IMAGE", "value": IMAGE}]
     Path(path).write_text(yaml.safe_dump_all(documents))
 
 

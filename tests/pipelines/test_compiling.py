@@ -53,11 +53,16 @@ def test_every_step_runs_in_the_one_image(tmp_path, pipelines):
             e["container"]["image"] for e in documents[0]["deploymentSpec"]["executors"].values() if "container" in e
         }
 
+    def told(documents):
+        """What each step is told of its image; its lineage says that."""
+        containers = [e["container"] for e in documents[0]["deploymentSpec"]["executors"].values() if "container" in e]
+        return {entry["value"] for c in containers for entry in c["env"] if entry["name"] == "MEDMARK_IMAGE"}
+
     for documents in pipelines.values():
-        assert images(documents) == {"medmark/python-cpu:0.1.0"}
+        assert images(documents) == told(documents) == {"medmark/python-cpu:0.1.0"}
     pinned = "registry.example/medmark@sha256:" + 64 * "a"
     for documents in compiled(tmp_path, MEDMARK_IMAGE=pinned).values():
-        assert images(documents) == {pinned}
+        assert images(documents) == told(documents) == {pinned}
 
 
 def test_steps_install_nothing_when_they_start(pipelines):
