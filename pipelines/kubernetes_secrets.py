@@ -12,6 +12,9 @@ secret                  keys                                                    
 ``medmark-suspect``     token                                                       a suspect's endpoint
 ``medmark-mlflow``      tracking_uri, username, password, token                     MLflow
 ======================  ==========================================================  ==========================
+
+KFP's MLflow plugin injects ``MLFLOW_`` variables into every pod, and a pod with one name twice is refused. So medmark's own have other
+names, and the plugin's win: :func:`medmark.components.tracking.connection.take_secret`.
 """
 
 from kfp import kubernetes
@@ -32,8 +35,8 @@ EVIDENCE = {
 SIGNING = {"medmark-signing": {"medmark.key": "MEDMARK_SIGNING_KEY", "passphrase": "MEDMARK_KEY_PASSPHRASE"}}
 SUSPECT = {"medmark-suspect": {"token": "MEDMARK_SUSPECT_TOKEN"}}
 MLFLOW = {
-    "medmark-mlflow": {key: f"MLFLOW_TRACKING_{key.upper()}" for key in ("username", "password", "token")}
-    | {"tracking_uri": "MLFLOW_TRACKING_URI"}
+    "medmark-mlflow": {key: f"MEDMARK_MLFLOW_TRACKING_{key.upper()}" for key in ("username", "password", "token")}
+    | {"tracking_uri": "MEDMARK_MLFLOW_TRACKING_URI"}
 }
 
 

@@ -124,7 +124,9 @@ def publish_component(
     from medmark.components.base.parameters import whole
     from medmark.components.delivery.run_outputs import publish_run
     from medmark.components.storage.store import Store
+    from medmark.components.tracking.connection import take_secret
 
+    take_secret()
     digest = publish_run(
         json.loads(Path(check.path, "verdict.json").read_bytes()),
         release.path,

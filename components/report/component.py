@@ -82,8 +82,9 @@ def track_marking_component(
 
     from medmark.components.base.parameters import whole
     from medmark.components.report.mark_tracking import track_marking
-    from medmark.components.tracking.connection import is_named
+    from medmark.components.tracking.connection import is_named, take_secret
 
+    take_secret()
     Path(unlogged.path).mkdir(parents=True)
     if not is_named():
         return
@@ -120,8 +121,9 @@ def track_update_component(
     from pathlib import Path
 
     from medmark.components.report.update_tracking import track_update
-    from medmark.components.tracking.connection import is_named
+    from medmark.components.tracking.connection import is_named, take_secret
 
+    take_secret()
     Path(unlogged.path).mkdir(parents=True)
     made = {"release": release, "evidence": evidence, "check": check, "record": record}
     parts = {name: Path(artifact.path) for name, artifact in made.items()}

@@ -23,6 +23,18 @@ def quiet() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # announces every table it makes
 
 
+def take_secret() -> None:
+    """Uses the MLflow that a Kubernetes secret names, for this process and those that it starts.
+
+    The secret comes as ``MEDMARK_MLFLOW_TRACKING_URI``, ``_USERNAME``, ``_PASSWORD`` and ``_TOKEN``. Nothing of it is used if
+    ``MLFLOW_TRACKING_URI`` is set already, as by KFP's MLflow plugin: credentials of one server must not reach another.
+    """
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return
+    for name in [name for name in os.environ if name.startswith("MEDMARK_MLFLOW_TRACKING_")]:
+        os.environ[name.removeprefix("MEDMARK_")] = os.environ[name]
+
+
 def is_named() -> bool:
     """Whether the environment says where runs go."""
     return bool(os.environ.get("MLFLOW_RUN_ID") or os.environ.get("MLFLOW_TRACKING_URI"))

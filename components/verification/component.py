@@ -121,7 +121,7 @@ def audit_component(
         suspects: the models, as ``medmark audit --suspect`` takes them: ``http(s)://host/v2/models/NAME``,
             ``models:/NAME/VERSION``, or an ONNX file that the step can reach or that is stored under ``s3://``.
         contract: what the suspects expect and answer: dictionary with the fields of
-            ``medmark.components.suspects.suspects.Contract``; the same for all of them.
+            ``medmark.components.suspects.contract.Contract``; the same for all of them.
         connection: how to question the suspects and what they may use up: dictionary with the fields of
             ``medmark.components.suspects.http.Connection``.
         commitment: texts of ``commitment`` (the JSON file) and ``public_key`` (PEM), and, if a time stamp is to be checked, of
@@ -140,9 +140,11 @@ def audit_component(
     from medmark.components.suspects.contract import Contract
     from medmark.components.suspects.http import Connection
     from medmark.components.suspects.suspects import fetch_suspects
+    from medmark.components.tracking.connection import take_secret
     from medmark.components.verification.audit import audit as ask
     from medmark.components.verification.audit import write_commitment_files
 
+    take_secret()
     with tempfile.TemporaryDirectory() as folder, Places() as places:
         made = ask(
             evidence.path,
