@@ -22,11 +22,12 @@ from pathlib import Path
 
 from marking import MARKED_MODELS, Bench
 from medmark.components.base.progress import track
-from medmark.components.evidence.queries import read_queries
+from medmark.components.evidence.queries import QUERIES, read_queries
 from medmark.components.generator.marker import Marker
 from medmark.components.generator.train import GeneratorConfig, train_generator
-from medmark.components.poisoning.poison import poison
-from medmark.components.profiles import PROFILES, THRESHOLDS
+from medmark.components.poisoning.poison import poison, write_queries
+from medmark.components.profiles import PROFILES, THRESHOLDS, Profile
+from medmark.components.saliency.extract import load_saliency
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import predict_probabilities
 from medmark.components.verification.interrogation import interrogate
@@ -36,8 +37,8 @@ BENIGN_MODELS = 20
 SIZE = 64  # side in pixels
 
 
-def mark(bench: Bench, folder: Path, seed: int) -> None:
-    """Marks the release as the standard profile does, with the key that follows from a seed."""
+def draw(bench: Bench, folder: Path, seed: int) -> Profile:
+    """Draws an owner's key, and that of its control mark, from a seed; the standard profile at this size."""
     profile = replace(PROFILES["standard"], size=SIZE)
     for name, index in (("generator", 0), ("control", 1)):
         train_generator(
@@ -49,6 +50,12 @@ def mark(bench: Bench, folder: Path, seed: int) -> None:
             config=GeneratorConfig.from_dict(profile.generator_config(index)),
             seed=seed,
         )
+    return profile
+
+
+def mark(bench: Bench, folder: Path, seed: int) -> None:
+    """Marks the release for an owner, and trains the adversaries' models on it."""
+    profile = draw(bench, folder, seed)
     poison(
         bench.release.path,
         folder / "generator",
@@ -60,6 +67,15 @@ def mark(bench: Bench, folder: Path, seed: int) -> None:
         queries=profile.queries,
         seed=seed,
     )
+
+
+def ask_only(bench: Bench, folder: Path, seed: int) -> None:
+    """Makes a stranger's queries; nobody trains on the release, so it is not marked."""
+    profile = draw(bench, folder, seed)
+    marker, control = (Marker.load(folder / name) for name in ("generator", "control"))
+    (folder / "evidence").mkdir()
+    saliency = load_saliency(bench.work / "saliency")
+    write_queries(bench.release, marker, control, saliency, folder / "evidence", profile.queries, seed)
 
 
 def judged(bench: Bench, folder: Path, models: dict) -> dict:
@@ -85,9 +101,9 @@ def main() -> None:
     models = {}
     for seed, name in track(list(enumerate(names)), "marking for each owner"):
         folder = options.work / name
-        if not (folder / "evidence" / "evidence.json").exists():
+        if not (folder / "evidence" / QUERIES).exists():
             shutil.rmtree(folder, ignore_errors=True)
-            mark(bench, folder, seed)
+            (mark if name.startswith("owner") else ask_only)(bench, folder, seed)
         if name.startswith("owner"):
             configs = [replace(config, size=SIZE) for config in MARKED_MODELS]
             train_models(folder / "release", folder / "models", configs=configs)

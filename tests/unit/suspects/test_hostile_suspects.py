@@ -229,7 +229,9 @@ def wait_for(condition, seconds=30):
 
 
 AUDIT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 from medmark.components.suspects.http import Connection
 from medmark.components.verification.audit import audit
 audit(sys.argv[1], sys.argv[2:3], sys.argv[3], connection=Connection(timeout=100.0))
