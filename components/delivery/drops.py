@@ -14,12 +14,12 @@ from pathlib import Path
 from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.delivery.places import is_place
 from medmark.components.storage.place import parse
-from medmark.components.storage.store import Store, parallel
+from medmark.components.storage.store import Store, StoredObject, parallel
 
 COMPLETE = "_SUCCESS"  # a drop with this object is complete; Hadoop and Spark write it last
 MAX_FILE_BYTES = 1 << 30  # size of one raw file; arbitrary, far above any single x-ray
 
-Listing = dict[str, tuple[int, str]]  # name to size in bytes and ETag
+Listing = dict[str, StoredObject]  # by name
 
 
 def raw_files(listing: Listing) -> Listing:

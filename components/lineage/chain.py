@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from medmark.components.base.digests import HEX, file_sha256
@@ -159,8 +160,20 @@ def fetch_chain(uri: str, folder: str | Path, store: Store) -> Path:
     raise MedmarkError(f"more than {MAX_RELEASES} releases behind {place}; check the address")
 
 
+class LocalChain(NamedTuple):
+    """A chain of releases on this machine.
+
+    Attributes:
+        release: folder of the newest one.
+        root: folder with the earlier ones; None: beside it.
+    """
+
+    release: Path
+    root: Path | None
+
+
 @contextmanager
-def on_this_machine(release: str | Path, root: str | Path | None = None) -> Iterator[tuple[Path, Path | None]]:
+def on_this_machine(release: str | Path, root: str | Path | None = None) -> Iterator[LocalChain]:
     """Brings a chain to where :func:`verify_chain` can read it; one from an object store is removed when the block ends.
 
     Args:
@@ -171,12 +184,12 @@ def on_this_machine(release: str | Path, root: str | Path | None = None) -> Iter
         MedmarkError: ``root`` with a release in a store, or what :func:`fetch_chain` raises.
     """
     if not str(release).startswith("s3://"):
-        yield Path(release), Path(root) if root is not None else None
+        yield LocalChain(Path(release), Path(root) if root is not None else None)
         return
     if root is not None:
         raise MedmarkError(f"earlier releases are looked for beside {release}; give no root with an address in a store")
     with tempfile.TemporaryDirectory(prefix="medmark-") as folder:
-        yield fetch_chain(str(release), folder, Store.from_environment()), None
+        yield LocalChain(fetch_chain(str(release), folder, Store.from_environment()), None)
 
 
 def _walk(

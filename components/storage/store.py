@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 import urllib3
 from medmark.components.base.digests import HEX, file_sha256
@@ -38,6 +38,18 @@ THREADS = 4  # transfers side by side; arbitrary
 TIMEOUT = urllib3.Timeout(connect=10, read=60)  # seconds, for a connection and between two bytes; arbitrary
 MAX_OBJECTS = 100_000  # under one prefix; arbitrary
 MAX_OBJECT_BYTES = 64 << 30  # arbitrary
+
+
+class StoredObject(NamedTuple):
+    """What a store says of an object.
+
+    Attributes:
+        size: bytes.
+        etag: another for other content, as far as the store tells.
+    """
+
+    size: int
+    etag: str
 
 
 class Store:
@@ -132,8 +144,8 @@ class Store:
         """
         return {name: size for name, (size, _) in self.listing(uri).items()}
 
-    def listing(self, uri: str | Place) -> dict[str, tuple[int, str]]:
-        """Objects under a place: name, relative to it, to size in bytes and ETag, which is another for other content.
+    def listing(self, uri: str | Place) -> dict[str, StoredObject]:
+        """Objects under a place, by their name relative to it.
 
         Empty objects that stand for folders, as browsers of buckets make them, are left out.
 
@@ -143,8 +155,8 @@ class Store:
         place = parse(uri)
         start = f"{place.prefix}/" if place.prefix else ""
 
-        def attempt() -> dict[str, tuple[int, str]]:
-            found: dict[str, tuple[int, str]] = {}
+        def attempt() -> dict[str, StoredObject]:
+            found: dict[str, StoredObject] = {}
             for item in self._client.list_objects(place.bucket, prefix=start, recursive=True):
                 name = item.object_name or ""
                 if name == start and item.size == 0:
@@ -154,7 +166,7 @@ class Store:
                 if not name.startswith(start) or item.size is None or not 0 <= item.size <= MAX_OBJECT_BYTES:
                     raise MedmarkError(f"refused object: {name[:80]!r} in {place}; it has no size, or one too large")
                 if not is_folder:
-                    found[name.removeprefix(start)] = item.size, item.etag or ""
+                    found[name.removeprefix(start)] = StoredObject(item.size, item.etag or "")
                 if len(found) > MAX_OBJECTS:
                     raise MedmarkError(f"more than {MAX_OBJECTS} objects in {place}; give a longer prefix")
             return found

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json, file_sha256
@@ -20,6 +20,18 @@ from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.release import SPLITS, Release
 from medmark.components.surrogate.networks import Classifier, load_classifier, save_classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, train_classifier
+
+
+class TrainedModel(NamedTuple):
+    """A classifier that was read back.
+
+    Attributes:
+        entry: its entry in ``models.json``: ``name``, ``config``, ``file``, ``test_accuracy`` and so on.
+        model: the classifier.
+    """
+
+    entry: dict[str, Any]
+    model: Classifier
 
 
 def train_models(
@@ -133,8 +145,8 @@ def _intact(directory: Path, entry: dict[str, Any]) -> bool:
     return path.is_file() and file_sha256(path) == entry["sha256"]
 
 
-def load_models(directory: str | Path) -> list[tuple[dict, Classifier]]:
-    """The entries of ``models.json`` with their classifiers.
+def load_models(directory: str | Path) -> list[TrainedModel]:
+    """Reads the classifiers of a folder back, in the order of ``models.json``.
 
     Raises:
         MedmarkError: the folder has no models, or a file is not the one that was recorded.
@@ -147,5 +159,5 @@ def load_models(directory: str | Path) -> list[tuple[dict, Classifier]]:
         path = Path(directory) / entry["file"]
         if not _intact(Path(directory), entry):
             raise MedmarkError(f"weights changed or missing: {path}; train the models again")
-        models.append((entry, load_classifier(path)))
+        models.append(TrainedModel(entry, load_classifier(path)))
     return models

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +15,20 @@ from medmark.components.evidence.queries import QuerySet
 Suspect = Callable[[torch.Tensor], np.ndarray]
 
 
-def ask(suspect: Suspect, images: torch.Tensor, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Asks for P(target) and "target alone is the most probable class" of each image.
+class Asked(NamedTuple):
+    """What a suspect said to N images.
+
+    Attributes:
+        p_target: (N,) float64, probability of the target class.
+        is_target: (N,) bool, whether the target class alone is the most probable one.
+    """
+
+    p_target: np.ndarray
+    is_target: np.ndarray
+
+
+def ask(suspect: Suspect, images: torch.Tensor, target: int) -> Asked:
+    """Asks a suspect about (N, 1, S, S) images.
 
     Raises:
         MedmarkError: the answer is not one probability vector an image.
@@ -33,12 +46,12 @@ def ask(suspect: Suspect, images: torch.Tensor, target: int) -> tuple[np.ndarray
     if not np.isfinite(answer).all() or (answer < 0).any() or (np.abs(answer.sum(axis=1) - 1) > 1e-3).any():
         raise MedmarkError("suspect's answers are not probabilities: rows must be finite, not negative and sum to 1")
     others = np.delete(answer, target, axis=1).max(axis=1, initial=0.0)
-    return np.clip(answer[:, target], 0.0, 1.0), answer[:, target] > others
+    return Asked(np.clip(answer[:, target], 0.0, 1.0), answer[:, target] > others)
 
 
 def interrogate(suspect: Suspect, queries: QuerySet) -> Answers:
     """Asks about every query image, clean, marked and with the control mark."""
     p_clean, is_clean = ask(suspect, queries.clean, queries.target)
     p_marked, is_marked = ask(suspect, queries.marked, queries.target)
-    p_control = None if queries.control is None else ask(suspect, queries.control, queries.target)[0]
+    p_control = None if queries.control is None else ask(suspect, queries.control, queries.target).p_target
     return Answers(p_clean, p_marked, p_control, is_clean, is_marked)

@@ -6,7 +6,7 @@ accused. Independent trigger: the adversary's model is not set off by another ge
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from medmark.components.base.errors import MedmarkError
@@ -19,9 +19,21 @@ from medmark.components.verification.judgement import judge, leave_one_out, summ
 from medmark.components.verification.verdict import Thresholds, decide_release
 
 
+class Checked(NamedTuple):
+    """What the scenarios gave.
+
+    Attributes:
+        report: the statistical part of ``verdict.json``.
+        answers: a row for each model and image.
+    """
+
+    report: dict[str, Any]
+    answers: pd.DataFrame
+
+
 def verify(
     marked_models: dict[str, Suspect], benign_models: dict[str, Suspect], queries: QuerySet, thresholds: Thresholds
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> Checked:
     """Runs the scenarios.
 
     Each benign model is audited as a suspect, calibrated on all the others (leave one out).
@@ -72,7 +84,7 @@ def verify(
     }
     rows = [table("victim", name, queries, answers) for name, answers in caught.items()]
     rows += [table("innocent", name, queries, answers) for name, answers in asked.items()]
-    return report, pd.concat(rows, ignore_index=True)
+    return Checked(report, pd.concat(rows, ignore_index=True))
 
 
 def table(role: str, model: str, queries: QuerySet, answers: Answers) -> pd.DataFrame:
