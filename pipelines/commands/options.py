@@ -64,13 +64,11 @@ def drop_options(
     quarantine: bool,
 ) -> dict:
     """Returns keyword arguments of :func:`medmark.components.dataset.drop.read_drop`, from the options of a command."""
-    # without a pattern the options are as before there was one, and so is the key of a submission
-    given = {"patient_pattern": patient_pattern} if patient_pattern is not None else {}
     return {
-        **given,
         "label_column": label_column,
         "path_column": path_column,
         "patient_column": patient_column,
+        "patient_pattern": patient_pattern,
         "root": str(Path(root).resolve()) if root else None,
         "where": pairs(where, "--where"),
         "uncertain": uncertain,
