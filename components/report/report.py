@@ -25,7 +25,7 @@ from medmark.components.report.figures import (
 from medmark.components.verification.verdict import Proof, is_accused, release_proofs
 
 HEADLINES = {
-    "owned": ("good", "The mark works and accuses nobody wrongly"),
+    "owned": ("good", "The mark works and accuses no benign model"),
     "not_owned": ("bad", "The mark does not work: do not publish this release"),
     "inconclusive": ("open", "The check is inconclusive: do not rely on this mark yet"),
 }

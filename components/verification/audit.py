@@ -58,6 +58,11 @@ COMMITMENT_FILES = {
     "timestamp": "commitment.tsr",
     "timestamp_roots": "roots.pem",
 }
+# measured: benchmarks/results/other_owners_kermany.json
+OTHER_OWNERS = (
+    "a model that was trained on another owner's marked release may be called owned, too: keys are close together; rule that out"
+    " before you accuse anybody"
+)
 UNCOMMITTED = (
     "it was not shown that this evidence was committed to before the release went out; without that it accuses nobody"
 )
@@ -256,6 +261,7 @@ def audit_suspects(
         "commitment": committed,
         "cautions": [
             committed["time_says"] if committed else UNCOMMITTED,
+            OTHER_OWNERS,
             "the verdict is about models: it does not say who trained them",
         ],
         "meanings": MEANINGS,

@@ -84,5 +84,5 @@ def test_collects_images_histories_and_numbers(artifacts, monkeypatch):
         assert 0 <= picture.saliency.min() < picture.saliency.max() <= 1
     assert {"generator", "surrogate-0", "surrogate-1"} <= set(shown["histories"])
     text = Tags(artifacts["out_html"].read_text(encoding="utf-8")).text
-    assert "The mark works and accuses nobody wrongly" in text and "epsilon0.06" in text
+    assert "The mark works and accuses no benign model" in text and "epsilon0.06" in text
     assert "the most changed of 5 marked images, likeness (SSIM) 0.900" in text

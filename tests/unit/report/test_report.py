@@ -26,7 +26,7 @@ def written(folder, **arguments) -> str:
 
 def test_says_first_that_the_mark_works(page):
     text = Tags(page).text
-    assert "The mark works and accuses nobody wrongly" in text
+    assert "The mark works and accuses no benign model" in text
     assert text.index("The mark works") < text.index("The proofs") < text.index("Parameters")
     assert "0 of 19" in text and "benign models, trained without the mark, would be accused" in text
     assert "no radiologist has judged it" in text and "It does not show" in text
