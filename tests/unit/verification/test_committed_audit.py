@@ -46,6 +46,7 @@ def test_the_report_says_what_the_evidence_rests_on(committed, tmp_path):
 def test_without_a_commitment_the_report_warns(tmp_path):
     made = audit_suspects(write_evidence(tmp_path), [Model("adversary", reaction=7)], tmp_path / "out")
     assert made["commitment"] is None and UNCOMMITTED in made["cautions"]
+    assert any("another owner's marked release" in caution for caution in made["cautions"])
     write_audit_report(tmp_path / "audit.html", made)
     assert "has not been shown" in (tmp_path / "audit.html").read_text(encoding="utf-8")
 
