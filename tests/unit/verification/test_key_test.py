@@ -242,9 +242,20 @@ def test_without_benign_models_scores_stay_as_they_are():
 def test_calibration_by_hand():
     benign = [np.array([[1.0, -1.0], [0.0, 0.0]]), np.array([[3.0, -3.0], [0.0, 0.0]])]
     z = calibrated(np.array([[4.0, -4.0], [1.0, -1.0]]), benign)
-    # spreads sqrt 2, sqrt 2, 0, 0: their mean is sqrt(2) / 2, and a quarter of this the floor
-    floor = np.sqrt(2) / 8
-    assert z == pytest.approx(np.array([[2 / np.sqrt(2), -2 / np.sqrt(2)], [1 / floor, -1 / floor]]))
+    # variances 2, 2, 0, 0: their mean counts 10 times, each itself 2 - 1 times
+    moved, still = np.sqrt((10 * 1 + 2) / 11), np.sqrt(10 / 11)
+    assert z == pytest.approx(np.array([[2 / moved, -2 / moved], [1 / still, -1 / still]]))
+
+
+def test_an_entry_in_which_few_models_agree_by_chance_does_not_decide():
+    benign = list(np.random.default_rng(0).normal(0, 0.3, (4, 40, 2)))
+    for other in benign:
+        other[11] = benign[0][11]  # all agree
+    z = np.zeros((40, 2))
+    z[11] += benign[0][11] + [0.6, -0.6]
+    z[3] += [1.5, -1.5]
+    z[7] += [-1.5, 1.5]
+    assert best_code(calibrated(z, benign), 1).cells == ((3,), (7,))
 
 
 def test_benign_models_that_never_move_only_shift():
