@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.delivery.component import draw_secrets_component
-from medmark.components.evidence.draw import derived_key
+from medmark.components.evidence.draw import DerivedKey, derived_key
 from medmark.components.evidence.evidence import copy_evidence, read_evidence
 from medmark.components.evidence.secrets import draw_secrets, read_secrets
 from medmark.components.lineage.commitment import commit
@@ -425,6 +425,52 @@ def test_every_changed_part_of_a_draw_is_noticed(request, authority, tmp_path, k
         path.write_bytes(canonical_json(json.loads(path.read_bytes()) | {"seed": 5}))
         with pytest.raises(MedmarkError, match="the key was not drawn as .*draw.json says"):
             check_draw(evidence, timestamp_roots=authority.root)
+
+
+def forge(evidence: Path, key: DerivedKey, **parts) -> None:
+    """Changes the draw and gives the evidence the seed that follows from it: an owner who draws until a key suits."""
+    path = evidence / "evidence.json"
+    path.write_bytes(canonical_json(json.loads(path.read_bytes()) | {"seed": key.seed}))
+    change_draw(evidence, **parts)
+
+
+@pytest.mark.parametrize("kind", ["stamped", "beaconed"])
+def test_a_secret_that_was_chosen_after_the_value_is_refused(request, authority, tmp_path, kind):
+    drawing, value = request.getfixturevalue(kind)
+    evidence, chosen = drawn_evidence(tmp_path / "e", complete(drawing, value)), bytes(range(32))
+    data = drawing.with_suffix(".commitment.json").read_bytes()
+    rests = VALUE if kind == "beaconed" else read_stamp(value.read_bytes(), data, value).signature
+    forge(evidence, derived_key(chosen, rests), secret=chosen.hex())
+    with pytest.raises(MedmarkError, match="its secret does not open its commitment"):
+        check_draw(evidence, timestamp_roots=authority.root)
+    public = json.loads(data) | {"secret_sha256": hashlib.sha256(b"medmark drawing, version 1\n" + chosen).hexdigest()}
+    change_draw(evidence, commitment=canonical_json(public).decode())
+    with pytest.raises(MedmarkError, match="time stamp of something else"):
+        check_draw(evidence, timestamp_roots=authority.root)
+
+
+def test_a_beacon_that_was_chosen_after_its_value_is_refused(stamped, beaconed, authority, tmp_path):
+    """Neither another round of the beacon, nor a beacon for a drawing that named none."""
+    for drawing, value in (stamped, beaconed):
+        evidence = drawn_evidence(tmp_path / drawing.stem, complete(drawing, value))
+        held = json.loads((evidence / "draw.json").read_bytes())
+        named = canonical_json(json.loads(held["commitment"]) | {"beacon": "a better round"}).decode()
+        stamp_then = held["time_stamp"] or held["value"]
+        value, parts = base64.b64encode(b"better").decode(), {"kind": "beacon", "time_stamp": stamp_then}
+        forge(evidence, derived_key(bytes.fromhex(held["secret"]), b"better"), commitment=named, value=value, **parts)
+        (tmp_path / "own").write_bytes(b"better")
+        with pytest.raises(MedmarkError, match="time stamp of something else"):
+            check_draw(evidence, timestamp_roots=authority.root, beacon=tmp_path / "own")
+
+
+def test_a_stamp_of_another_drawing_is_refused(stamped, authority, tmp_path):
+    evidence = drawn_evidence(tmp_path / "e", complete(*stamped))
+    new_drawing(tmp_path / "other.json")
+    token, secret = stamp(tmp_path / "other.json", authority).read_bytes(), read_drawing(stamped[0]).secret
+    signature = read_stamp(token, (tmp_path / "other.commitment.json").read_bytes(), "t").signature
+    forge(evidence, derived_key(secret, signature), value=base64.b64encode(token).decode())
+    with pytest.raises(MedmarkError, match="time stamp of something else"):
+        check_draw(evidence, timestamp_roots=authority.root)
 
 
 def test_a_whole_other_draw_gives_another_seed(stamped, authority, tmp_path):
