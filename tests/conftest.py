@@ -1,6 +1,7 @@
 """Shared fixtures. Small releases and models are made once a session."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch: kernels of other thread counts give other sums
@@ -13,6 +14,7 @@ from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.saliency.extract import extract
 from medmark.components.surrogate.models import train_models
 from medmark.components.surrogate.training import TrainConfig
+from medmark.pipelines import cli
 from wheel import build_wheel, install_wheel
 
 
@@ -23,6 +25,20 @@ def medmark_data() -> Path:
     if not (path / "cxr" / "dev" / "manifest.csv").is_file():
         pytest.skip(f"no real images at {path}: set MEDMARK_DATA to run this test")
     return path
+
+
+@pytest.fixture
+def medmark(monkeypatch, capsys):
+    """Runs the command in this process; gives its exit code, output and error output."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["medmark", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        return end.value.code or 0, printed.out, printed.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -9,21 +9,28 @@ from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def draw_secrets_component(seed: str, patients: dict, secrets: dsl.Output[dsl.Artifact]) -> None:
+def draw_secrets_component(seed: str, patients: dict, drawing: dict, secrets: dsl.Output[dsl.Artifact]) -> None:
     """Draws the secrets of a run: seeds, from which the key of the mark follows, and the key of the patients' pseudonyms.
+
+    For a drawing in an object store, the step takes the credentials for evidence from its environment.
 
     Args:
         seed: integer as text, from which all secrets follow but the key of the pseudonyms; the step's log shows it, so use it for
             figures that can be repeated and not for releases. Secrets are drawn at random when empty.
         patients: ``file``, the path of a file with the key of the pseudonyms that the step can reach, and ``state``, any text
             that differs whenever the file differs (see ``source_state`` of ``ingest_component``). The key is drawn when empty.
+        drawing: ``file``, where a drawing of ``medmark keys draw`` is (a path that the step can reach, or ``s3://bucket/name``),
+            ``value``, where the time stamp or beacon's value is that completes it, and ``state``, as for ``patients``. The seed
+            of the mark is drawn by the step when empty, and nobody can check then how.
         secrets: JSON file; private.
     """
     from medmark.components.evidence.secrets import draw_secrets
+    from medmark.components.lineage.drawing import complete_places
     from medmark.components.lineage.step import step
 
     with step("draw secrets", inputs={}, outputs={"secrets": secrets}):
-        draw_secrets(secrets.path, int(seed) if seed else None, patients.get("file"))
+        draw = complete_places(drawing["file"], drawing["value"]) if drawing else None
+        draw_secrets(secrets.path, int(seed) if seed else None, patients.get("file"), draw)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import secrets
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.base.parameters import whole
 from medmark.components.base.private_files import write_private
 from medmark.components.dataset.pseudonyms import kept_patient_key
+from medmark.components.evidence.draw import KEY_BYTES, Draw
 
 SEED_BITS = 48  # a seed that a user gives travels through JSON, where numbers are exact to 53 bits
-KEY_BYTES = 32
 REFERENCE = "$secret"
 # splits can be seen in a release, so they confirm a guess of the seed: each guess shall be dear; 128 MiB and, measured, 0.4 s
 # on one core
@@ -42,44 +42,69 @@ class Secrets:
         models_seed: of surrogates, benign models and marked models; 48 bits. A trained network tells the seed that it began with
             (benchmarks/results/seed_in_weights.json), and surrogates may go to a shared MLflow.
         patient_key: of the pseudonyms, 256 bits in hex.
+        mark_key: of the mark, 256 bits in hex.
+        draw: content of ``draw.json``, from which ``seed`` and ``mark_key`` follow; None if they were drawn here.
     """
 
     seed: int
     ingest_seed: int
     models_seed: int
     patient_key: str
+    mark_key: str
+    draw: str | None = None
 
 
-NAMES = [field.name for field in fields(Secrets)]
+NAMES = [field.name for field in fields(Secrets) if field.name != "draw"]
+SEEDS = ("seed", "ingest_seed", "models_seed")
 
 
-@functools.cache
 def seeds_of(seed: int) -> dict[str, int]:
     """``seed``, ``ingest_seed`` and ``models_seed`` of a seed that a user gives, 48 bits each; one does not tell another.
 
     Made with scrypt and HKDF, so that trying seeds takes long. Guessing the seed gives all three nevertheless: use it for
     figures, not for releases.
     """
-    key = hashlib.scrypt(str(seed).encode(), salt=SALT, dklen=KEY_BYTES, **SCRYPT)
-    return {
-        name: int.from_bytes(HKDFExpand(SHA256(), SEED_BITS // 8, f"medmark {name}".encode()).derive(key), "big")
-        for name in ("seed", "ingest_seed", "models_seed")
-    }
+    return {name: int.from_bytes(_of_seed(seed, name, SEED_BITS // 8), "big") for name in SEEDS}
 
 
-def draw_secrets(path: str | Path, seed: int | None, patients: str | Path | None = None) -> None:
+def _of_seed(seed: int, name: str, length: int) -> bytes:
+    return HKDFExpand(SHA256(), length, f"medmark {name}".encode()).derive(_stretched(seed))
+
+
+@functools.cache
+def _stretched(seed: int) -> bytes:
+    return hashlib.scrypt(str(seed).encode(), salt=SALT, dklen=KEY_BYTES, **SCRYPT)
+
+
+def draw_secrets(
+    path: str | Path, seed: int | None, patients: str | Path | None = None, draw: Draw | None = None
+) -> None:
     """Writes a file with secrets.
 
     Args:
         path: of the file; readable by its owner only.
         seed: all but the key of the pseudonyms follow from it, see :func:`seeds_of`; None: drawn.
         patients: private file with that key, see :func:`medmark.components.dataset.pseudonyms.kept_patient_key`; None: drawn.
+        draw: the key of the mark, drawn before; None: drawn.
 
     Raises:
-        MedmarkError: no key in ``patients``.
+        MedmarkError: no key in ``patients``, or both a seed and a draw.
     """
-    seeds = seeds_of(seed) if seed is not None else {name: secrets.randbits(SEED_BITS) for name in NAMES[:3]}
-    drawn = Secrets(**seeds, patient_key=kept_patient_key(patients) if patients else secrets.token_hex(KEY_BYTES))
+    if seed is not None and draw:
+        raise MedmarkError("the key of the mark follows from the seed or from the drawing; give one of them")
+    if seed is not None:
+        seeds, mark_key = seeds_of(seed), _of_seed(seed, "mark_key", KEY_BYTES).hex()
+    else:
+        seeds, mark_key = {name: secrets.randbits(SEED_BITS) for name in SEEDS}, secrets.token_hex(KEY_BYTES)
+    drawn = Secrets(
+        seeds["seed"],
+        seeds["ingest_seed"],
+        seeds["models_seed"],
+        patient_key=kept_patient_key(patients) if patients else secrets.token_hex(KEY_BYTES),
+        mark_key=mark_key,
+    )
+    if draw:
+        drawn = replace(drawn, seed=draw.key.seed, mark_key=draw.key.mark_key, draw=draw.text)
     # the file's digest is part of the metadata; without a salt it would confirm a guess of the seed
     write_private(path, canonical_json({**asdict(drawn), "salt": secrets.token_hex(KEY_BYTES)}))
 
@@ -92,7 +117,7 @@ def read_secrets(path: str | Path) -> Secrets:
     """
     try:
         held = json.loads(Path(path).read_bytes())
-        return Secrets(**{name: held[name] for name in NAMES})
+        return Secrets(**{name: held[name] for name in NAMES}, draw=held["draw"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MedmarkError(f"no secrets: {path} ({type(error).__name__}); start the run again") from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -15,9 +16,13 @@ from urllib.parse import urlsplit
 
 import requests
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import one_line, reason_of
 from medmark.components.lineage.files import read_small
+from pyasn1.codec.der.decoder import decode
+from pyasn1.error import PyAsn1Error
+from pyasn1_modules import rfc5652
 from rfc3161_client import (
     HashAlgorithm,
     TimestampRequestBuilder,
@@ -96,6 +101,65 @@ def verify_timestamp(token: bytes, data: bytes, roots: str | Path, where: str | 
             f"time stamp does not hold: {where} ({reason}); take the file that was written with the commitment, and the"
             f" authority's own root certificate, not {roots}, if that is another's"
         ) from error
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a time stamp says; trust it only after :func:`verify_timestamp`.
+
+    Attributes:
+        signature: what nobody but the authority can make of it, see :func:`read_stamp`.
+        serial: number of the stamp at its authority.
+        time: that the authority states, UTC.
+    """
+
+    signature: bytes
+    serial: int
+    time: datetime
+
+
+def read_stamp(token: bytes, data: bytes, where: str | Path) -> Stamp:
+    """Reads a time stamp over some data, without asking who made it.
+
+    Everything around the signature can be changed without the authority (status, certificates, unsigned attributes), and what it
+    signs can be guessed before. So only the signature is taken, and of an ECDSA signature (r, s) only r: anybody can make
+    (r, -s) of it, which holds as well.
+
+    Args:
+        token: the authority's answer in DER.
+        data: bytes that it must be over.
+        where: file of the token, for messages.
+
+    Raises:
+        MedmarkError: the token is damaged, or over other data.
+    """
+    try:
+        if len(token) > MAX_ANSWER:
+            raise ValueError(f"more than {MAX_ANSWER} bytes")
+        response = decode_timestamp_response(token)
+        info = response.tst_info
+        content, _ = decode(response.time_stamp_token(), asn1Spec=rfc5652.ContentInfo())
+        signed, _ = decode(content["content"], asn1Spec=rfc5652.SignedData())
+        (signer,) = signed["signerInfos"]
+        signature = bytes(signer["signature"])
+        fits = response.status == GRANTED and info.message_imprint.message == hashlib.sha256(data).digest()
+        stamp = Stamp(_unchangeable(signature), info.serial_number, info.gen_time.astimezone(UTC))
+    except (ValueError, PyAsn1Error) as error:
+        raise MedmarkError(
+            f"no time stamp: {where} ({reason_of(error)}); take the answer of the time stamp authority in DER"
+        ) from error
+    if not fits:
+        raise MedmarkError(f"time stamp of something else: {where}; have the right file stamped, with SHA-256")
+    return stamp
+
+
+def _unchangeable(signature: bytes) -> bytes:
+    """What of a signature nobody can change without making another one."""
+    try:
+        r, _ = decode_dss_signature(signature)
+    except ValueError:  # of RSA or Ed25519
+        return signature
+    return r.to_bytes((r.bit_length() + 7) // 8, "big")
 
 
 def _post(url: str, question: bytes) -> bytes:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
@@ -26,9 +26,11 @@ import numpy as np
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.answers import Answers, read_benign
+from medmark.components.evidence.draw import DRAW
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import QuerySet, query_ids, read_queries
 from medmark.components.lineage.commitment import verify_commitment
+from medmark.components.lineage.drawing import Drawn, check_draw
 from medmark.components.lineage.keys import load_public
 from medmark.components.suspects.answer_store import StoredSuspect
 from medmark.components.suspects.contract import Contract
@@ -57,7 +59,9 @@ COMMITMENT_FILES = {
     "public_key": "medmark.pub",
     "timestamp": "commitment.tsr",
     "timestamp_roots": "roots.pem",
+    "beacon": "beacon",
 }
+BASE64 = ("timestamp", "beacon")  # of them
 # measured: benchmarks/results/other_owners_kermany.json
 OTHER_OWNERS = (
     "a model that was trained on another owner's marked release may be called owned, too: keys are close together; rule that out"
@@ -99,6 +103,7 @@ def audit(
     commitment: str | Path | None = None,
     public_key: str | Path | None = None,
     timestamp_roots: str | Path | None = None,
+    beacon: str | Path | None = None,
     files: dict[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Asks suspect models whether they were trained on the release, and writes ``audit.json``.
@@ -113,7 +118,8 @@ def audit(
         registry: URI of an MLflow registry; None: what MLflow is configured for.
         commitment: file of :func:`medmark.components.lineage.commitment.commit`; checked before anything is asked.
         public_key: PEM file of its signer.
-        timestamp_roots: PEM file with the root certificates of the authority that stamped its time.
+        timestamp_roots: PEM file with the root certificates of the authorities that stamped its time and the drawing of the key.
+        beacon: value of the beacon that the key was drawn with, from the beacon itself.
         files: where the ONNX files are, by suspect, of those that are not under their names.
 
     Returns:
@@ -125,6 +131,7 @@ def audit(
     """
     evidence = read_evidence(evidence_dir)
     committed = _check_commitment(evidence, evidence_dir, commitment, public_key, timestamp_roots)
+    draw = check_draw(evidence_dir, timestamp_roots=timestamp_roots, beacon=beacon)
     contract = contract or Contract()
     opened: list[SuspectModel | UnopenedSuspect] = []
     for suspect in suspects:
@@ -140,7 +147,7 @@ def audit(
             opened.append(model)
         except Unavailable as error:
             opened.append(UnopenedSuspect(suspect, str(error), contract))
-    return audit_suspects(evidence_dir, opened, out_dir, committed=committed)
+    return audit_suspects(evidence_dir, opened, out_dir, committed=committed, draw=draw)
 
 
 def _check_commitment(
@@ -151,7 +158,7 @@ def _check_commitment(
     timestamp_roots: str | Path | None,
 ) -> dict[str, Any] | None:
     """Checks the commitment and returns what it says; None if none is given."""
-    if timestamp_roots is not None and commitment is None:
+    if timestamp_roots is not None and commitment is None and DRAW not in evidence["files"]:
         raise MedmarkError("roots of a time stamp without a commitment; give the commitment that was stamped")
     if commitment is None and public_key is None:
         return None
@@ -172,6 +179,7 @@ class CommitmentFiles(TypedDict, total=False):
     commitment: Path
     public_key: Path
     timestamp_roots: Path
+    beacon: Path
 
 
 def write_commitment_files(folder: str | Path, texts: dict[str, str]) -> CommitmentFiles:
@@ -180,13 +188,13 @@ def write_commitment_files(folder: str | Path, texts: dict[str, str]) -> Commitm
     Args:
         folder: gets the files.
         texts: ``commitment`` (JSON) and ``public_key`` (PEM), and for a time stamp ``timestamp`` (base64) and
-            ``timestamp_roots`` (PEM); may be empty.
+            ``timestamp_roots`` (PEM), and ``beacon`` (base64) for a key that was drawn with one; may be empty.
 
     Returns:
         Keyword arguments of :func:`audit`.
 
     Raises:
-        MedmarkError: another name, or a time stamp that is not base64.
+        MedmarkError: another name, or a time stamp or beacon's value that is not base64.
     """
     known = {name: Path(folder) / file for name, file in COMMITMENT_FILES.items()}
     if set(texts) - set(known):
@@ -195,9 +203,9 @@ def write_commitment_files(folder: str | Path, texts: dict[str, str]) -> Commitm
         )
     for name, text in texts.items():
         try:
-            data = base64.b64decode(text, validate=True) if name == "timestamp" else text.encode()
+            data = base64.b64decode(text, validate=True) if name in BASE64 else text.encode()
         except ValueError as error:
-            raise MedmarkError(f"timestamp is not base64 ({error}); give the .tsr file encoded in base64") from error
+            raise MedmarkError(f"{name} is not base64 ({error}); give the file encoded in base64") from error
         known[name].write_bytes(data)
     files: CommitmentFiles = {}  # without the time stamp, which is found beside the commitment
     if "commitment" in texts:
@@ -206,6 +214,8 @@ def write_commitment_files(folder: str | Path, texts: dict[str, str]) -> Commitm
         files["public_key"] = known["public_key"]
     if "timestamp_roots" in texts:
         files["timestamp_roots"] = known["timestamp_roots"]
+    if "beacon" in texts:
+        files["beacon"] = known["beacon"]
     return files
 
 
@@ -215,6 +225,7 @@ def audit_suspects(
     out_dir: str | Path,
     *,
     committed: dict[str, Any] | None = None,
+    draw: Drawn | None = None,
 ) -> dict[str, Any]:
     """Questions suspects that are open, and writes ``audit.json``; :func:`audit` opens them first.
 
@@ -223,6 +234,7 @@ def audit_suspects(
         suspects: as :func:`medmark.components.suspects.suspects.open_suspect` gives them; closed afterwards.
         out_dir: gets ``audit.json`` and ``answers.sqlite``.
         committed: what :func:`medmark.components.lineage.commitment.verify_commitment` found, or None.
+        draw: what :func:`medmark.components.lineage.drawing.check_draw` found; None: asked without roots and beacon.
 
     Returns:
         The content of ``audit.json``.
@@ -231,7 +243,7 @@ def audit_suspects(
         MedmarkError: incomplete or damaged evidence, or a suspect that is named twice.
     """
     started = time.monotonic()
-    evidence = read_evidence(evidence_dir)
+    evidence, draw = read_evidence(evidence_dir), draw or check_draw(evidence_dir)
     if "thresholds" not in evidence:
         raise MedmarkError(f"incomplete evidence: {evidence_dir}; use what a finished mark-release wrote")
     if not suspects or len({suspect.identity or suspect.name for suspect in suspects}) != len(suspects):
@@ -259,8 +271,10 @@ def audit_suspects(
         },
         "suspects": weigh(questioned, benign, thresholds),
         "commitment": committed,
+        "draw": asdict(draw),
         "cautions": [
             committed["time_says"] if committed else UNCOMMITTED,
+            draw.says,
             OTHER_OWNERS,
             "the verdict is about models: it does not say who trained them",
         ],

@@ -125,7 +125,8 @@ def audit_component(
         connection: how to question the suspects and what they may use up: dictionary with the fields of
             ``medmark.components.suspects.http.Connection``.
         commitment: texts of ``commitment`` (the JSON file) and ``public_key`` (PEM), and, if a time stamp is to be checked, of
-            ``timestamp`` (the .tsr file in base64) and ``timestamp_roots`` (PEM). No commitment is checked when empty.
+            ``timestamp`` (the .tsr file in base64) and ``timestamp_roots`` (PEM); ``beacon`` (base64), for a key that was drawn with
+            a beacon, is the beacon's value. No commitment is checked when empty.
         audit: folder with ``audit.json`` and the suspects' answers; private.
         report: HTML file for people; private.
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.private_files import write_private
 from medmark.components.evidence.answers import BENIGN, write_benign
+from medmark.components.evidence.draw import DRAW
 from medmark.components.evidence.evidence import STEPS, read_evidence, write_evidence
 from medmark.components.evidence.secrets import Secrets
 from medmark.components.lineage.events import public_record, read_steps, with_secrets, write_steps
@@ -53,7 +55,9 @@ def finish_evidence(
         return read_evidence(out_dir)
     scores = pd.read_parquet(check / "scores.parquet") if (check / "scores.parquet").exists() else None
     known = [with_secrets(event, drawn) for event in events] if drawn else events
-    evidence = seal_evidence(evidence_dir, out_dir, scores, Thresholds(**verdict["thresholds"]), known)
+    evidence = seal_evidence(
+        evidence_dir, out_dir, scores, Thresholds(**verdict["thresholds"]), known, draw=drawn.draw if drawn else None
+    )
     record = public_record(release_dir, read_steps(out_dir), verdict=verdict["verdict"])
     Path(record_file).write_bytes(canonical_json(record))
     return evidence
@@ -65,8 +69,10 @@ def seal_evidence(
     scores: pd.DataFrame | None,
     thresholds: Thresholds,
     events: list[dict] | None = None,
+    *,
+    draw: str | None = None,
 ) -> dict:
-    """Copies the evidence and adds ``innocents.parquet``, the thresholds and ``steps.json``.
+    """Copies the evidence and adds ``innocents.parquet``, the thresholds, ``steps.json`` and ``draw.json``.
 
     Args:
         evidence_dir: as the poisoning step wrote it.
@@ -75,6 +81,7 @@ def seal_evidence(
             evidence has them already.
         thresholds: of every later audit.
         events: of the pipeline's steps; no ``steps.json`` when None.
+        draw: content of ``draw.json``; None: the evidence has it already, or is self-drawn.
 
     Returns:
         The content of the new ``evidence.json``.
@@ -90,6 +97,9 @@ def seal_evidence(
     if events is not None:
         write_steps(out, events)
         added.append(STEPS)
+    if draw is not None:
+        write_private(out / DRAW, draw.encode())
+        added.append(DRAW)
     evidence["files"] |= {name: file_sha256(out / name) for name in added}
     evidence["thresholds"] = asdict(thresholds)
     return write_evidence(out, evidence)

@@ -29,6 +29,7 @@ def run_audit(
     commitment: str | Path | None = None,
     public_key: str | Path | None = None,
     timestamp_roots: str | Path | None = None,
+    beacon: str | Path | None = None,
     files: dict[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Audits suspects, writes the report, and tracks the run in MLflow.
@@ -38,7 +39,7 @@ def run_audit(
         suspects: as :func:`medmark.components.verification.audit.audit` takes them.
         out: folder for ``audit.json``, ``audit.html``, the suspects' answers and the MLflow run; readable by its owner only.
             It may hold the answers of an audit that was interrupted or inconclusive.
-        contract, connection, registry, commitment, public_key, timestamp_roots, files: see
+        contract, connection, registry, commitment, public_key, timestamp_roots, beacon, files: see
             :func:`medmark.components.verification.audit.audit`.
 
     Returns:
@@ -59,6 +60,7 @@ def run_audit(
             commitment=commitment,
             public_key=public_key,
             timestamp_roots=timestamp_roots,
+            beacon=beacon,
             files=files,
         )
         write_audit_report(folder / "audit.html", made)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 from medmark.components.base.errors import MedmarkError
-from medmark.pipelines.commands.options import Debug, Seed
+from medmark.pipelines.commands.options import Beacon, Debug, Seed
 
 app = typer.Typer()
 
@@ -56,6 +56,7 @@ def audit(
     timestamp_roots: Annotated[
         str | None, typer.Option("--timestamp-roots", help="PEM file of the time stamping authority's roots.")
     ] = None,
+    beacon: Beacon = None,
     debug: Debug = False,
 ) -> None:
     """Question suspect models: were they trained on the release?
@@ -102,6 +103,7 @@ def audit(
             commitment=places.read(commitment, raw=True, beside=time_stamp(commitment)) if commitment else None,
             public_key=places.read(public_key, raw=True) if public_key else None,
             timestamp_roots=places.read(timestamp_roots, raw=True) if timestamp_roots else None,
+            beacon=places.read(beacon, raw=True) if beacon else None,
         )
         print_audit(result, out)
         unsure = any(entry["verdict"] == "inconclusive" for entry in result["suspects"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from medmark.pipelines.commands.audit import time_stamp
-from medmark.pipelines.commands.options import Debug, PublicKey
+from medmark.pipelines.commands.options import Beacon, Debug, PublicKey
 
 app = typer.Typer()
 keys_app = typer.Typer(no_args_is_help=True, help="Make keys that sign commitments and lineages.")
@@ -43,6 +44,44 @@ def keys_new(
     folder = local(out, OWN_KEY)
     print(f"key id: {new_key(folder, ask_passphrase(twice=True))}")
     print(f"private: {folder / 'medmark.key'}\npublic: {folder / 'medmark.pub'}")
+
+
+@keys_app.command("draw")
+def keys_draw(
+    file: Annotated[
+        str, typer.Argument(help="Private JSON file to write; its public commitment is written beside it.")
+    ],
+    beacon: Annotated[
+        str | None,
+        typer.Option(
+            "--beacon",
+            help="Public beacon whose future value completes the drawing, and its round or time, as others will look it up. The"
+            " time stamp completes it if not given.",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Start to draw the key of a mark so that others can check that nobody chose it.
+
+    Have the commitment stamped, then mark the release with --drawing and --drawn-with. This command asks nobody over the network.
+    """
+    from medmark.components.delivery.places import local
+    from medmark.components.lineage.drawing import new_drawing, stamp_of
+
+    private = local(file, "make it here, then store it in the evidence's bucket")
+    public, stamp = new_drawing(private, beacon=beacon), stamp_of(private)
+    print(f"private: {private}\npublic, publish it now: {public}")
+    print("next, have it stamped by an RFC 3161 time stamp authority:")
+    print(f"  openssl ts -query -data {shlex.quote(str(public))} -sha256 -cert -out request.tsq")
+    print(
+        "  curl -H 'Content-Type: application/timestamp-query' --data-binary @request.tsq"
+        f" -o {shlex.quote(str(stamp))} http://AUTHORITY"
+    )
+    value = shlex.quote(str(stamp))
+    if beacon is not None:
+        print(f"then, not before the stamp is there, get the value of {beacon!r} into a file")
+        value = "VALUE"
+    print(f"then: medmark run mark-release --drawing {shlex.quote(str(private))} --drawn-with {value} ...")
 
 
 @app.command("commit")
@@ -103,28 +142,39 @@ def verify_commitment_command(
         str | None, typer.Option("--reveal", help="Check it against this file of 'medmark reveal'.")
     ] = None,
     timestamp_roots: StampRoots = None,
+    beacon: Beacon = None,
     debug: Debug = False,
 ) -> None:
     """Check a commitment. The exit code is 0 if everything that was given holds, and 1 if not."""
+    from medmark.components.base.errors import MedmarkError
     from medmark.components.dataset.release import Release
     from medmark.components.delivery.places import Places
     from medmark.components.lineage.commitment import verify_commitment, verify_reveal
+    from medmark.components.lineage.drawing import check_draw
     from medmark.components.lineage.keys import load_public
 
+    if beacon and not evidence:
+        raise MedmarkError("a beacon's value without the evidence that was drawn with it; give --evidence, too")
     with Places() as places:
         file = places.read(commitment, raw=True, beside=time_stamp(commitment))
         key = load_public(places.read(public_key, raw=True))
+        folder = places.read(evidence, private=True) if evidence else None
+        roots = places.read(timestamp_roots, raw=True) if timestamp_roots else None
         result = verify_commitment(
             file,
             key,
             release_digest=Release(places.read(release)).digest if release else None,
-            evidence_dir=places.read(evidence, private=True) if evidence else None,
-            timestamp_roots=places.read(timestamp_roots, raw=True) if timestamp_roots else None,
+            evidence_dir=folder,
+            timestamp_roots=roots,
         )
+        value = places.read(beacon, raw=True) if beacon else None
+        draw = check_draw(folder, timestamp_roots=roots, beacon=value) if folder else None
         if reveal:
             shown = places.read(reveal, raw=True, private=True)
             result["evidence_checked"] = verify_reveal(shown, file, key)["evidence_checked"]
     print_commitment(result)
+    if draw:
+        print(f"key of the mark: {draw.says}")
 
 
 def print_commitment(result: dict) -> None:

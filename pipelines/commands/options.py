@@ -34,6 +34,25 @@ Uncertain = Annotated[
     str, typer.Option("--uncertain", help="What to make of CheXpert's uncertain label -1: ones, zeros or ignore.")
 ]
 Quarantine = Annotated[bool, typer.Option("--quarantine", help="Set unusable images aside instead of stopping.")]
+Drawing = Annotated[
+    str | None,
+    typer.Option(
+        "--drawing",
+        help="Private file of 'medmark keys draw', from which the key of the mark follows; others can check that then. The key is"
+        " self-drawn if not given.",
+    ),
+]
+Beacon = Annotated[
+    str | None,
+    typer.Option(
+        "--beacon",
+        help="What the beacon gave that the key was drawn with, from the beacon itself; it must be what the evidence says.",
+    ),
+]
+DrawnWith = Annotated[
+    str | None,
+    typer.Option("--drawn-with", help="What completes the drawing: its time stamp (.tsr), or what its beacon gave."),
+]
 
 
 def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:

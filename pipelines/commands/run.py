@@ -9,6 +9,8 @@ import typer
 from medmark.pipelines.commands.options import (
     Classes,
     Debug,
+    Drawing,
+    DrawnWith,
     Label,
     Out,
     PathColumn,
@@ -65,6 +67,8 @@ def run_mark_release_command(
             help="Private file with the key of the patients' pseudonyms, made if missing. A new key is drawn if not given.",
         ),
     ] = None,
+    drawing: Drawing = None,
+    drawn_with: DrawnWith = None,
     label_column: Label = None,
     path_column: PathColumn = None,
     patient_column: PatientColumn = None,
@@ -107,6 +111,8 @@ def run_mark_release_command(
             version=version,
             seed=seed,
             patients=patients,
+            drawing=drawing,
+            drawn_with=drawn_with,
             debug=debug,
         )
     print_verdict(verdict, out)

@@ -11,6 +11,8 @@ import typer
 from medmark.components.base.errors import MedmarkError
 from medmark.pipelines.commands.options import (
     Debug,
+    Drawing,
+    DrawnWith,
     Label,
     PathColumn,
     PatientColumn,
@@ -142,6 +144,8 @@ def submit_mark_release(
         list[str] | None, typer.Option("--set", help="Set a parameter of the profile, as name=value; may be repeated.")
     ] = None,
     version: Annotated[str, typer.Option("--version", help="Version of the marked release.")] = "1",
+    drawing: Drawing = None,
+    drawn_with: DrawnWith = None,
     local: Local = False,
     key: Key = None,
     work: Work = WORK,
@@ -154,7 +158,8 @@ def submit_mark_release(
 ) -> None:
     """Mark a release that 'medmark ingest' made, unless that was submitted before.
 
-    MEDMARK_S3_EVIDENCE_CREDENTIALS opens the ingested release, too: it is private.
+    MEDMARK_S3_EVIDENCE_CREDENTIALS opens the ingested release and the drawing, too: they are private. A server takes the drawing
+    and what completes it from s3://... only.
     """
     from medmark.components.profiles import read_settings
     from medmark.components.storage.store import Store
@@ -172,8 +177,28 @@ def submit_mark_release(
         debug=debug,
     )
     settings, private = read_settings(pairs(set_, "--set")), Store.from_environment("evidence")
-    submission = of_mark_release(release_json, private, profile=profile, settings=settings, version=version)
+    submission = of_mark_release(
+        release_json,
+        private,
+        profile=profile,
+        settings=settings,
+        version=version,
+        drawing=drawing_of(drawing, drawn_with, runner),
+    )
     start(submission, runner, timeout if wait else None)
+
+
+def drawing_of(drawing: str | None, drawn_with: str | None, runner: Runner) -> dict:
+    """Returns the pipeline's argument ``drawing``; refuses files of this machine for a server, which cannot reach them."""
+    from medmark.components.delivery.places import is_place
+    from medmark.pipelines.mark_release.run import drawing_argument
+
+    for text in (drawing, drawn_with):
+        if text is not None and not runner.local and not is_place(text):
+            raise MedmarkError(
+                f"the server cannot read {text}; store it in the evidence's bucket and give s3://bucket/name"
+            )
+    return drawing_argument(drawing, drawn_with)
 
 
 @submit_app.command("update-release")

@@ -108,6 +108,7 @@ def mark_release(
     parameters: dict,
     seed: str = "",
     patients: dict = {},  # noqa: B006
+    drawing: dict = {},  # noqa: B006
     publish_uri: str = "",
     publish_evidence_uri: str = "",
     sign: bool = False,
@@ -134,13 +135,16 @@ def mark_release(
         parameters: parameters of the run, for the report.
         seed: integer as text from which the run's secrets follow, see ``draw_secrets_component``; drawn when empty.
         patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
+        drawing: where a drawing is from which the key of the mark follows, and what completes it, see ``draw_secrets_component``;
+            the key is self-drawn when empty.
         publish_uri: where to publish the release if its mark works, ``s3://bucket/prefix``. Nothing is published or logged to
             MLflow when empty.
         publish_evidence_uri: where to store evidence and keep then, ``s3://bucket/prefix`` in another bucket.
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what to record then, see ``publish_component``.
     """
-    draw = draw_secrets_component(seed=seed, patients=patients).set_display_name("draw secrets")
+    draw = draw_secrets_component(seed=seed, patients=patients, drawing=drawing).set_display_name("draw secrets")
+    give(draw, EVIDENCE)
     secrets = draw.outputs["secrets"]
     ingest = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
     give(ingest.set_display_name("ingest"), EVIDENCE)

@@ -17,7 +17,9 @@ from medmark.components.base.private_files import output
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.phantoms import TARGET_CLASS, make_phantoms
 from medmark.components.dataset.pseudonyms import kept_patient_key
+from medmark.components.delivery.places import is_place
 from medmark.components.evidence.secrets import REFERENCE
+from medmark.components.lineage.drawing import complete_places
 from medmark.components.profiles import PROFILES, THRESHOLDS, Profile, Setting
 from medmark.components.report.mark_tracking import track_marking
 from medmark.pipelines.local_run import hand_over, private_work, refuse_occupied, remove_work, run_locally
@@ -36,6 +38,8 @@ def run_mark_release(
     version: str = "1",
     seed: int | None = None,
     patients: str | Path | None = None,
+    drawing: str | None = None,
+    drawn_with: str | None = None,
     debug: bool = False,
 ) -> dict:
     """Marks a release, from raw images to the report.
@@ -55,18 +59,25 @@ def run_mark_release(
             the evidence keeps them for good.
         patients: private file with the key of the pseudonyms, made if missing. None draws the key and keeps it in ``keep/``.
             Phantoms have a public one.
+        drawing: file of :func:`medmark.components.lineage.drawing.new_drawing`, a path or ``s3://bucket/name``; the key of the mark
+            follows from it, and others can check that. None: the key is self-drawn.
+        drawn_with: time stamp or beacon's value that completes the drawing, likewise.
         debug: show all that the steps print.
 
     Returns:
         The content of ``verdict.json``.
 
     Raises:
-        MedmarkError: ``out`` holds a finished run or something else, or a step fails.
+        MedmarkError: ``out`` holds a finished run or something else, the drawing is not complete or goes with a seed, or a step
+            fails.
     """
     from medmark.pipelines.mark_release.pipeline import mark_release
 
     if profile not in PROFILES:
         raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(PROFILES)}")
+    if seed is not None and (drawing or drawn_with):
+        raise MedmarkError("a seed and a drawing: the key of the mark follows from one of them; leave out --seed")
+    drawn = drawing_argument(drawing, drawn_with)
     chosen = PROFILES[profile].with_settings(settings or {})
     options = ingest_options or {}
     if data is None:
@@ -84,6 +95,7 @@ def run_mark_release(
             "source_state": source_state(source, options.get("root")),
             "seed": "" if seed is None else str(seed),
             "patients": patients_argument(patients),
+            "drawing": drawn,
             "parameters": parameters,
         }
         made = run_locally(mark_release, arguments, work, debug)
@@ -124,8 +136,26 @@ def patients_argument(file: str | Path | None) -> dict:
     return {"file": str(Path(file).resolve()), "state": f"{status.st_size}:{status.st_mtime_ns}"}
 
 
+def drawing_argument(drawing: str | None, drawn_with: str | None) -> dict:
+    """Returns the pipeline's argument ``drawing``, see ``draw_secrets_component``.
+
+    Args:
+        drawing, drawn_with: see :func:`run_mark_release`.
+
+    Raises:
+        MedmarkError: one without the other, or they do not belong together.
+    """
+    if drawing is None and drawn_with is None:
+        return {}
+    if drawing is None or drawn_with is None:
+        raise MedmarkError("a drawing and what completes it go together; give --drawing and --drawn-with, or neither")
+    state = complete_places(drawing, drawn_with).sha256
+    file, value = (text if is_place(text) else str(Path(text).resolve()) for text in (drawing, drawn_with))
+    return {"file": file, "value": value, "state": state}
+
+
 def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dict, version: str) -> dict:
-    """Returns the arguments of the pipeline without ``source_state``, ``seed``, ``patients`` and ``parameters``.
+    """Returns the arguments of the pipeline without ``source_state``, ``seed``, ``patients``, ``drawing`` and ``parameters``.
 
     Args:
         profile: parameters of the run.

@@ -64,9 +64,16 @@ def run_mark(submission: Submission, inputs: Path, out: Path, debug: bool) -> di
     from medmark.pipelines.mark_release.run import run_mark_release
 
     settings = dict(submission.parameters)
-    profile, version = settings.pop("profile"), settings.pop("version")
+    profile, version, drawing = settings.pop("profile"), settings.pop("version"), settings.pop("drawing", {})
     return run_mark_release(
-        out, data=str(inputs / "release"), profile=profile, settings=settings, version=version, debug=debug
+        out,
+        data=str(inputs / "release"),
+        profile=profile,
+        settings=settings,
+        version=version,
+        drawing=drawing.get("file"),
+        drawn_with=drawing.get("value"),
+        debug=debug,
     )
 
 

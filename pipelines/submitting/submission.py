@@ -73,7 +73,13 @@ class Submission:
 
 
 def of_mark_release(
-    release_json: str, store: Store, *, profile: str, settings: Mapping[str, Setting], version: str
+    release_json: str,
+    store: Store,
+    *,
+    profile: str,
+    settings: Mapping[str, Setting],
+    version: str,
+    drawing: dict | None = None,
 ) -> Submission:
     """Describes the first marking of an ingested release.
 
@@ -81,6 +87,7 @@ def of_mark_release(
         release_json: address of the ingested release's ``release.json``.
         store: object store with credentials that may read it.
         profile, settings, version: see :func:`medmark.pipelines.mark_release.run.run_mark_release`.
+        drawing: of :func:`medmark.pipelines.mark_release.run.drawing_argument`; None or empty: the run draws the key.
 
     Raises:
         MedmarkError: no such release, a marked one, an unknown profile or setting, or the store fails.
@@ -91,7 +98,7 @@ def of_mark_release(
     place, manifest = _release(release_json, store)
     if manifest["parent"] is not None:
         raise MedmarkError(f"marked already: {place} has a parent; give the release.json that 'medmark ingest' made")
-    parameters = {"profile": profile, **asdict(chosen), "version": version}
+    parameters = {"profile": profile, **asdict(chosen), "version": version, **({"drawing": drawing} if drawing else {})}
     return Submission("mark-release", str(place), _digest(place), manifest["version"], parameters)
 
 

@@ -88,7 +88,8 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
         },
         "compare-methods.yaml": {"ingest": private},
         "mark-release.yaml": {
-            "ingest": private, "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"}, "track-marking": {"medmark-mlflow"}
+            "draw-secrets": private, "ingest": private, "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"},
+            "track-marking": {"medmark-mlflow"},
         },
         "stress-release.yaml": {"fetch-release": {"medmark-s3"}, "fetch-evidence": private},
         "update-release.yaml": {

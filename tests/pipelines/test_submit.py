@@ -21,9 +21,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from kfp import dsl
 from kfp_api import KfpApi
 from medmark.components.base.digests import canonical_json
+from medmark.components.base.errors import MedmarkError
+from medmark.components.delivery.component import draw_secrets_component
 from medmark.components.delivery.submission_records import new_record, read_records, write_record
+from medmark.components.evidence.secrets import read_secrets
 from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store
 from medmark.pipelines import cli
@@ -157,6 +161,55 @@ def test_a_release_is_submitted_once(medmark, mark, clean, server):
     assert list(server.runs) == [run_id]
     assert medmark(*mark, "--set", "epochs=3")[0] == 0
     assert len({run.display_name for run in server.runs.values()}) == 2
+
+
+DRAW = Path(__file__).parents[1] / "fixtures" / "draw-v1"
+
+
+def test_a_drawing_reaches_the_run_by_its_address(medmark, mark, server, store, tmp_path):
+    """Everybody with access to a run sees its parameters."""
+    private = f"s3://{EVIDENCE}/drawing-{next(NUMBERS)}"
+    for name in ("stamp.json", "stamp.commitment.tsr"):
+        put(Store.from_environment("evidence"), f"{private}/{name}", (DRAW / name).read_bytes())
+    options = ["--drawing", f"{private}/stamp.json", "--drawn-with", f"{private}/stamp.commitment.tsr"]
+    assert medmark(*mark)[0] == medmark(*mark, *options)[0] == 0
+    assert medmark(*mark, *options)[1].startswith("submitted before")
+    without, run = server.runs.values()
+    assert without.display_name != run.display_name and "drawing" not in without.runtime_config.parameters
+    given = run.runtime_config.parameters
+    assert given["drawing"] | {"state": ""} == {"file": options[1], "value": options[3], "state": ""}
+    derived = json.loads((DRAW / "derived.json").read_bytes())["stamp"]
+    hidden = [json.loads((DRAW / "stamp.json").read_bytes())["secret"], derived["mark_key"], str(derived["seed"])]
+    assert not [text for text in hidden if text in str(given)]
+    secrets = dsl.Artifact(uri=str(tmp_path / "secrets"), metadata={})
+    draw_secrets_component.python_func(seed="", patients={}, drawing=given["drawing"], secrets=secrets)
+    assert read_secrets(secrets.path).seed == derived["seed"]
+
+
+def test_a_drawing_that_cannot_be_used_is_not_submitted(medmark, mark, server):
+    for options, said in [
+        (["--drawing", DRAW / "stamp.json", "--drawn-with", DRAW / "stamp.commitment.tsr"], "the server cannot read"),
+        (["--drawing", f"s3://{EVIDENCE}/none.json", "--drawn-with", f"s3://{EVIDENCE}/none.tsr"], "no such object"),
+        (["--drawing", f"s3://{EVIDENCE}/none.json"], "go together"),
+    ]:
+        assert said in one_line(medmark(*mark, *options))
+    assert not server.runs
+
+
+def test_a_drawing_for_a_run_on_this_machine(medmark, mark, store, tmp_path, monkeypatch):
+    given = []
+
+    def work(out, **options):
+        given.append(options)
+        raise MedmarkError("stopped here")
+
+    monkeypatch.setattr("medmark.pipelines.mark_release.run.run_mark_release", work)
+    monkeypatch.setattr("medmark.pipelines.submitting.local.fetch_release", lambda *_: None)
+    files = {"drawing": str(DRAW / "stamp.json"), "drawn_with": str(DRAW / "stamp.commitment.tsr")}
+    options = ["--drawing", files["drawing"], "--drawn-with", files["drawn_with"], "--local", "--work", tmp_path / "w"]
+    for more in (options, options[4:]):
+        assert "stopped here" in one_line(medmark(*mark[:-2], *more))
+    assert [{name: each[name] for name in files} for each in given] == [files, dict.fromkeys(files)]
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED", "CANCELING"])

@@ -9,7 +9,8 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.secrets import Secrets, draw_secrets, read_secrets, resolved, seeds_of
 
 SEEDS_OF_7 = (65060660689305, 228026088423251, 242359827406732)
-DRAWN = Secrets(seed=2**47 + 1, ingest_seed=2, models_seed=3, patient_key="ab" * 32)
+MARK_KEY_OF_7 = "39e1e5ad4624b834a48df0189d6fc826ffd363c1c89ebb6e9454e14a322e2197"
+DRAWN = Secrets(seed=2**47 + 1, ingest_seed=2, models_seed=3, patient_key="ab" * 32, mark_key="cd" * 32)
 
 
 def test_secrets_are_drawn_apart_and_hard_to_guess(tmp_path):
@@ -17,8 +18,8 @@ def test_secrets_are_drawn_apart_and_hard_to_guess(tmp_path):
         draw_secrets(tmp_path / name, None)
     drawn = [read_secrets(tmp_path / name) for name in "abcdefgh"]
     seeds = [n for secret in drawn for n in (secret.seed, secret.ingest_seed, secret.models_seed)]
-    keys = [int(secret.patient_key, 16) for secret in drawn]
-    assert len(set(seeds)) == 24 and len(set(keys)) == 8
+    keys = [int(key, 16) for secret in drawn for key in (secret.patient_key, secret.mark_key)]
+    assert len(set(seeds)) == 24 and len(set(keys)) == 16
     assert max(seeds) > 2**46 and max(keys) > 2**253
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
 
@@ -28,7 +29,7 @@ def test_a_given_seed_gives_all_but_the_patients_key_and_the_files_digest_does_n
     for name in "ab":
         draw_secrets(tmp_path / name, 7)
     one, two = (read_secrets(tmp_path / name) for name in "ab")
-    assert replace(one, patient_key="") == replace(two, patient_key="") == Secrets(*SEEDS_OF_7, "")
+    assert replace(one, patient_key="") == replace(two, patient_key="") == Secrets(*SEEDS_OF_7, "", MARK_KEY_OF_7)
     assert one.patient_key != two.patient_key and min(len(s.patient_key) for s in (one, two)) == 64
     assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
 
