@@ -231,7 +231,7 @@ def _judged(draw: _Read, *, stamped: bool, compared: bool) -> Drawn:
     if named is None:
         return Drawn(
             "verifiable",
-            f"the key rests on {rests}, which nobody can choose or foresee; but a stamp can be asked for again, and another drawing"
+            f"the key rests on {rests}, which nobody but its authority can choose; but a stamp can be asked for again, and another drawing"
             " made, each of them a new try: ask for a drawing that was published when it was made",
         )
     return Drawn(

@@ -344,6 +344,7 @@ def test_a_draw_with_a_stamp_is_verifiable(stamped, authority, tmp_path):
     assert (
         f"stamp {about.serial:#x} of {about.time.isoformat()[:19]}Z" in found.says and "asked for again" in found.says
     )
+    assert "nobody but its authority can choose" in found.says  # which may work with the owner
     unchecked = check_draw(evidence)
     assert unchecked.drawn == "self" and "give the authority's root certificates" in unchecked.says
 
