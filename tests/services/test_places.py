@@ -31,7 +31,6 @@ from medmark.components.lineage.keys import load_private, new_key
 from medmark.components.storage.place import parse
 from medmark.components.storage.retry import Interrupted
 from medmark.components.storage.store import Store
-from medmark.pipelines import cli
 from medmark.pipelines.commands.audit import time_stamp
 from medmark.pipelines.services import EVIDENCE, RELEASES
 from object_store import content, make_release, store_for
@@ -66,17 +65,9 @@ def cache(services, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def medmark(cache, monkeypatch, capsys):
-    """Runs the command in this process; gives its exit code, output and error output."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["medmark", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        printed = capsys.readouterr()
-        return end.value.code or 0, printed.out, printed.err
-
-    return run
+def medmark(cache, medmark):
+    """The command, with what opens the buckets."""
+    return medmark
 
 
 def drawn_as(patients: Path) -> dict:
