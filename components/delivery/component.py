@@ -9,14 +9,17 @@ from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def draw_secrets_component(seed: str, patients: dict, drawing: dict, secrets: dsl.Output[dsl.Artifact]) -> None:
+def draw_secrets_component(
+    seed: str, for_figures: bool, patients: dict, drawing: dict, secrets: dsl.Output[dsl.Artifact]
+) -> None:
     """Draws the secrets of a run: seeds, from which the key of the mark follows, and the key of the patients' pseudonyms.
 
     For a drawing in an object store, the step takes the credentials for evidence from its environment.
 
     Args:
-        seed: integer as text, from which all secrets follow but the key of the pseudonyms; the step's log shows it, so use it for
-            figures that can be repeated and not for releases. Secrets are drawn at random when empty.
+        seed: integer as text, from which all secrets follow but the key of the pseudonyms, for figures that can be repeated; everybody
+            who may see the run reads it there and in its logs. Secrets are drawn at random when empty.
+        for_figures: nothing that this run makes will be released; a seed is refused without that.
         patients: ``file``, the path of a file with the key of the pseudonyms that the step can reach, and ``state``, any text
             that differs whenever the file differs (see ``source_state`` of ``ingest_component``). The key is drawn when empty.
         drawing: ``file``, where a drawing of ``medmark keys draw`` is (a path that the step can reach, or ``s3://bucket/name``),
@@ -24,10 +27,16 @@ def draw_secrets_component(seed: str, patients: dict, drawing: dict, secrets: ds
             of the mark is drawn by the step when empty, and nobody can check then how.
         secrets: JSON file; private.
     """
+    from medmark.components.base.errors import MedmarkError
     from medmark.components.evidence.secrets import draw_secrets
     from medmark.components.lineage.drawing import complete_places
     from medmark.components.lineage.step import step
 
+    if seed and not for_figures:
+        raise MedmarkError(
+            "a seed gives the key of the mark to everybody who may see this run; leave seed empty, or set for_figures if nothing"
+            " that the run makes will be released"
+        )
     with step("draw secrets", inputs={}, outputs={"secrets": secrets}):
         draw = complete_places(drawing["file"], drawing["value"]) if drawing else None
         draw_secrets(secrets.path, int(seed) if seed else None, patients.get("file"), draw)

@@ -107,6 +107,7 @@ def mark_release(
     thresholds: dict,
     parameters: dict,
     seed: str = "",
+    for_figures: bool = False,
     patients: dict = {},  # noqa: B006
     drawing: dict = {},  # noqa: B006
     publish_uri: str = "",
@@ -134,6 +135,7 @@ def mark_release(
         thresholds: thresholds of the verdict, fixed before the run.
         parameters: parameters of the run, for the report.
         seed: integer as text from which the run's secrets follow, see ``draw_secrets_component``; drawn when empty.
+        for_figures: nothing that this run makes will be released; a seed is refused without that.
         patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
         drawing: where a drawing is from which the key of the mark follows, and what completes it, see ``draw_secrets_component``;
             the key is self-drawn when empty.
@@ -143,7 +145,8 @@ def mark_release(
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what to record then, see ``publish_component``.
     """
-    draw = draw_secrets_component(seed=seed, patients=patients, drawing=drawing).set_display_name("draw secrets")
+    draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing=drawing)
+    draw.set_display_name("draw secrets")
     give(draw, EVIDENCE)
     secrets = draw.outputs["secrets"]
     ingest = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)

@@ -94,6 +94,7 @@ def run_mark_release(
             **pipeline_arguments(chosen, source, options, version),
             "source_state": source_state(source, options.get("root")),
             "seed": "" if seed is None else str(seed),
+            "for_figures": seed is not None,
             "patients": patients_argument(patients),
             "drawing": drawn,
             "parameters": parameters,
@@ -155,7 +156,7 @@ def drawing_argument(drawing: str | None, drawn_with: str | None) -> dict:
 
 
 def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dict, version: str) -> dict:
-    """Returns the arguments of the pipeline without ``source_state``, ``seed``, ``patients``, ``drawing`` and ``parameters``.
+    """Returns the arguments of the pipeline without ``source_state``, ``seed``, ``for_figures``, ``patients``, ``drawing`` and ``parameters``.
 
     Args:
         profile: parameters of the run.

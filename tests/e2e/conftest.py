@@ -119,7 +119,14 @@ def steps(source, patients, tmp_path_factory):
                 given.metadata = stored(given.metadata)
         return returned
 
-    run(draw_secrets_component, seed=str(SEED), patients={"file": str(patients)}, drawing={}, secrets=made.secrets)
+    run(
+        draw_secrets_component,
+        seed=str(SEED),
+        for_figures=True,
+        patients={"file": str(patients)},
+        drawing={},
+        secrets=made.secrets,
+    )
     secrets = {"secrets": made.secrets}
     made.digest = run(
         ingest_component,

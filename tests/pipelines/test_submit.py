@@ -27,7 +27,7 @@ from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.delivery.component import draw_secrets_component
 from medmark.components.delivery.submission_records import new_record, read_records, write_record
-from medmark.components.evidence.secrets import read_secrets
+from medmark.components.evidence.secrets import read_secrets, seeds_of
 from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store
 from medmark.pipelines import cli
@@ -182,8 +182,21 @@ def test_a_drawing_reaches_the_run_by_its_address(medmark, mark, server, store, 
     hidden = [json.loads((DRAW / "stamp.json").read_bytes())["secret"], derived["mark_key"], str(derived["seed"])]
     assert not [text for text in hidden if text in str(given)]
     secrets = dsl.Artifact(uri=str(tmp_path / "secrets"), metadata={})
-    draw_secrets_component.python_func(seed="", patients={}, drawing=given["drawing"], secrets=secrets)
+    draw_secrets_component.python_func(
+        seed="", for_figures=False, patients={}, drawing=given["drawing"], secrets=secrets
+    )
     assert read_secrets(secrets.path).seed == derived["seed"]
+
+
+def test_a_seed_is_for_figures_only(tmp_path):
+    """Whoever may see a run reads its parameters, and with the seed draws the key of the mark again."""
+    secrets = dsl.Artifact(uri=str(tmp_path / "secrets"), metadata={})
+    given = {"seed": "7", "patients": {}, "drawing": {}, "secrets": secrets}
+    with pytest.raises(MedmarkError, match="a seed gives the key of the mark to everybody"):
+        draw_secrets_component.python_func(for_figures=False, **given)
+    assert not Path(secrets.path).exists()
+    draw_secrets_component.python_func(for_figures=True, **given)
+    assert read_secrets(secrets.path).seed == seeds_of(7)["seed"]
 
 
 def test_a_drawing_that_cannot_be_used_is_not_submitted(medmark, mark, server):

@@ -290,7 +290,9 @@ def test_how_a_drawing_reaches_the_secrets_of_a_run(medmark, stamped, source, tm
     assert all(text not in str(arguments) for text in (secret, key.mark_key, str(key.seed)))
     monkeypatch.chdir("/")
     artifact = dsl.Artifact(uri=str(tmp_path / "secrets"), metadata={})
-    draw_secrets_component.python_func(seed="", patients={}, drawing=arguments["drawing"], secrets=artifact)
+    draw_secrets_component.python_func(
+        seed="", for_figures=False, patients={}, drawing=arguments["drawing"], secrets=artifact
+    )
     drawn = read_secrets(tmp_path / "secrets")
     assert (drawn.seed, drawn.mark_key) == (key.seed, key.mark_key)
     assert all(text not in str(artifact.metadata) for text in (secret, key.mark_key, str(key.seed)))
