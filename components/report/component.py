@@ -16,8 +16,10 @@ def report_component(
     check: dsl.Input[dsl.Artifact],
     parameters: dict,
     report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+    metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Writes the report of a marked release; private, because it shows marked images.
+    """Writes the report of a marked release; private, because it shows marked images. The run's page gets the verdict and its numbers.
 
     Args:
         clean: the clean release.
@@ -30,10 +32,15 @@ def report_component(
         check: verdict and scores, from ``check_release_component``.
         parameters: parameters of the run, to be shown.
         report: HTML file that opens without a network; private.
+        summary: the verdict, its proofs, and what speaks against the mark; shows no image.
+        metrics: the numbers by which runs are compared; ``works`` is 1 if the mark works, else 0.
     """
+    import json
     import time
+    from pathlib import Path
 
     from medmark.components.base.parameters import whole
+    from medmark.components.report import summary as page
     from medmark.components.report.release_report import report_release
 
     started = time.monotonic()
@@ -41,6 +48,10 @@ def report_component(
     inputs = (clean.path, marked.path, evidence.path, maps.path, generator.path, models, check.path)
     report_release(*inputs, report.path, parameters=whole(parameters))
     report.metadata.update(seconds=time.monotonic() - started)
+    verdict = json.loads((Path(check.path) / "verdict.json").read_bytes())
+    Path(summary.path).write_text(page.summary(verdict), encoding="utf-8")
+    for name, value in page.metrics(verdict).items():
+        metrics.log_metric(name, value)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -109,6 +109,8 @@ def steps(source, patients, tmp_path_factory):
         complete=artifact("complete"),
         record=artifact("record.json"),
         report=artifact("report", dsl.HTML),
+        summary=artifact("summary.md", dsl.Markdown),
+        metrics=artifact("metrics", dsl.Metrics),
     )
 
     def run(component, **ports):
@@ -190,5 +192,7 @@ def steps(source, patients, tmp_path_factory):
         check=made.check,
         parameters={"profile": "tiny"},
         report=made.report,
+        summary=made.summary,
+        metrics=made.metrics,
     )
     return made

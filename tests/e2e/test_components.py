@@ -73,6 +73,8 @@ def test_report(steps):
     page = Path(steps.report.path).read_text()
     assert page.lstrip().lower().startswith("<!doctype html") and steps.marked_digest in page
     assert 'src="http' not in page and 'href="http' not in page
+    assert "Do not publish this release." in Path(steps.summary.path).read_text()
+    assert steps.metrics.metadata["works"] == 0.0
 
 
 def test_every_step_says_how_long_it_took(steps):
@@ -118,7 +120,7 @@ def test_metadata_refers_to_secrets_and_the_evidence_holds_them(steps, tiny):
     """Metadata is written into every log; the evidence must do without the run."""
     made, drawn = [artifact for artifact in vars(steps).values() if hasattr(artifact, "metadata")], seeds_of(tiny.seed)
     told = json.dumps([artifact.metadata for artifact in made])
-    assert len(made) == 16 and "$secret" in told and not [n for n in drawn.values() if str(n)[:-4] in told]
+    assert len(made) == 18 and "$secret" in told and not [n for n in drawn.values() if str(n)[:-4] in told]
     kept = json.dumps(read_steps(steps.complete.path)["events"])
     assert (
         "$secret" not in kept and f'"{drawn["seed"]}"' in kept and f'\\"seed\\": {drawn["models_seed"] + 5000}' in kept
