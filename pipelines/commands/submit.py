@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,18 @@ Namespace = Annotated[
     str | None,
     typer.Option("--namespace", envvar="KFP_NAMESPACE", help="Use this namespace of a KFP with several users."),
 ]
+PipelineRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--pipeline-root",
+        envvar="KFP_PIPELINE_ROOT",
+        help="Keep what the steps pass on under this address, s3://bucket/prefix or as the server's store has it; all of it is private.",
+    ),
+]
+ServiceAccount = Annotated[
+    str | None,
+    typer.Option("--service-account", envvar="KFP_SERVICE_ACCOUNT", help="Run the pods under this service account."),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the run on the server has ended.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for a run on the server.")]
 Local = Annotated[bool, typer.Option("--local", help="Run on this machine and publish what comes out.")]
@@ -64,6 +77,7 @@ Key = Annotated[Path | None, typer.Option("--key", help="With --local: sign what
 Sign = Annotated[
     bool, typer.Option("--sign", help="On the server: sign what comes out with the key in the secret medmark-signing.")
 ]
+ROOT = re.compile(r"[a-z][a-z0-9+.-]*://([^/\s?]+)")
 WORK, DAY = Path("medmark-work"), 86400.0
 
 
@@ -80,10 +94,13 @@ class Runner:
         endpoint: address of a KFP API server.
         sign: sign on the server.
         namespace: of a server with several users.
+        pipeline_root: where the server keeps what the steps pass on; its own default when None.
+        service_account: of the pods; the server's default when None.
         debug: show all that the steps print.
 
     Raises:
-        MedmarkError: no place to run, a key for the other place, or one bucket for releases and evidence.
+        MedmarkError: no place to run, a key for the other place, one bucket for releases and evidence, or a pipeline root that is no
+            address or lies in the bucket of the releases.
     """
 
     releases: str
@@ -94,10 +111,13 @@ class Runner:
     endpoint: str | None
     sign: bool
     namespace: str | None
+    pipeline_root: str | None
+    service_account: str | None
     debug: bool
 
     def __post_init__(self) -> None:
         from medmark.components.delivery.run_outputs import check_apart
+        from medmark.components.storage.place import parse
 
         if not self.local and not self.endpoint:
             raise MedmarkError("no place to run; give --local, or --endpoint of a KFP API server")
@@ -108,6 +128,17 @@ class Runner:
                 "a key does not travel to a server; store it there as the secret medmark-signing, give --sign"
             )
         check_apart(self.releases, self.evidence)
+        if self.pipeline_root is not None and not self.local:
+            root = ROOT.match(self.pipeline_root)
+            if not root:
+                raise MedmarkError(
+                    f"pipeline root is no address: {self.pipeline_root}; give scheme://bucket/prefix, as the server's store has it"
+                )
+            if root[1] == parse(self.releases).bucket:
+                raise MedmarkError(
+                    f"pipeline root in the bucket of the releases: {self.pipeline_root}; the steps pass on secrets and evidence, so take"
+                    " another bucket"
+                )
 
     def here(self) -> Target:
         """Returns this machine as a target."""
@@ -130,7 +161,9 @@ class Runner:
         from medmark.pipelines.submitting.cluster import ClusterTarget
         from medmark.pipelines.submitting.kfp_server import KfpServer
 
-        server = KfpServer(self.endpoint or "", self.namespace)
+        server = KfpServer(
+            self.endpoint or "", self.namespace, pipeline_root=self.pipeline_root, service_account=self.service_account
+        )
         return ClusterTarget(server, self.releases, self.evidence, Store.from_environment("evidence"), self.sign)
 
 
@@ -152,6 +185,8 @@ def submit_mark_release(
     endpoint: Endpoint = None,
     sign: Sign = False,
     namespace: Namespace = None,
+    pipeline_root: PipelineRoot = None,
+    service_account: ServiceAccount = None,
     wait: Wait = False,
     timeout: Timeout = DAY,
     debug: Debug = False,
@@ -174,6 +209,8 @@ def submit_mark_release(
         endpoint=endpoint,
         sign=sign,
         namespace=namespace,
+        pipeline_root=pipeline_root,
+        service_account=service_account,
         debug=debug,
     )
     settings, private = read_settings(pairs(set_, "--set")), Store.from_environment("evidence")
@@ -225,6 +262,8 @@ def submit_update_release(
     endpoint: Endpoint = None,
     sign: Sign = False,
     namespace: Namespace = None,
+    pipeline_root: PipelineRoot = None,
+    service_account: ServiceAccount = None,
     wait: Wait = False,
     timeout: Timeout = DAY,
     debug: Debug = False,
@@ -242,6 +281,8 @@ def submit_update_release(
         endpoint=endpoint,
         sign=sign,
         namespace=namespace,
+        pipeline_root=pipeline_root,
+        service_account=service_account,
         debug=debug,
     )
     options = given_only(
@@ -317,6 +358,8 @@ def reconcile_command(
     endpoint: Endpoint = None,
     sign: Sign = False,
     namespace: Namespace = None,
+    pipeline_root: PipelineRoot = None,
+    service_account: ServiceAccount = None,
     timeout: Timeout = DAY,
     debug: Debug = False,
 ) -> None:
@@ -336,6 +379,8 @@ def reconcile_command(
         endpoint=endpoint,
         sign=sign,
         namespace=namespace,
+        pipeline_root=pipeline_root,
+        service_account=service_account,
         debug=debug,
     )
     options = given_only(

@@ -74,16 +74,26 @@ class KfpServer:
     Args:
         endpoint: ``https://host[:port][/path]``; ``http://`` only for this machine.
         namespace: namespace on a server with several users; None for any other server.
+        pipeline_root: where the server keeps what the steps of a run pass on; None: where it does by default.
+        service_account: of the pods of a run, likewise.
 
     Raises:
         MedmarkError: the endpoint is malformed, does not answer, refuses or is no KFP API server, or needs a namespace.
     """
 
-    def __init__(self, endpoint: str, namespace: str | None = None):
+    def __init__(
+        self,
+        endpoint: str,
+        namespace: str | None = None,
+        *,
+        pipeline_root: str | None = None,
+        service_account: str | None = None,
+    ):
         import kfp_server_api
         from kfp import Client
 
         self.endpoint, self._namespace = _checked(endpoint), namespace
+        self._of_run = {"pipeline_root": pipeline_root, "service_account": service_account}
         self._token, ca = os.environ.get("KFP_TOKEN") or None, os.environ.get("KFP_CA") or None
         if ca is not None and not Path(ca).is_file():
             raise MedmarkError(f"no file of certificate authorities: {ca}; give a PEM file in KFP_CA")
@@ -161,7 +171,9 @@ class KfpServer:
             package = str(Path(folder) / "pipeline.yaml")
             compile_pipeline(pipeline, package)
             given = arguments()
-            run: Run = self._ask(lambda: self._client.run_pipeline(self._experiment, name, package, given))
+            run: Run = self._ask(
+                lambda: self._client.run_pipeline(self._experiment, name, package, given, **self._of_run)
+            )
         mine = _text(run.run_id, self.endpoint)
         first = (self.find(name) or [run])[0]
         if first.run_id == mine:

@@ -494,6 +494,28 @@ def test_a_server_with_several_users_wants_a_namespace(medmark, mark):
         assert medmark(*command, "--namespace", "team")[1].startswith("submitted before")
 
 
+def test_a_run_has_the_pipeline_root_and_the_service_account_that_were_given(medmark, mark, server):
+    given = ["--pipeline-root", "s3://private/kfp", "--service-account", "marker"]
+    assert medmark(*mark, *given)[0] == 0
+    (run,) = server.runs.values()
+    assert run.runtime_config.pipeline_root == "s3://private/kfp" and run.service_account == "marker"
+
+
+@pytest.mark.parametrize(
+    ("root", "why"),
+    [
+        ("private/kfp", "is no address"),
+        ("s3:///kfp", "is no address"),
+        (f"s3://{RELEASES}/kfp", "in the bucket of the releases"),
+        (f"minio://{RELEASES}", "in the bucket of the releases"),
+    ],
+)
+def test_what_the_steps_pass_on_does_not_lie_beside_the_releases(medmark, mark, server, root, why):
+    """Secrets, evidence and unmarked images are among it."""
+    assert why in one_line(medmark(*mark, "--pipeline-root", root))
+    assert server.runs == {}
+
+
 @pytest.mark.parametrize(
     "arguments, remedy",
     [
