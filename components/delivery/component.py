@@ -19,7 +19,7 @@ def draw_secrets_component(
     Args:
         seed: integer as text, from which all secrets follow but the key of the pseudonyms, for figures that can be repeated; everybody
             who may see the run reads it there and in its logs. Secrets are drawn at random when empty.
-        for_figures: nothing that this run makes will be released; a seed is refused without that.
+        for_figures: whoever starts the run vouches that nothing it makes will be released; a seed is refused without that.
         patients: ``file``, the path of a file with the key of the pseudonyms that the step can reach, and ``state``, any text
             that differs whenever the file differs (see ``source_state`` of ``ingest_component``). The key is drawn when empty.
         drawing: ``file``, where a drawing of ``medmark keys draw`` is (a path that the step can reach, or ``s3://bucket/name``),

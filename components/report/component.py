@@ -49,6 +49,8 @@ def report_component(
     report_release(*inputs, report.path, parameters=whole(parameters))
     report.metadata.update(seconds=time.monotonic() - started)
     verdict = json.loads((Path(check.path) / "verdict.json").read_bytes())
+    taken = [*verdict["seconds"].values(), check.metadata["seconds"], report.metadata["seconds"]]
+    verdict["seconds"]["total"] = sum(taken)
     Path(summary.path).write_text(page.summary(verdict), encoding="utf-8")
     for name, value in page.metrics(verdict).items():
         metrics.log_metric(name, value)

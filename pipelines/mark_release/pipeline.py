@@ -135,7 +135,7 @@ def mark_release(
         thresholds: thresholds of the verdict, fixed before the run.
         parameters: parameters of the run, for the report.
         seed: integer as text from which the run's secrets follow, see ``draw_secrets_component``; drawn when empty.
-        for_figures: nothing that this run makes will be released; a seed is refused without that.
+        for_figures: whoever starts the run vouches that nothing it makes will be released; a seed is refused without that.
         patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
         drawing: where a drawing is from which the key of the mark follows, and what completes it, see ``draw_secrets_component``;
             the key is self-drawn when empty.

@@ -11,7 +11,9 @@ from medmark.components.verification.verdict import release_proofs
 
 
 def verdict(**made):
-    return json.loads(json.dumps(inputs(**made)["verdict"]))
+    told = json.loads(json.dumps(inputs(**made)["verdict"]))
+    told["seconds"]["total"] = 3.0
+    return told
 
 
 def shown(text):
@@ -43,11 +45,19 @@ def test_every_proof_is_there_with_its_numbers():
 
 @pytest.mark.parametrize(
     "name",
-    ["<img src=x onerror=alert(1)>", "| a | b |", "![x](http://evil/x)", "`code`\n\n# title", "[a](javascript:1)"],
+    [
+        "<img src=x onerror=alert(1)>",
+        "| a | b |",
+        "![x](http://evil/x)",
+        "`code`\n\n# title",
+        "[a](javascript:1)",
+        "https://evil/x",
+    ],
 )
 def test_names_from_outside_are_text(name):
     told = verdict(fires=6.0)
     told["reasons"] = [f"{name}: benign model accused"]
     page = shown(summary(told))
+    assert not re.search(r"\w://", summary(told))  # KFP's page makes links of bare addresses
     assert not re.search(r"<(img|a|code|script)\b", page) and page.count("<h1>") == 1
     assert page.count("<tr>") == shown(summary(verdict(fires=6.0))).count("<tr>")
