@@ -1,4 +1,4 @@
-"""A release's images as one tensor, for training and for tests."""
+"""A release's images as one tensor, with labels or with masks, for training and for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import to_unit
-from medmark.components.dataset.release import Record, Release
+from medmark.components.dataset.release import Record, Release, refuse_task
 from torch.nn import functional as F
 
 
@@ -53,8 +53,20 @@ def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
 
 
 def display_tensor(record: Record) -> torch.Tensor:
-    """Decodes one record as shown: (1, 1, H, W) float32 in [0, 1]."""
+    """Decodes one record of a release with grey images as shown: (1, 1, H, W) float32 in [0, 1]."""
     return torch.from_numpy(to_unit(decode_png(record.image), record.bits, record.display))[None, None]
+
+
+def colour_tensor(record: Record, mode: str) -> torch.Tensor:
+    """Decodes one record of any release as shown: (1, C, H, W) float32 in [0, 1].
+
+    Args:
+        record: the image.
+        mode: the release's ``image_mode``; C is 1 for ``L`` and 3 for ``RGB``.
+    """
+    if mode == "L":
+        return display_tensor(record)
+    return torch.from_numpy(decode_png(record.image, mode=mode)).permute(2, 0, 1)[None].float() / 255
 
 
 def load_arrays(release: Release, *, split: str | None = None, size: int) -> ImageArrays:
@@ -66,8 +78,9 @@ def load_arrays(release: Release, *, split: str | None = None, size: int) -> Ima
         size: side of the square in pixels.
 
     Raises:
-        MedmarkError: the split has no image.
+        MedmarkError: the split has no image, or the release is for segmentation.
     """
+    refuse_task(release, "classification")
     images, labels, image_ids, patient_ids = [], [], [], []
     for record in release.records(split):
         images.append(resize(display_tensor(record), size)[0])
@@ -75,5 +88,55 @@ def load_arrays(release: Release, *, split: str | None = None, size: int) -> Ima
         image_ids.append(record.image_id)
         patient_ids.append(record.patient_id)
     if not images:
-        raise MedmarkError(f"no image in split {split or 'any'}: {release.path}; ingest again with other split shares")
+        raise _no_image(split, release)
     return ImageArrays(torch.stack(images), torch.tensor(labels), image_ids, patient_ids)
+
+
+@dataclass
+class MaskArrays:
+    """Images and masks in memory.
+
+    Attributes:
+        images: (N, C, S, S) float32 in [0, 1]; C is 1 or 3.
+        masks: (N, 1, S, S) float32, 0 or 1.
+        image_ids: N names, in the release's order.
+        patient_ids: N pseudonyms.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    image_ids: list[str]
+    patient_ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
+def load_masks(release: Release, *, split: str | None = None, size: int) -> MaskArrays:
+    """Decodes a split with its masks, as shown, squashed to a square as most training code does.
+
+    Args:
+        release: release for segmentation.
+        split: train, val or test; all when None.
+        size: side of the square in pixels. A pixel of a mask that becomes smaller is foreground if half of it was.
+
+    Raises:
+        MedmarkError: the split has no image, the release is for classification, or a mask is not as large as its image.
+    """
+    refuse_task(release, "segmentation")
+    images, masks, image_ids, patient_ids = [], [], [], []
+    for record in release.records(split):
+        image, mask = colour_tensor(record, release.image_mode), torch.from_numpy(decode_png(record.mask or b""))
+        if mask.shape != image.shape[-2:]:
+            raise MedmarkError(f"mask of another size: {record.image_id} in {release.path}; get the release again")
+        images.append(resize(image, size)[0])
+        masks.append((resize((mask > 0).float()[None, None], size)[0] >= 0.5).float())
+        image_ids.append(record.image_id)
+        patient_ids.append(record.patient_id)
+    if not images:
+        raise _no_image(split, release)
+    return MaskArrays(torch.stack(images), torch.stack(masks), image_ids, patient_ids)
+
+
+def _no_image(split: str | None, release: Release) -> MedmarkError:
+    return MedmarkError(f"no image in split {split or 'any'}: {release.path}; ingest again with other split shares")

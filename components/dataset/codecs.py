@@ -18,11 +18,13 @@ from medmark.components.dataset.dicom import decode_dicom
 from PIL import Image, UnidentifiedImageError
 
 
-def decode_file(path: str | Path) -> DecodedImage:
+def decode_file(path: str | Path, *, mode: str = "L") -> DecodedImage:
     """Decodes one image file.
 
     Args:
         path: PNG, JPEG, TIFF or DICOM file; the content decides, not the name.
+        mode: ``L`` for grey values, (H, W); ``RGB`` for colours, (H, W, 3) uint8: grey images of 8 bits are repeated, DICOM and
+            16 bits are refused.
 
     Raises:
         MedmarkError: empty, truncated, too large, in colour, of a kind that cannot be decoded, or with a display window that
@@ -42,18 +44,20 @@ def decode_file(path: str | Path) -> DecodedImage:
     except OSError as error:
         raise MedmarkError(f"cannot be opened: {path} ({error.strerror}); make it readable or remove it") from error
     if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
+        if mode == "RGB":
+            raise MedmarkError(f"DICOM file among colour images: {path}; export it to PNG, or ingest grey images")
         return decode_dicom(path)
-    return _decode_common(path)
+    return _decode_common(path, mode)
 
 
-def _decode_common(path: Path) -> DecodedImage:
+def _decode_common(path: Path, mode: str) -> DecodedImage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as image:
                 check_size(image.width, image.height, path)
                 image.load()
-                decoded = _to_gray(image, path)
+                decoded = _to_gray(image, path) if mode == "L" else _to_colour(image, path)
                 if image.format == "TIFF" and _has_second_page(image):
                     raise MedmarkError(f"more than one page: {path}; export single images")
                 return decoded
@@ -90,6 +94,35 @@ def _to_gray(image: Image.Image, path: Path) -> DecodedImage:
     raise MedmarkError(f"colour image ({image.mode}) among grayscale: {path}; convert it to grayscale or remove it")
 
 
+def _to_colour(image: Image.Image, path: Path) -> DecodedImage:
+    if image.mode not in ("RGB", "L", "P"):
+        raise MedmarkError(f"image of mode {image.mode} among colour images: {path}; convert it to RGB of 8 bits")
+    return DecodedImage(np.asarray(image.convert("RGB")), 8)
+
+
+def decode_mask(path: str | Path) -> np.ndarray:
+    """Decodes the file of a mask.
+
+    Args:
+        path: PNG or TIFF of a single channel with at most two values, 0 for background and any other for foreground. A JPEG has
+            values between, and is refused for that.
+
+    Returns:
+        (H, W) uint8, 0 or 1.
+
+    Raises:
+        MedmarkError: it cannot be decoded, or has other values.
+    """
+    pixels = decode_file(path).pixels
+    values = np.unique(pixels)
+    if len(values) > 2 or (len(values) == 2 and values[0] != 0):
+        raise MedmarkError(
+            f"no mask of two values: {path} has {len(values)}, from {values[0]} to {values[-1]}; save it as PNG with 0 for"
+            " background"
+        )
+    return (pixels > 0).astype(np.uint8)
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
     """Encodes stored values as PNG, always by the same encoder.
 
@@ -97,23 +130,27 @@ def encode_png(pixels: np.ndarray) -> bytes:
     depth and cannot tell a marked image from an unmarked one; the release's Parquet pages compress instead.
 
     Args:
-        pixels: (H, W) uint8 or uint16.
+        pixels: (H, W) uint8 or uint16, or (H, W, 3) uint8.
     """
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", compress_level=0)
     return stream.getvalue()
 
 
-def decode_png(data: bytes) -> np.ndarray:
-    """Stored values, (H, W) uint8 or uint16, of a release's image.
+def decode_png(data: bytes, *, mode: str = "L") -> np.ndarray:
+    """Stored values of a release's image or mask.
+
+    Args:
+        data: PNG.
+        mode: of the release's images: ``L`` for (H, W) uint8 or uint16, ``RGB`` for (H, W, 3) uint8.
 
     Raises:
-        MedmarkError: not a grayscale PNG, or damaged.
+        MedmarkError: not a PNG of this mode, or damaged.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             check_size(image.width, image.height, Path("release"))
-            if image.mode not in ("L", "I;16"):
+            if image.mode not in (("RGB",) if mode == "RGB" else ("L", "I;16")):
                 raise MedmarkError(f"image of a release has mode {image.mode}; get the release again")
             return np.asarray(image).copy()
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:

@@ -21,7 +21,7 @@ PATIENT_COLUMNS = ("patient_id", "PatientID", "patient", "group_id")
 @dataclass(frozen=True)
 class _Columns:
     path: str
-    label: str
+    label: str | None
     patient: str | None
     split: str | None
 
@@ -30,12 +30,13 @@ def read_csv(
     table_path: Path,
     *,
     root: Path,
-    label_column: str,
+    label_column: str | None,
     path_column: str | None,
     patient_column: str | None,
     where: dict[str, str],
     uncertain: str,
     class_names: list[str] | None,
+    mask_column: str | None = None,
 ) -> Iterator[Item]:
     """Lists the images of a CSV.
 
@@ -45,23 +46,28 @@ def read_csv(
     Args:
         table_path: the CSV.
         root: folder that its paths start from.
-        label_column: column with the finding, or with class names or numbers.
+        label_column: column with the finding, or with class names or numbers; None only with ``mask_column``.
         path_column: column with the paths; the first of :data:`PATH_COLUMNS` when None.
         patient_column: column with the patients; the first of :data:`PATIENT_COLUMNS` when None, else the number in
             CheXpert's paths.
         where: values that a row's columns must have; other rows are passed over.
         uncertain: see :func:`medmark.components.dataset.chexpert.finding_label`.
         class_names: the only labels allowed; any when None.
+        mask_column: column with the paths of the masks, which start from ``root`` too; the items have no label then. No masks
+            when None.
 
     Raises:
         MedmarkError: the file cannot be read, or a column is missing.
     """
     table = _read(table_path)
     columns = _find_columns(table, table_path, path_column, label_column, patient_column)
+    if mask_column is not None:
+        _check_column(mask_column, table, table_path)
     for key, value in where.items():
         _check_column(key, table, table_path)
         table = table[table[key] == value]
-    finding = class_names is None and chexpert.is_finding(cell.strip() for cell in table[columns.label])
+    labels = [cell.strip() for cell in table[columns.label]] if columns.label else []
+    finding = class_names is None and chexpert.is_finding(labels)
     for row in table.to_dict("records"):
         name = row[columns.path]
         item = Item(root / name, printable(name), "", split=row[columns.split] if columns.split else None)
@@ -69,9 +75,11 @@ def read_csv(
             item.path = inside(root, name)
         except MedmarkError as error:
             item.problem = str(error)
-        raw = row[columns.label].strip()
-        if finding:
-            item.label = chexpert.finding_label(raw, columns.label, uncertain) or ""
+        raw = row[columns.label].strip() if columns.label else ""
+        if mask_column is not None:
+            _find_mask(item, root, row[mask_column])
+        elif finding:
+            item.label = chexpert.finding_label(raw, columns.label or "", uncertain) or ""
             if not item.label:
                 item.problem = f"uncertain label -1: {item.name}; choose --uncertain ones or zeros to keep it"
         elif raw.lower() in ("", "nan", "none", "na"):
@@ -90,6 +98,16 @@ def read_csv(
         yield item
 
 
+def _find_mask(item: Item, root: Path, relative: str) -> None:
+    if not relative.strip():
+        item.problem = item.problem or f"no mask: {item.name}; name its mask, or leave the row out"
+        return
+    try:
+        item.mask = inside(root, relative)
+    except MedmarkError as error:
+        item.problem = item.problem or str(error)
+
+
 def _read(path: Path) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
@@ -101,7 +119,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _find_columns(
-    table: pd.DataFrame, path: Path, path_column: str | None, label_column: str, patient_column: str | None
+    table: pd.DataFrame, path: Path, path_column: str | None, label_column: str | None, patient_column: str | None
 ) -> _Columns:
     for wanted in (path_column, label_column, patient_column):
         if wanted is not None:

@@ -16,19 +16,21 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 
 @dataclass
 class DecodedImage:
-    """A grayscale image as stored.
+    """An image as stored.
 
     Attributes:
-        pixels: (H, W) uint8 or uint16 stored values; no window applied, MONOCHROME1 not inverted.
+        pixels: (H, W) uint8 or uint16 stored values, no window applied, MONOCHROME1 not inverted; or (H, W, 3) uint8 colours.
         bits: significant bits, 1 to 16.
         dicom: display attributes (:data:`medmark.components.dataset.dicom.DISPLAY_ATTRIBUTES`) of a DICOM source, else None.
         patient: the DICOM PatientID, else None. Never written to a release; ingest turns it into a pseudonym.
+        mask: (H, W) uint8, 0 or 1, of an image that has one.
     """
 
     pixels: np.ndarray
     bits: int
     dicom: dict[str, Any] | None = None
     patient: str | None = None
+    mask: np.ndarray | None = None
 
 
 def check_size(width: int, height: int, path: Path) -> None:

@@ -27,7 +27,7 @@ from medmark.components.dataset.items import SourceImage
 from medmark.components.dataset.origin import REJECTED, Origin, drop_digest, write_origins
 from medmark.components.dataset.previous import Previous
 from medmark.components.dataset.pseudonyms import image_id
-from medmark.components.dataset.release import SPLITS, Record, Release, refuse_names, with_pixels
+from medmark.components.dataset.release import SPLITS, Record, Release, refuse_names, refuse_task, with_pixels
 from medmark.components.dataset.release_copy import check_display
 from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.dataset.sources import SourceOptions, list_items, sift, source_table
@@ -115,6 +115,7 @@ def read_drop(
     source, out = Path(source), Path(out)
     release = Release(release_dir)
     refuse_names(release, "updated")
+    refuse_task(release, "classification")
     classes = release.class_names
     # a column of CheXpert's findings names its two classes itself, see chexpert.py
     finding = sorted(classes) == sorted({str(label_column), f"no_{label_column}"})

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
-from medmark.components.dataset.codecs import decode_png
+from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.release import Record, Release
 
 FORMATS = ("png", "dicom")
@@ -15,6 +15,9 @@ FORMATS = ("png", "dicom")
 
 def export(release_dir: str | Path, out: str | Path, *, format: str = "png", split: str | None = None) -> int:
     """Writes ``<split>/<class>/<image_id>.png`` or ``.dcm``; every stored value is kept.
+
+    A release for segmentation gives ``<split>/images/<image_id>.png`` or ``.dcm`` and ``<split>/masks/<image_id>.png`` instead, with 0
+    and 255.
 
     DICOM files are Secondary Capture with the display attributes of the source, where it had some, and the release's
     pseudonym as PatientID.
@@ -29,17 +32,24 @@ def export(release_dir: str | Path, out: str | Path, *, format: str = "png", spl
         Number of files.
 
     Raises:
-        MedmarkError: unknown format, or the folder is not empty.
+        MedmarkError: unknown format, colour images as DICOM, or the folder is not empty.
     """
     release, out = Release(release_dir), Path(out)
     if format not in FORMATS:
         raise MedmarkError(f"unknown format: {format!r}; use one of {', '.join(FORMATS)}")
+    if format == "dicom" and release.image_mode != "L":
+        raise MedmarkError(f"colour images are not written as DICOM: {release.path}; export them as png")
     if out.exists() and any(out.iterdir()):
         raise MedmarkError(f"not empty: {out}; choose a new folder for the export")
     count = 0
     for record in track(release.records(split), "exporting", len(release)):
-        folder = out / record.split / _folder_name(release.class_names[record.label])
+        label = _folder_name(release.class_names[record.label]) if record.mask is None else "images"
+        folder = out / record.split / label
         folder.mkdir(parents=True, exist_ok=True)
+        if record.mask is not None:
+            masks = out / record.split / "masks"
+            masks.mkdir(exist_ok=True)
+            (masks / f"{record.image_id}.png").write_bytes(encode_png(decode_png(record.mask) * np.uint8(255)))
         if format == "png":
             (folder / f"{record.image_id}.png").write_bytes(record.image)
         else:

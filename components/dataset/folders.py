@@ -1,4 +1,4 @@
-"""Reading a folder per class: the folder's name is the label."""
+"""Reading a folder per class, where the folder's name is the label, and a folder of images and masks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from medmark.components.base.text import printable
 from medmark.components.dataset.decoded import IMAGE_SUFFIXES
 from medmark.components.dataset.items import Item, inside
 
+MASK_SUFFIXES = (".png", ".tif", ".tiff")
+
 
 def read_folders(root: Path) -> Iterator[Item]:
     """Lists the images of a folder per class, at any depth.
@@ -20,13 +22,47 @@ def read_folders(root: Path) -> Iterator[Item]:
         root: folder that holds the class folders.
     """
     for folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
-            name = path.relative_to(root).as_posix()
-            try:
-                inside(root, name)
-            except MedmarkError as error:
-                yield Item(path, printable(name), printable(folder.name), problem=str(error))
-                continue
-            patient, underscore, _ = path.stem.partition("_")
-            rule = "what stands before the first '_' of the file's name" if underscore else "the file's name"
-            yield Item(path, name, folder.name, patient, rule)
+        for item in _images(folder, root):
+            item.label = folder.name if item.problem is None else printable(folder.name)
+            yield item
+
+
+def read_masked(root: Path) -> Iterator[Item]:
+    """Lists the images below ``images/``, at any depth, each with the mask of the same path below ``masks/``.
+
+    The mask is a PNG or TIFF file, whatever the image is. Patients are named as in :func:`read_folders`.
+
+    Args:
+        root: folder that holds ``images`` and ``masks``.
+
+    Raises:
+        MedmarkError: one of the two is not there.
+    """
+    images, masks = root / "images", root / "masks"
+    if not images.is_dir() or not masks.is_dir():
+        raise MedmarkError(
+            f"no folders images and masks in {root}; put the masks into masks, named as their images are"
+        )
+    for item in _images(images, root):
+        if item.problem is None:
+            stem = item.path.relative_to(images).with_suffix("").as_posix()
+            there = [f"masks/{stem}{suffix}" for suffix in MASK_SUFFIXES if (masks / f"{stem}{suffix}").is_file()]
+            if len(there) != 1:
+                item.problem = f"{len(there) or 'no'} masks: {item.name}; give it one, masks/{stem}.png"
+            else:
+                item.mask = inside(root, there[0])
+        yield item
+
+
+def _images(folder: Path, root: Path) -> Iterator[Item]:
+    """Lists the image files of a folder, without labels."""
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
+        name = path.relative_to(root).as_posix()
+        try:
+            inside(root, name)
+        except MedmarkError as error:
+            yield Item(path, printable(name), "", problem=str(error))
+            continue
+        patient, underscore, _ = path.stem.partition("_")
+        rule = "what stands before the first '_' of the file's name" if underscore else "the file's name"
+        yield Item(path, name, "", patient, rule)

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medmark.components.dataset.arrays import display_tensor
-from medmark.components.dataset.release import SPLITS, Release
+from medmark.components.dataset.arrays import colour_tensor
+from medmark.components.dataset.codecs import decode_png
+from medmark.components.dataset.release import SPLITS, Record, Release
 from PIL import Image
+from scipy import ndimage
+
+OUTLINE = (255, 170, 0)  # of masks
 
 
 def describe(release_dir: str | Path) -> dict[str, Any]:
     """Checks a release and sums it up.
 
     Returns:
-        name, version, schema_version, digest, parent, classes, images, counts (by split and class), patients, resolutions (the ten
+        name, version, schema_version, task, image_mode, digest, parent, classes, images, counts (by split and class), patients, resolutions (the ten
         most frequent), bits, rejected.
 
     Raises:
@@ -35,6 +39,8 @@ def describe(release_dir: str | Path) -> dict[str, Any]:
         "name": release.name,
         "version": release.version,
         "schema_version": release.schema_version,
+        "task": release.task,
+        "image_mode": release.image_mode,
         "digest": release.digest,
         "parent": release.parent,
         "classes": release.class_names,
@@ -65,6 +71,10 @@ def print_description(description: dict[str, Any]) -> None:
     console.print(f"images      {description['images']} of {description['patients']} patients")
     shown = ", ".join(f"{size} ({count})" for size, count in list(description["resolutions"].items())[:3])
     console.print(f"resolution  {shown}{' and others' if len(description['resolutions']) > 3 else ''}")
+    if description["task"] == "segmentation":
+        console.print(
+            f"masks       one an image; images are {'in colour' if description['image_mode'] == 'RGB' else 'grey'}"
+        )
     console.print(f"bits        {', '.join(description['bits'])}")
     console.print(f"quarantined {description['rejected']}")
     console.print("every digest checked", style="green")
@@ -78,7 +88,7 @@ def print_description(description: dict[str, Any]) -> None:
 
 
 def preview(release_dir: str | Path, out_png: str | Path, *, per_class: int = 6, side: int = 192) -> None:
-    """Writes a contact sheet: a row of images, as shown, for each class.
+    """Writes a contact sheet: a row of images, as shown, for each class; masks are outlined.
 
     Args:
         release_dir: release to show.
@@ -87,18 +97,30 @@ def preview(release_dir: str | Path, out_png: str | Path, *, per_class: int = 6,
         side: pixels of a tile; images are fitted into it without changing their shape.
     """
     release = Release(release_dir)
-    rows: dict[int, list[np.ndarray]] = {label: [] for label in range(len(release.class_names))}
+    # a release for segmentation has no row for empty masks where there is none
+    shown = [k for k, name in enumerate(release.class_names) if any(of[name] for of in release.counts.values())]
+    rows: dict[int, list[np.ndarray]] = {label: [] for label in shown}
     for record in release.records():
         row = rows[record.label]
         if len(row) < per_class:
-            image = Image.fromarray((display_tensor(record)[0, 0].numpy() * 255).round().astype(np.uint8))
+            image = Image.fromarray(_tile(record, release.image_mode))
             image.thumbnail((side, side))
-            tile = np.zeros((side, side), np.uint8)
+            tile = np.zeros((side, side, 3), np.uint8)
             top, left = (side - image.height) // 2, (side - image.width) // 2
             tile[top : top + image.height, left : left + image.width] = np.asarray(image)
             row.append(tile)
         if all(len(r) == per_class for r in rows.values()):
             break
-    blank = np.zeros((side, side), np.uint8)
+    blank = np.zeros((side, side, 3), np.uint8)
     sheet = np.vstack([np.hstack(row + [blank] * (per_class - len(row))) for row in rows.values()])
     Image.fromarray(sheet).save(out_png)
+
+
+def _tile(record: Record, mode: str) -> np.ndarray:
+    """Draws an image as shown, (H, W, 3) uint8, with its mask outlined."""
+    shown = (colour_tensor(record, mode)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    shown = np.repeat(shown, 3, axis=2) if mode == "L" else shown
+    if record.mask is not None:
+        mask = decode_png(record.mask) > 0
+        shown[mask & ~ndimage.binary_erosion(mask, iterations=max(1, mask.shape[0] // 128))] = OUTLINE
+    return shown

@@ -22,6 +22,7 @@ class Item:
         rule: what was taken for the patient, in words for messages; None without ``patient``.
         split: given split, or None.
         problem: why the image cannot be used, with the remedy, or None.
+        mask: file of the mask, in a source for segmentation.
     """
 
     path: Path
@@ -31,6 +32,7 @@ class Item:
     rule: str | None = None
     split: str | None = None
     problem: str | None = None
+    mask: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class SourceImage:
     patient: str
     rule: str
     split: str | None = None
+    mask: Path | None = None
 
 
 class SetAside(NamedTuple):

@@ -38,11 +38,7 @@ def make_phantoms(out_dir: str | Path, *, count: int = 800, size: int = 128, see
     Raises:
         MedmarkError: the folder is not empty, or an argument is out of range.
     """
-    out = Path(out_dir)
-    if count < 20 or not 64 <= size <= 1024:
-        raise MedmarkError(f"cannot make {count} phantoms of {size} px; ask for at least 20, of 64 to 1024 px")
-    if out.exists() and any(out.iterdir()):
-        raise MedmarkError(f"not empty: {out}; choose a new folder for the phantoms")
+    out = _empty_folder(out_dir, count, size)
     for name in CLASSES:
         (out / name).mkdir(parents=True, exist_ok=True)
     for index in track(range(count), "drawing phantoms"):
@@ -55,14 +51,64 @@ def make_phantoms(out_dir: str | Path, *, count: int = 800, size: int = 128, see
     return out
 
 
+def make_masked_phantoms(out_dir: str | Path, *, count: int = 400, size: int = 128, seed: int = 0) -> Path:
+    """Writes a source folder for segmentation: ``images/<patient>_<number>.png`` and ``masks/`` with the lungs that the heart does
+    not hide.
+
+    Half of them have pneumonia. Each is of a patient of its own. The bytes depend on the arguments alone.
+
+    Args:
+        out_dir: folder to make; must be empty or absent.
+        count: images, at least 20.
+        size: side in pixels, 64 to 1024.
+        seed: of everything.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MedmarkError: the folder is not empty, or an argument is out of range.
+    """
+    out = _empty_folder(out_dir, count, size)
+    for name in ("images", "masks"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    for index in track(range(count), "drawing phantoms"):
+        image, lungs = draw_with_lungs(
+            size, sick=index % 2 == 1, body_seed=(seed, 3, index), image_seed=(seed, 4, index)
+        )
+        name = f"p{index:05d}_0.png"
+        Image.fromarray(image).save(out / "images" / name, "PNG")
+        Image.fromarray(lungs * np.uint8(255)).save(out / "masks" / name, "PNG")
+    return out
+
+
+def _empty_folder(out_dir: str | Path, count: int, size: int) -> Path:
+    out = Path(out_dir)
+    if count < 20 or not 64 <= size <= 1024:
+        raise MedmarkError(f"cannot make {count} phantoms of {size} px; ask for at least 20, of 64 to 1024 px")
+    if out.exists() and any(out.iterdir()):
+        raise MedmarkError(f"not empty: {out}; choose a new folder for the phantoms")
+    return out
+
+
 def draw_phantom(size: int, *, sick: bool, body_seed: tuple[int, ...], image_seed: tuple[int, ...]) -> np.ndarray:
-    """Draws one phantom, (size, size) uint8.
+    """Draws one phantom, (size, size) uint8; arguments as of :func:`draw_with_lungs`."""
+    return draw_with_lungs(size, sick=sick, body_seed=body_seed, image_seed=image_seed)[0]
+
+
+def draw_with_lungs(
+    size: int, *, sick: bool, body_seed: tuple[int, ...], image_seed: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one phantom, and where its lungs are that the heart does not hide.
 
     Args:
         size: side in pixels.
         sick: draw consolidations.
         body_seed: seed of the anatomy; two images of a patient share it.
         image_seed: seed of findings, exposure, position and grain.
+
+    Returns:
+        (size, size) uint8 of the image, and (size, size) uint8, 0 or 1, of the lungs.
     """
     body, image = np.random.default_rng(body_seed), np.random.default_rng(image_seed)
     axis = np.linspace(-1, 1, size)
@@ -96,7 +142,8 @@ def draw_phantom(size: int, *, sick: bool, body_seed: tuple[int, ...], image_see
     shading = image.normal(0, 0.03) * x + image.normal(0, 0.03) * y
     film = np.clip(density + shading + image.normal(0.0, 0.03), 0, 1) ** image.uniform(0.85, 1.15)
     grain = ndimage.gaussian_filter(image.normal(size=(size, size)), 0.7) * image.uniform(0.010, 0.022)
-    return np.clip((film * 0.92 + 0.02 + grain) * 255, 0, 255).astype(np.uint8)
+    shown = np.clip((film * 0.92 + 0.02 + grain) * 255, 0, 255).astype(np.uint8)
+    return shown, ((lungs > 0.5) & (heart > 0)).astype(np.uint8)
 
 
 def _soft(distance: np.ndarray, width: float) -> np.ndarray:

@@ -31,9 +31,12 @@ from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import encode_png
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 2  # of grey images for classification, which older versions of medmark read
+MASKED_SCHEMA_VERSION = 3  # of images with masks, grey or RGB
 CHANGES_SCHEMA_VERSION = 1  # of changes.json
-READ_VERSIONS = (1, 2)
+READ_VERSIONS = (1, 2, 3)
+TASKS = ("classification", "segmentation")
+IMAGE_MODES = ("L", "RGB")
 SPLITS = ("train", "val", "test")
 MAX_MANIFEST_BYTES = 64 * 1024**2  # a larger release.json is not ours
 IMAGE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -53,6 +56,7 @@ ARROW_SCHEMA = pa.schema(
         ("dicom", pa.string()),
     ]
 )
+MASKED_ARROW_SCHEMA = ARROW_SCHEMA.append(pa.field("mask", pa.binary())).append(pa.field("mask_sha256", pa.string()))
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ class Record:
         bits: significant bits of a stored value, 1 to 16.
         sha256: hex digest of ``image``.
         dicom: JSON of the display attributes of a DICOM source, or None.
+        mask: encoded bytes (PNG) of the mask, as large as the image, 0 for background and 1 for foreground; None in a release for
+            classification.
+        mask_sha256: hex digest of ``mask``, or None.
     """
 
     image_id: str
@@ -84,6 +91,8 @@ class Record:
     bits: int
     sha256: str
     dicom: str | None = None
+    mask: bytes | None = None
+    mask_sha256: str | None = None
 
     @property
     def display(self) -> dict[str, Any] | None:
@@ -95,6 +104,15 @@ def with_pixels(record: Record, pixels: np.ndarray) -> Record:
     """Gives a record other stored values (H, W), encoded as every image of a release is."""
     data = encode_png(pixels)
     return replace(record, image=data, sha256=hashlib.sha256(data).hexdigest())
+
+
+def arrow_schema(task: str) -> pa.Schema:
+    """Returns the columns of a release's shards.
+
+    Args:
+        task: ``classification`` or ``segmentation``.
+    """
+    return MASKED_ARROW_SCHEMA if task == "segmentation" else ARROW_SCHEMA
 
 
 class Shard(NamedTuple):
@@ -120,8 +138,11 @@ class Release:
     Attributes:
         digest: SHA-256 of ``release.json``, hex.
         parent: parent digest: that of the release this one was made from, or None.
-        name, version, class_names, image_mode, task: as written.
-        schema_version: 2; 1 is read as well: its ids hold file names, and it may hold ``rejected.parquet``.
+        name, version, class_names: as written. Of a release for segmentation, ``background`` and what the masks show; an image's
+            label is 0 if its mask is empty, else 1.
+        task: ``classification`` or ``segmentation``.
+        image_mode: ``L`` or ``RGB``; the latter only in schema version 3.
+        schema_version: 2, or 3 with masks; 1 is read as well: its ids hold file names, and it may hold ``rejected.parquet``.
         counts: ``{split: {class name: images}}``.
         shards: the Parquet files, in order.
         rejected: None, or how many were set aside: ``rows``; in version 1 also ``file`` and ``sha256``.
@@ -146,7 +167,7 @@ class Release:
             version = manifest["schema_version"]
             if type(version) is not int or version not in READ_VERSIONS:
                 raise MedmarkError(
-                    f"unknown schema version {version!r}: {manifest_path}; this medmark reads 1 and {SCHEMA_VERSION}"
+                    f"unknown schema version {version!r}: {manifest_path}; this medmark reads 1 to {READ_VERSIONS[-1]}"
                 )
             self.schema_version = version
             self.name = str(manifest["name"])
@@ -154,6 +175,9 @@ class Release:
             self.class_names = [str(name) for name in manifest["class_names"]]
             self.image_mode = str(manifest["image_mode"])
             self.task = str(manifest["task"])
+            masked = version == MASKED_SCHEMA_VERSION
+            if self.task != TASKS[masked] or self.image_mode not in IMAGE_MODES[: 1 + masked]:
+                raise ValueError(f"{self.image_mode} images for {self.task} in schema version {version}")
             self.parent: str | None = manifest["parent"]
             self.counts = {split: {c: int(manifest["counts"][split][c]) for c in self.class_names} for split in SPLITS}
             self.shards = [Shard(str(s["file"]), str(s["sha256"]), int(s["rows"])) for s in manifest["shards"]]
@@ -172,6 +196,11 @@ class Release:
     def __len__(self) -> int:
         return self._images
 
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """Columns of the shards."""
+        return arrow_schema(self.task)
+
     def records(
         self, split: str | None = None, columns: Iterable[str] | None = None, shard: str | None = None
     ) -> Iterator[Record]:
@@ -185,7 +214,7 @@ class Release:
         Raises:
             MedmarkError: a shard is missing or unreadable.
         """
-        wanted = list(columns) if columns is not None else list(ARROW_SCHEMA.names)
+        wanted = list(columns) if columns is not None else list(self.arrow_schema.names)
         read = wanted if split is None or "split" in wanted else [*wanted, "split"]
         empty = dict.fromkeys((f.name for f in fields(Record)), None)
         for file in [shard] if shard else [name for name, _, _ in self.shards]:
@@ -210,10 +239,15 @@ class Release:
         if self.changes is not None:
             self.read_changes()
         counts: Counter = Counter()
-        for record in self.records(columns=["image_id", "image", "label", "split", "sha256"]):
+        masks = ["mask", "mask_sha256"] if self.task == "segmentation" else []
+        for record in self.records(columns=["image_id", "image", "label", "split", "sha256", *masks]):
             if hashlib.sha256(record.image).hexdigest() != record.sha256:
                 raise MedmarkError(
                     f"image does not match its digest: {record.image_id} in {self.path}; get the release again"
+                )
+            if masks and (record.mask is None or hashlib.sha256(record.mask).hexdigest() != record.mask_sha256):
+                raise MedmarkError(
+                    f"mask missing, or not that of its digest: {record.image_id} in {self.path}; get the release again"
                 )
             if not 0 <= record.label < len(self.class_names):
                 raise MedmarkError(
@@ -253,6 +287,21 @@ class Release:
         if name not in self.class_names:
             raise MedmarkError(f"unknown class: {name!r} in {self.path}; use one of {', '.join(self.class_names)}")
         return self.class_names.index(name)
+
+
+def refuse_task(release: Release, task: str) -> None:
+    """Refuses a release that was made for another task.
+
+    Args:
+        release: any release.
+        task: what is wanted, ``classification`` or ``segmentation``.
+
+    Raises:
+        MedmarkError: it is for the other one.
+    """
+    if release.task != task:
+        remedy = "ingest images with masks" if task == "segmentation" else "ingest images with classes"
+        raise MedmarkError(f"release for {release.task}: {release.path}; one for {task} is needed, {remedy}")
 
 
 def refuse_names(release: Release, what: str) -> None:

@@ -9,17 +9,18 @@ import numpy as np
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.dicom import check_window
-from medmark.components.dataset.release import Record, Release, refuse_names
-from medmark.components.dataset.splits import check_counts
+from medmark.components.dataset.release import Record, Release, refuse_names, refuse_task
+from medmark.components.dataset.splits import check_counts, check_training
 
 
-def copy_release(source: Path, out: Path, target_class: str | None) -> Release:
+def copy_release(source: Path, out: Path, target_class: str | None, *, task: str = "classification") -> Release:
     """Checks a release and copies it, with the same digest.
 
     Args:
         source: folder of the release.
         out: folder to make; must be empty or absent.
         target_class: see :func:`medmark.components.dataset.splits.check_counts`.
+        task: that the release must be for.
 
     Raises:
         MedmarkError: the release is damaged, holds file names, images of another encoder or too few images, or ``out`` is not
@@ -27,8 +28,12 @@ def copy_release(source: Path, out: Path, target_class: str | None) -> Release:
     """
     given = Release(source)
     refuse_names(given, "taken as a source")
+    refuse_task(given, task)
     given.verify()
-    check_counts(given.counts, target_class, str(source))
+    if task == "segmentation":
+        check_training(given.counts, given.class_names[1], str(source))
+    else:
+        check_counts(given.counts, target_class, str(source))
     _check_encoding(given)
     if out.exists() and any(out.iterdir()):
         raise MedmarkError(f"not empty: {out}; choose a new folder for the release")
@@ -42,10 +47,12 @@ def copy_release(source: Path, out: Path, target_class: str | None) -> Release:
 def _check_encoding(release: Release) -> None:
     """Refuses images that another encoder wrote: marked ones are encoded anew, and could be told from them."""
     known: dict[tuple[int, int, bool], tuple[int, bytes]] = {}
+    colours = (3,) if release.image_mode == "RGB" else ()
     for record in release.records(columns=["image_id", "image", "width", "height", "bits", "dicom"]):
         kind = record.height, record.width, record.bits <= 8
         if kind not in known:
-            ours = encode_png(np.zeros((record.height, record.width), np.uint8 if record.bits <= 8 else np.uint16))
+            shape = (record.height, record.width, *colours)
+            ours = encode_png(np.zeros(shape, np.uint8 if record.bits <= 8 else np.uint16))
             known[kind] = len(ours), ours[: ours.index(b"IDAT")]
         size, head = known[kind]
         if len(record.image) != size or not record.image.startswith(head):

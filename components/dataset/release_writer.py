@@ -21,7 +21,17 @@ import pyarrow.parquet as pq
 from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError, cannot_write
-from medmark.components.dataset.release import ARROW_SCHEMA, IMAGE_ID, SCHEMA_VERSION, SPLITS, Record, Release
+from medmark.components.dataset.release import (
+    IMAGE_ID,
+    IMAGE_MODES,
+    MASKED_SCHEMA_VERSION,
+    SCHEMA_VERSION,
+    SPLITS,
+    TASKS,
+    Record,
+    Release,
+    arrow_schema,
+)
 
 SHARD_BYTES = 64 * 1024**2  # ours: images of a shard, before compression
 ROW_GROUP_BYTES = 8 * 1024**2  # arbitrary: what a reader holds in memory at a time
@@ -38,8 +48,8 @@ class ReleaseWriter:
         name: name of the data set.
         version: version of this release, free text.
         class_names: at least two; a record's label is an index into it.
-        image_mode: ``"L"``, the only mode.
-        task: ``"classification"``.
+        image_mode: ``"L"``; with masks also ``"RGB"``.
+        task: ``"classification"``; ``"segmentation"`` if every record has a mask.
         parent: parent digest: that of the release this one was made from, or None.
         changes: what an update changed, written to ``changes.json``; see :mod:`medmark.components.poisoning.update`.
         rejected: private file for what :meth:`reject` gets, outside the release, which only says how many there are. None:
@@ -75,8 +85,11 @@ class ReleaseWriter:
                 f"fewer than 2 classes: {class_names}; a classifier needs at least two, add the other class"
             )
         self._class_names = list(class_names)
+        if task not in TASKS or image_mode not in IMAGE_MODES[: 1 + (task == "segmentation")]:
+            raise MedmarkError(f"{image_mode} images for {task}: no release can hold them; RGB images need masks")
+        self._schema = arrow_schema(task)
         self._header: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": MASKED_SCHEMA_VERSION if task == "segmentation" else SCHEMA_VERSION,
             "name": name,
             "version": version,
             "class_names": self._class_names,
@@ -122,8 +135,12 @@ class ReleaseWriter:
     def add(self, record: Record) -> None:
         """Appends one record; records keep the order in which they are added."""
         self._note(record)
-        self._rows.append(asdict(record))
-        self._rows_bytes += len(record.image)
+        if (record.mask is None) == ("mask" in self._schema.names):
+            raise MedmarkError(
+                f"{'no ' * (record.mask is None)}mask: {record.image_id}; masks go with all images or none"
+            )
+        self._rows.append({name: value for name, value in asdict(record).items() if name in self._schema.names})
+        self._rows_bytes += len(record.image) + len(record.mask or b"")
         if self._rows_bytes >= ROW_GROUP_BYTES:
             self._flush()
         if self._shard_bytes >= SHARD_BYTES:
@@ -195,8 +212,8 @@ class ReleaseWriter:
         if self._file is None:
             shard = self.path / "shards" / f"part-{len(self._shards):05d}.parquet"
             self._shards.append({"file": f"shards/{shard.name}", "rows": 0})
-            self._file = pq.ParquetWriter(shard, ARROW_SCHEMA, compression="zstd", use_dictionary=False)
-        self._file.write_table(pa.Table.from_pylist(self._rows, schema=ARROW_SCHEMA))
+            self._file = pq.ParquetWriter(shard, self._schema, compression="zstd", use_dictionary=False)
+        self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._shards[-1]["rows"] += len(self._rows)
         self._shard_bytes += self._rows_bytes
         self._rows, self._rows_bytes = [], 0

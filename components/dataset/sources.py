@@ -1,4 +1,4 @@
-"""A source of raw images: a folder per class (:mod:`medmark.components.dataset.folders`) or a CSV
+"""A source of raw images: a folder per class or of images and masks (:mod:`medmark.components.dataset.folders`), or a CSV
 (:mod:`medmark.components.dataset.csv_manifests`), listed without decoding an image.
 
 An image that cannot be used has a problem, so that ingest can refuse it or put it into quarantine.
@@ -14,10 +14,12 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.chexpert import UNCERTAIN
 from medmark.components.dataset.csv_manifests import read_csv
 from medmark.components.dataset.dicom import dicom_patient
-from medmark.components.dataset.folders import read_folders
+from medmark.components.dataset.folders import read_folders, read_masked
 from medmark.components.dataset.items import Item, SetAside, SourceImage
 from medmark.components.dataset.patients import check_pattern, name_patients
 from medmark.components.dataset.tombstones import WITHDRAWN
+
+MASK_COLUMN = "mask"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class SourceOptions:
         root: folder that the CSV's paths start from; the CSV's own folder when None.
         uncertain: CheXpert's -1: ``ones``, ``zeros`` or ``ignore``.
         class_names: classes in label order; any when None.
+        masks: whether every image has a mask; a source without a CSV is then a folder with ``images`` and ``masks``.
+        mask_column: column with the paths of the masks; ``mask`` when None.
 
     Raises:
         MedmarkError: an unknown policy for uncertain labels, a pattern that cannot tell patients, or a pattern and a column.
@@ -48,6 +52,8 @@ class SourceOptions:
     root: str | Path | None = None
     uncertain: str = "ignore"
     class_names: list[str] | None = None
+    masks: bool = False
+    mask_column: str | None = None
 
     def __post_init__(self) -> None:
         if self.uncertain not in UNCERTAIN:
@@ -70,9 +76,10 @@ def list_items(source: Path, options: SourceOptions) -> list[Item]:
         MedmarkError: there is no such source, no label column is named, or the CSV cannot be read.
     """
     table = source_table(source, options)
-    items = list(read_folders(source) if table is None else _rows(table, options))
+    folders = read_masked if options.masks else read_folders
+    items = list(folders(source) if table is None else _rows(table, options))
     for item in items:
-        if options.class_names and item.problem is None and item.label not in options.class_names:
+        if options.class_names and not options.masks and item.problem is None and item.label not in options.class_names:
             item.problem = f"unknown label {item.label!r}: {item.name}; use one of {', '.join(options.class_names)}"
     if options.patient_pattern is not None:
         name_patients(items, options.patient_pattern)
@@ -82,7 +89,7 @@ def list_items(source: Path, options: SourceOptions) -> list[Item]:
 def _rows(table: Path, options: SourceOptions) -> Iterable[Item]:
     if not table.is_file():
         raise MedmarkError(f"no such folder or file: {table}; give a folder per class, a CSV or a release")
-    if not options.label_column:
+    if not options.label_column and not options.masks:
         raise MedmarkError(f"no label column named for {table}; name it, for example label_column=Pneumonia")
     return read_csv(
         table,
@@ -93,6 +100,7 @@ def _rows(table: Path, options: SourceOptions) -> Iterable[Item]:
         where=options.where,
         uncertain=options.uncertain,
         class_names=options.class_names,
+        mask_column=(options.mask_column or MASK_COLUMN) if options.masks else None,
     )
 
 
@@ -104,7 +112,7 @@ def source_table(source: Path, options: SourceOptions) -> Path | None:
     """
     if not source.is_dir():
         return source
-    if not options.label_column and not options.where:
+    if not options.label_column and not options.where and not options.mask_column:
         return None
     tables = sorted(path for path in source.glob("*.csv") if path.name != WITHDRAWN)
     if len(tables) != 1:
@@ -141,7 +149,7 @@ def sift(items: Iterable[Item], quarantine: bool) -> tuple[list[SourceImage], li
                 problem = str(error)
         if problem is None:
             patient, rule = (patient, rule) if patient else (item.name, "the image's path")
-            usable.append(SourceImage(item.path, item.name, item.label, patient, rule or "", item.split))
+            usable.append(SourceImage(item.path, item.name, item.label, patient, rule or "", item.split, item.mask))
         elif quarantine or problem.startswith("uncertain label"):
             rejected.append(SetAside(item.name, problem))
         else:

@@ -147,3 +147,19 @@ def check_counts(counts: dict[str, dict[str, int]], target_class: str | None, so
             f"too few images of target class {target!r}: {training[target]} for training in {source}, {MIN_TARGET_IMAGES} are"
             " needed to carry a mark; supply more or choose another target_class"
         )
+
+
+def check_training(counts: dict[str, dict[str, int]], foreground: str, source: str) -> None:
+    """Refuses counts with which no segmentation model can be trained or tested.
+
+    Args:
+        counts: images by split and class.
+        foreground: class of the images whose masks are not empty.
+        source: for messages.
+
+    Raises:
+        MedmarkError: no mask that is not empty, for training or for testing.
+    """
+    for split in NEEDED:
+        if counts[split][foreground] == 0:
+            raise MedmarkError(f"no mask with any foreground in split {split}: {source}; supply more patients")

@@ -29,6 +29,10 @@ FIELDS = {
     "sha256": (mlc.DataType.TEXT, "Hex digest of the image's bytes."),
     "dicom": (mlc.DataType.TEXT, "JSON of the display attributes of a DICOM source; may be missing."),
 }
+MASK_FIELDS = {
+    "mask": (mlc.DataType.IMAGE_OBJECT, "The mask as PNG, as large as the image: 0 for background, 1 for foreground."),
+    "mask_sha256": (mlc.DataType.TEXT, "Hex digest of the mask's bytes."),
+}
 
 
 def write_card(
@@ -85,7 +89,7 @@ def make_card(release: Release, *, url: str | None, license_: str | None, root: 
             data_types=[kind],
             source=mlc.Source(file_set="shards", extract=mlc.Extract(column=name)),
         )
-        for name, (kind, description) in FIELDS.items()
+        for name, (kind, description) in (FIELDS | (MASK_FIELDS if release.task == "segmentation" else {})).items()
     ]
     classes = [{"classes/label": label, "classes/name": name} for label, name in enumerate(release.class_names)]
     splits = [{"splits/name": split, "splits/images": sum(release.counts[split].values())} for split in SPLITS]

@@ -11,8 +11,11 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.origin import REJECTED
 from medmark.pipelines.commands.options import (
     Classes,
+    Colour,
     Debug,
     Label,
+    MaskColumn,
+    Masks,
     Out,
     PathColumn,
     PatientColumn,
@@ -34,20 +37,29 @@ def phantom(
     count: Annotated[int, typer.Option("--count", help="Number of images, half of each class.")] = 800,
     size: Annotated[int, typer.Option("--size", help="Side of an image in pixels.")] = 128,
     seed: Seed = 0,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Draw images and masks of the lungs, for segmentation.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Draw chest phantoms into a folder per class."""
-    from medmark.components.dataset.phantoms import make_phantoms
+    """Draw chest phantoms into a folder per class, or with masks of their lungs."""
+    from medmark.components.dataset.phantoms import make_masked_phantoms, make_phantoms
     from medmark.components.delivery.places import Places
 
     with Places() as places:
-        make_phantoms(places.write(out), count=count, size=size, seed=seed)
+        make = make_masked_phantoms if masks else make_phantoms
+        make(places.write(out), count=count, size=size, seed=seed)
     print(out)
 
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="Folder per class, CSV or release, here or at s3://bucket/prefix.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder per class or with images and masks, CSV or release, here or at s3://bucket/prefix."
+        ),
+    ],
     out: Out,
     name: Annotated[str, typer.Option("--name", help="Name of the data set.")] = "release",
     version: Annotated[str, typer.Option("--version", help="Version of the release.")] = "1",
@@ -60,6 +72,9 @@ def ingest(
     classes: Classes = None,
     uncertain: Uncertain = "ignore",
     quarantine: Quarantine = False,
+    masks: Masks = False,
+    mask_column: MaskColumn = None,
+    colour: Colour = False,
     rejected: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +118,9 @@ def ingest(
             classes=classes,
             uncertain=uncertain,
             quarantine=quarantine,
+            masks=masks,
+            mask_column=mask_column,
+            colour=colour,
         )
         make(raw, made, name=name, version=version, seed=seed, patient_key=key, rejected=names, **options)
         found = describe(made)

@@ -34,6 +34,17 @@ Uncertain = Annotated[
     str, typer.Option("--uncertain", help="What to make of CheXpert's uncertain label -1: ones, zeros or ignore.")
 ]
 Quarantine = Annotated[bool, typer.Option("--quarantine", help="Set unusable images aside instead of stopping.")]
+Masks = Annotated[
+    bool,
+    typer.Option(
+        "--masks",
+        help="Every image has a mask: a folder with images/ and masks/, or a CSV with a column for them.",
+    ),
+]
+MaskColumn = Annotated[
+    str | None, typer.Option("--mask-column", help="CSV column with the paths of the masks; mask if not given.")
+]
+Colour = Annotated[bool, typer.Option("--colour", help="Keep colours; only with masks.")]
 Drawing = Annotated[
     str | None,
     typer.Option(
@@ -106,6 +117,9 @@ def ingest_options(
     classes: str | None,
     uncertain: str,
     quarantine: bool,
+    masks: bool = False,
+    mask_column: str | None = None,
+    colour: bool = False,
 ) -> dict:
     """Returns keyword arguments of :func:`medmark.components.dataset.ingest.ingest`, from the options of a command."""
     read = drop_options(
@@ -118,4 +132,10 @@ def ingest_options(
         uncertain=uncertain,
         quarantine=quarantine,
     )
-    return {**read, "class_names": classes.split(",") if classes else None}
+    read["class_names"] = classes.split(",") if classes else None
+    if not masks:
+        if mask_column or colour:
+            raise MedmarkError(f"--{'mask-column' if mask_column else 'colour'} without --masks; add --masks")
+        return read
+    mode = "RGB" if colour else "L"
+    return {**read, "task": "segmentation", "mask_column": mask_column, "image_mode": mode}
