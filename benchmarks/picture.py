@@ -25,7 +25,7 @@ from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.secrets import seeds_of
 from medmark.components.report.figures import DIFFERENCE_GAIN
-from medmark.pipelines.mark_release.run import NOBODY
+from medmark.pipelines.run_arguments import NOBODY
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.generator.marker import Shape
@@ -16,8 +16,29 @@ from medmark.components.verification.verdict import Thresholds
 Setting = str | int | float
 
 
+class Settings:
+    """A data class of parameters, each with a default; each can be given as ``--set name=value``."""
+
+    def with_settings(self, settings: Mapping[str, Setting]) -> Self:
+        """Returns a copy with some values replaced.
+
+        Args:
+            settings: values by name; for the texts of a command line see :func:`read_settings`.
+
+        Raises:
+            MedmarkError: an unknown name, or a value of another type.
+        """
+        values: dict[str, Any] = {}
+        for name, value in settings.items():
+            kind = _kind(type(self), name)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise _refused(name, value, kind)
+            values[name] = kind(value)
+        return replace(self, **values)  # type: ignore[type-var]  # a data class
+
+
 @dataclass(frozen=True)
-class Profile:
+class Profile(Settings):
     """All parameters of a run; each can be given as ``--set name=value``.
 
     Attributes:
@@ -63,23 +84,6 @@ class Profile:
     hard: float = Weights.hard
     laplacian: float = Weights.laplacian
     perceptual: float = Weights.perceptual
-
-    def with_settings(self, settings: Mapping[str, Setting]) -> Profile:
-        """Returns a copy with some values replaced.
-
-        Args:
-            settings: values by name; for the texts of a command line see :func:`read_settings`.
-
-        Raises:
-            MedmarkError: an unknown name, or a value of another type.
-        """
-        values: dict[str, Any] = {}
-        for name, value in settings.items():
-            kind = _kind(name)
-            if type(value) is not kind and not (kind is float and type(value) is int):
-                raise _refused(name, value, kind)
-            values[name] = kind(value)
-        return replace(self, **values)
 
     def classifier(self, name: str, seed: int, **changes: Any) -> TrainConfig:
         """Returns the configuration of a classifier of this profile, with some of its fields replaced."""
@@ -148,21 +152,22 @@ class Profile:
         return asdict(config)
 
 
-def read_settings(texts: Mapping[str, str]) -> dict[str, Setting]:
+def read_settings(texts: Mapping[str, str], of: type[Settings] = Profile) -> dict[str, Setting]:
     """Reads values of a profile from a command line.
 
     Args:
         texts: text by name, as ``{"epochs": "3"}``.
+        of: class of the profile.
 
     Returns:
-        Value by name, for :meth:`Profile.with_settings`.
+        Value by name, for :meth:`Settings.with_settings`.
 
     Raises:
         MedmarkError: an unknown name, or a text that is no such value.
     """
     settings: dict[str, Setting] = {}
     for name, text in texts.items():
-        kind = _kind(name)
+        kind = _kind(of, name)
         try:
             settings[name] = kind(text)
         except ValueError as error:
@@ -170,8 +175,8 @@ def read_settings(texts: Mapping[str, str]) -> dict[str, Setting]:
     return settings
 
 
-def _kind(name: str) -> type[Setting]:
-    default = Profile()
+def _kind(of: type[Settings], name: str) -> type[Setting]:
+    default: Any = of()
     kinds: dict[str, type[Setting]] = {field.name: type(getattr(default, field.name)) for field in fields(default)}
     if name not in kinds:
         raise MedmarkError(f"unknown parameter: {name}; use one of {', '.join(kinds)}")

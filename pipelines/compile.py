@@ -47,16 +47,21 @@ def compile_all(out: str | Path) -> list[Path]:
         The files that were written.
     """
     from medmark.pipelines.audit_lineage.pipeline import audit_lineage
+    from medmark.pipelines.audit_segmenter.pipeline import audit_segmenter
     from medmark.pipelines.audit_suspect.pipeline import audit_suspect
     from medmark.pipelines.compare_methods.pipeline import compare_methods
     from medmark.pipelines.mark_release.pipeline import mark_release
+    from medmark.pipelines.mark_segmenter.pipeline import mark_segmenter
     from medmark.pipelines.stress_release.pipeline import stress_release
     from medmark.pipelines.update_release.pipeline import update_release
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for pipeline in (audit_lineage, audit_suspect, compare_methods, mark_release, stress_release, update_release):
+    for pipeline in (
+        *(audit_lineage, audit_segmenter, audit_suspect, compare_methods),
+        *(mark_release, mark_segmenter, stress_release, update_release),
+    ):
         path = out / f"{pipeline.name}.yaml"
         compile_pipeline(pipeline, path)
         paths.append(path)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
 
 WORK = "work"
+HANDED_OVER = ("release", "model", "evidence", "keep")
+PUBLIC = ("release", "model", "record.json")
 COPYING = "copying"  # file in it once the steps have ended; everything beside it may then be an interrupted copy
 
 
@@ -39,24 +41,27 @@ def private_work(out: Path) -> Path:
 
 
 def hand_over(parts: dict[str, Path], out: Path) -> None:
-    """Copies release, evidence, keep and record of a run from its steps to where users look for them.
+    """Copies release, model, evidence, keep and record of a run, as far as it made them, from its steps to where users look for them.
 
     A run that is killed meanwhile does it again; the caller removes ``work/`` last. Everybody who may enter the folder can then
-    read release and record, and only its owner the rest.
+    read release, model and record, and only its owner the rest.
 
     Args:
         parts: path of each output of the pipeline.
         out: folder of the run.
     """
     (out / WORK / COPYING).touch()
-    for folder in ("release", "evidence", "keep"):
-        shutil.rmtree(out / folder, ignore_errors=True)
-        shutil.copytree(parts[folder], out / folder)
-        if folder != "release":
-            close_to_others(out / folder)
-    shutil.copyfile(parts["record"], out / "record.json")
-    for public in ("release", "record.json"):
-        open_to_others(out / public)
+    for folder in HANDED_OVER:
+        if folder in parts:
+            shutil.rmtree(out / folder, ignore_errors=True)
+            shutil.copytree(parts[folder], out / folder)
+            if folder not in PUBLIC:
+                close_to_others(out / folder)
+    if "record" in parts:
+        shutil.copyfile(parts["record"], out / "record.json")
+    for public in PUBLIC:
+        if (out / public).exists():
+            open_to_others(out / public)
 
 
 def remove_work(out: Path) -> None:

@@ -28,10 +28,12 @@ from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.marked_model import MODEL, read_marked_model
 from medmark.components.lineage.dsse import (
     MEDMARK,
     TIME,
     Signed,
+    Subject,
     check_signature,
     check_time,
     damaged,
@@ -52,10 +54,9 @@ PREDICATE_TYPE = "urn:medmark:commitment:v1"
 OPENING_SCHEMA_VERSION = 1
 REVEAL_SCHEMA_VERSION = 1
 OPENING = "opening.json"
-NEEDED = (
-    "queries.parquet",
-    "innocents.parquet",
-)  # an audit reads these; evidence that left one out could grow it later
+# an audit reads these; evidence that left one out could grow it later
+NEEDED = ("queries.parquet", "innocents.parquet")
+NEEDED_OF_MODEL = ("queries.parquet", "benign.json")  # of a marked model; text, trigger and key are in evidence.json
 FILE = re.compile(r"[\w.-]{1,200}(/[\w.-]{1,200})*", re.ASCII)
 
 
@@ -83,13 +84,13 @@ def commit(
     timestamp_url: str | None = None,
     now: datetime | None = None,
 ) -> dict:
-    """Commits to evidence before its release goes out.
+    """Commits to evidence before its release, or marked model, goes out.
 
     Writes the private ``opening.json`` into the evidence first, then the public ``out_file`` and, beside it, with the suffix
     ``.tsr``, the time stamp. Nothing is written if the authority fails.
 
     Args:
-        release_dir: the marked release.
+        release_dir: the marked release, or the folder of a marked model.
         evidence_dir: its complete evidence.
         private_key: see :func:`medmark.components.lineage.keys.load_private`.
         out_file: file to write; its name must end in ``.json``.
@@ -103,7 +104,8 @@ def commit(
         MedmarkError: the evidence is incomplete, damaged or of another release; a file exists; or the authority gives no time
             stamp.
     """
-    out, folder, release = Path(out_file), Path(evidence_dir), Release(release_dir)
+    out, folder = Path(out_file), Path(evidence_dir)
+    release = read_marked_model(release_dir) if (Path(release_dir) / MODEL).is_file() else Release(release_dir)
     stamp = out.with_suffix(".tsr")
     if out.suffix != ".json" or not out.parent.is_dir():
         raise MedmarkError(
@@ -118,7 +120,7 @@ def commit(
             " away only if that commitment was never handed out)"
         )
     data = _read_evidence(folder)
-    if read_evidence(folder)["release_digest"] != release.digest:
+    if _subject_digest(read_evidence(folder)) != release.digest:
         raise MedmarkError(f"evidence of another release: {folder}; use the evidence made with {release.path}")
     salt = secrets.token_bytes(32)
     claimed = (now or datetime.now(UTC)).astimezone(UTC).strftime(TIME)
@@ -247,7 +249,7 @@ def verify_reveal(file: str | Path, commitment_file: str | Path, public_key: Ed2
             f"reveal does not open the commitment: {file}; its salt or evidence is not what was committed to"
         )
     evidence = _understood_evidence(shown, file)
-    if evidence["release_digest"] != commitment.release_digest:
+    if _subject_digest(evidence) != commitment.release_digest:
         raise MedmarkError(f"evidence of another release: {file}; the signer committed to what cannot be true")
     return result | {"evidence_checked": True, "evidence": evidence}
 
@@ -262,7 +264,7 @@ def read_commitment(path: str | Path) -> Commitment:
     return _understood(data, Path(path))
 
 
-def _sign(key: Ed25519PrivateKey, path: Path, release: Release, evidence_hmac: str, signed_at: str) -> Commitment:
+def _sign(key: Ed25519PrivateKey, path: Path, release: Subject, evidence_hmac: str, signed_at: str) -> Commitment:
     """A commitment that is not written yet."""
     predicate = {"evidence": {"hmac-sha256": evidence_hmac}, "signed_at": signed_at, "medmark": version("medmark")}
     return _understood(sign(key, "commitment", path, release, PREDICATE_TYPE, predicate).data, path)
@@ -305,7 +307,7 @@ def _check_evidence(commitment: Commitment, folder: Path) -> tuple[bytes, bytes]
     if not (_matches(commitment, salt, data) and same_commitment and same_evidence):
         raise MedmarkError(f"opening does not open {commitment.path}: {path} was changed; restore it from a backup")
     evidence = read_evidence(folder)
-    if evidence["release_digest"] != commitment.release_digest:
+    if _subject_digest(evidence) != commitment.release_digest:
         raise MedmarkError(
             f"evidence of another release: {folder / 'evidence.json'}; the signer committed to what cannot be true"
         )
@@ -325,19 +327,25 @@ def _understood_evidence(data: bytes, where: str | Path) -> dict:
     try:
         evidence = parse_object(data)
         files = evidence["files"]
-        if not HEX.fullmatch(evidence["release_digest"]):
+        if not HEX.fullmatch(_subject_digest(evidence)):
             raise ValueError("no release digest")
         if not all(FILE.fullmatch(name) and HEX.fullmatch(digest) for name, digest in files.items()):
             raise ValueError("no digests of files")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MedmarkError(f"damaged evidence: {where} ({error}); restore the evidence folder from a backup") from error
-    missing = [name for name in NEEDED if name not in files]
+    needed = NEEDED_OF_MODEL if "model_digest" in evidence else NEEDED
+    missing = [name for name in needed if name not in files]
     if missing or not isinstance(evidence.get("thresholds"), dict):
         raise MedmarkError(
             f"incomplete evidence: {where} fixes no {missing[0] if missing else 'thresholds'}; use what a finished"
-            " mark-release wrote"
+            " mark-release or mark-segmenter wrote"
         )
     return evidence
+
+
+def _subject_digest(evidence: dict) -> str:
+    """The digest of what the evidence is about: a marked model, or a release."""
+    return evidence["model_digest"] if "model_digest" in evidence else evidence["release_digest"]
 
 
 def _read_opening(path: Path) -> dict:

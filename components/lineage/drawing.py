@@ -182,7 +182,7 @@ def check_draw(
         beacon: file with the beacon's value, as the auditor got it from the beacon itself.
 
     Returns:
-        ``verifiable`` only if the seed of the evidence follows from its ``draw.json``, an authority that ``timestamp_roots`` knows
+        ``verifiable`` only if the seed of the evidence, or a segmenter's ``mark_key``, follows from its ``draw.json``, an authority that ``timestamp_roots`` knows
         stamped the commitment, and, where the commitment names a beacon, the value is the auditor's own.
 
     Raises:
@@ -197,9 +197,11 @@ def check_draw(
             )
         return Drawn("self", SELF_DRAWN)
     draw = _Read.of(read_small(path, "draw of the key", "restore it from a backup of the evidence"), path)
-    if evidence.get("seed") != draw.key.seed:
+    # a segmenter's mark is made from mark_key alone, a release's from the seed
+    what, follows = ("mark_key", draw.key.mark_key) if "mark_key" in evidence else ("seed", draw.key.seed)
+    if evidence.get(what) != follows:
         raise MedmarkError(
-            f"the key was not drawn as {path} says: another seed follows from it than evidence.json has; restore the evidence"
+            f"the key was not drawn as {path} says: another {what} follows from it than evidence.json has; restore the evidence"
             " from a backup, and do not believe a claim that rests on it"
         )
     named = draw.drawing.beacon

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from google.protobuf.json_format import Error as ProtoError
@@ -22,7 +22,6 @@ from in_toto_attestation.v1.statement import Statement
 from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import one_line
-from medmark.components.dataset.release import Release
 from medmark.components.lineage.files import parse_exact
 from medmark.components.lineage.keys import key_id
 from securesystemslib.dsse import Envelope
@@ -44,8 +43,8 @@ class Signed:
         path: path of the file.
         data: its bytes.
         envelope: its DSSE envelope.
-        release_name: name of the release that it is about.
-        release_digest: digest of that release.
+        release_name: name of the release or marked model that it is about.
+        release_digest: its digest.
         predicate: what it says about the release.
         signed_by: id of the key that signed it.
     """
@@ -64,16 +63,29 @@ class Signed:
         return hashlib.sha256(self.data).hexdigest()
 
 
+class Subject(Protocol):
+    """What a statement is about: a release, or a marked model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def path(self) -> Path: ...
+
+
 def sign(
-    key: Ed25519PrivateKey, what: str, path: Path, release: Release, predicate_type: str, predicate: dict
+    key: Ed25519PrivateKey, what: str, path: Path, release: Subject, predicate_type: str, predicate: dict
 ) -> Signed:
-    """Signs a statement about a release; the file is not written yet.
+    """Signs a statement about a release, or about a marked model; the file is not written yet.
 
     Args:
         key: signing key.
         what: what the file is, for example ``commitment``.
         path: where it is to be written.
-        release: the release.
+        release: the release or the model.
         predicate_type: type of the predicate, a URI.
         predicate: what to say about the release; JSON values.
 

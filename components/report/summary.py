@@ -6,7 +6,7 @@ import html
 import re
 from typing import Any
 
-from medmark.components.report.terminal import verdict_rows
+from medmark.components.report.terminal import Row, verdict_rows
 
 WORKS = {
     "owned": "The mark works: models trained on this release are recognised.",
@@ -24,11 +24,22 @@ def summary(verdict: dict[str, Any]) -> str:
     Args:
         verdict: content of ``verdict.json``, with the seconds of the whole run.
     """
-    rows = [[row.what, row.result, row.needed] for row in verdict_rows(verdict)]
+    return page(verdict, WORKS[verdict["verdict"]], verdict_rows(verdict))
+
+
+def page(verdict: dict[str, Any], sentence: str, rows: list[Row]) -> str:
+    """Makes the page of any check.
+
+    Args:
+        verdict: ``verdict`` and ``reasons`` are shown.
+        sentence: what the verdict means, in Markdown.
+        rows: of the table.
+    """
+    cells = [[row.what, row.result, row.needed] for row in rows]
     lines = [
         f"# {_text(verdict['verdict'])}",
-        WORKS[verdict["verdict"]],
-        "\n".join(_row(cells) for cells in (["what", "result", "needed"], None, *rows)),
+        sentence,
+        "\n".join(_row(of_row) for of_row in (["what", "result", "needed"], None, *cells)),
         "\n".join(f"- {_text(reason)}" for reason in verdict["reasons"]),
     ]
     return "\n\n".join(line for line in lines if line) + "\n"

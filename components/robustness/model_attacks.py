@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 BATCH = 32  # as in training; arbitrary
+M = TypeVar("M", bound=nn.Module)
 
 
 def fine_tune(
@@ -50,17 +52,17 @@ def fine_tune(
     )
 
 
-def prune_weights(model: Classifier, share: float) -> Classifier:
+def prune_weights(model: M, share: float) -> M:
     """Sets the smallest weights of all convolutions and linear layers to zero, ranked over the whole network.
 
     Args:
-        model: the adversary's model.
+        model: the adversary's model; a classifier or another network.
         share: of those weights, 0 to 1.
     """
     model = deepcopy(model).to(
         memory_format=torch.contiguous_format
     )  # torch's pruning cannot rank channels-last weights
-    layers = [(m, "weight") for m in model.network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    layers = [(m, "weight") for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=float(share))
     for layer, name in layers:
         prune.remove(layer, name)

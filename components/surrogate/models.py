@@ -1,15 +1,15 @@
-"""Several classifiers in one folder: training them side by side, ``models.json``, and reading them back."""
+"""Several models in one folder: training them side by side, ``models.json``, and reading them back."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json, file_sha256
@@ -20,6 +20,8 @@ from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.release import SPLITS, Release
 from medmark.components.surrogate.networks import Classifier, load_classifier, save_classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, train_classifier
+
+C = TypeVar("C", bound="Config")
 
 
 class TrainedModel(NamedTuple):
@@ -34,10 +36,35 @@ class TrainedModel(NamedTuple):
     model: Classifier
 
 
+class Config(Protocol):
+    """What a model is made from; a data class, and ``name`` is the name of its file."""
+
+    @property
+    def name(self) -> str: ...
+
+
 def train_models(
     release_dir: str | Path, out_dir: str | Path, *, configs: list[TrainConfig], workers: int | None = None
 ) -> dict[str, Any]:
-    """Trains each classifier on a release's training split and writes ``models.json``.
+    """Trains each classifier on a release's training split and writes ``models.json``; see :func:`train_side_by_side`.
+
+    Returns:
+        The content of ``models.json``: ``release_digest`` and ``models``, each with name, file, architecture, seed,
+        test_accuracy, history, seconds, sha256 and config.
+    """
+    return train_side_by_side(release_dir, out_dir, configs, _train_one, workers=workers, what="training classifiers")
+
+
+def train_side_by_side(
+    release_dir: str | Path,
+    out_dir: str | Path,
+    configs: Sequence[C],
+    train_one: Callable[[Path, Path, C], dict[str, Any]],
+    *,
+    workers: int | None = None,
+    what: str,
+) -> dict[str, Any]:
+    """Trains models on a release and writes ``models.json``.
 
     Models that are already there, from the same configuration and release, are kept, so an interrupted step goes on
     where it stopped. The result does not depend on the number of workers.
@@ -46,11 +73,13 @@ def train_models(
         release_dir: release to train on.
         out_dir: gets ``<name>.safetensors`` for each, and ``models.json``.
         configs: one a model, with unique names.
+        train_one: takes release, ``out_dir`` and a configuration, writes the model and returns its entry with at least ``name``,
+            ``file``, ``sha256`` and ``config``; a function of a module, because it may run in another process.
         workers: processes that train side by side; what the machine holds when None.
+        what: is done, for the progress.
 
     Returns:
-        The content of ``models.json``: ``release_digest`` and ``models``, each with name, file, architecture, seed,
-        test_accuracy, history, seconds, sha256 and config.
+        The content of ``models.json``: ``release_digest`` and ``models``, the entries in the order of the configurations.
 
     Raises:
         MedmarkError: two models with one name, or what training refuses.
@@ -63,18 +92,18 @@ def train_models(
     waiting = [config for config in configs if config.name not in done]
     workers = workers or choose_workers(len(waiting))
     use_threads()  # before the workers start, which inherit the number
-    for entry in track(_train_all(release, out, waiting, workers), "training classifiers", len(waiting)):
+    for entry in track(_train_all(release, out, waiting, train_one, workers), what, len(waiting)):
         done[entry["name"]] = entry
         _write_index(out, release.digest, [done[config.name] for config in configs if config.name in done])
     return _write_index(out, release.digest, [done[config.name] for config in configs])
 
 
-def _finished(out: Path, digest: str, configs: list[TrainConfig]) -> dict[str, dict[str, Any]]:
+def _finished(out: Path, digest: str, configs: Sequence[C]) -> dict[str, dict[str, Any]]:
     index = out / "models.json"
     if not index.exists():
         return {}
     previous = _read_index(index)
-    wanted = {config.name: asdict(config) for config in configs}
+    wanted = {config.name: asdict(config) for config in configs}  # type: ignore[call-overload]  # a data class
     return {
         entry["name"]: entry
         for entry in previous["models"]
@@ -82,13 +111,19 @@ def _finished(out: Path, digest: str, configs: list[TrainConfig]) -> dict[str, d
     }
 
 
-def _train_all(release: Release, out: Path, configs: list[TrainConfig], workers: int) -> Iterator[dict[str, Any]]:
+def _train_all(
+    release: Release,
+    out: Path,
+    configs: Sequence[C],
+    train_one: Callable[[Path, Path, C], dict[str, Any]],
+    workers: int,
+) -> Iterator[dict[str, Any]]:
     if workers == 1 or len(configs) < 2:
         for config in configs:
-            yield _train_one(release.path, out, config)
+            yield train_one(release.path, out, config)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_train_one, release.path, out, config) for config in configs]
+        futures = [pool.submit(train_one, release.path, out, config) for config in configs]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -146,7 +181,12 @@ def _intact(directory: Path, entry: dict[str, Any]) -> bool:
 
 
 def load_models(directory: str | Path) -> list[TrainedModel]:
-    """Reads the classifiers of a folder back, in the order of ``models.json``.
+    """Reads the classifiers of a folder back, in the order of ``models.json``; errors as of :func:`read_models`."""
+    return [TrainedModel(entry, load_classifier(path)) for entry, path in read_models(directory)]
+
+
+def read_models(directory: str | Path) -> list[tuple[dict[str, Any], Path]]:
+    """Lists the models of a folder: entries of ``models.json`` in their order, and the files.
 
     Raises:
         MedmarkError: the folder has no models, or a file is not the one that was recorded.
@@ -159,5 +199,5 @@ def load_models(directory: str | Path) -> list[TrainedModel]:
         path = Path(directory) / entry["file"]
         if not _intact(Path(directory), entry):
             raise MedmarkError(f"weights changed or missing: {path}; train the models again")
-        models.append(TrainedModel(entry, load_classifier(path)))
+        models.append((entry, path))
     return models

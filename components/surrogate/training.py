@@ -85,12 +85,28 @@ def augment(images: torch.Tensor, kind: str, generator: torch.Generator) -> torc
     """Random shift, rotation, scale, brightness and contrast, for a whole batch at once.
 
     Args:
-        images: (B, 1, H, W) float32 in [0, 1].
+        images: (B, C, H, W) float32 in [0, 1].
         kind: one of :data:`AUGMENTATIONS`.
         generator: CPU source of randomness.
     """
+    return _augment(images, kind, generator)[0]
+
+
+def augment_masked(
+    images: torch.Tensor, masks: torch.Tensor, kind: str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for images and masks, (B, 1, H, W) float32 of 0 or 1, which move along."""
+    shown, grid = _augment(images, kind, generator)
+    if grid is None:
+        return shown, masks
+    moved = F.grid_sample(masks, grid, padding_mode="border", align_corners=False)
+    return shown, (moved >= 0.5).float()
+
+
+def _augment(images: torch.Tensor, kind: str, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Images, and the grid by which they were moved."""
     if kind == "none":
-        return images
+        return images, None
     strength = 1.5 if kind == "strong" else 1.0
 
     def uniform(limit: float, *shape: int) -> torch.Tensor:
@@ -109,7 +125,7 @@ def augment(images: torch.Tensor, kind: str, generator: torch.Generator) -> torc
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     contrast = (1 + uniform(0.15, count, 1, 1, 1)).to(images.device)
     brightness = uniform(0.08, count, 1, 1, 1).to(images.device)
-    return ((moved - 0.5) * contrast + 0.5 + brightness).clamp(0, 1)
+    return ((moved - 0.5) * contrast + 0.5 + brightness).clamp(0, 1), grid
 
 
 def train_classifier(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ SUM_TOLERANCE = 1e-3  # that of verification.interrogation.ask
 FLOATS = ("float16", "float32", "float64")
 Shape = tuple[int | None, ...]  # of a tensor; sizes that are free are None
 MAX_BATCH = 1024  # arbitrary, likewise
+S = TypeVar("S", bound="Suspect")
 
 
 class Backend(Protocol):
@@ -81,6 +83,29 @@ def open_suspect(
         MedmarkError: it cannot be opened, or does not fit the contract.
         Unavailable: it gives no answer, or cannot be opened within its limits.
     """
+    return open_as(
+        target,
+        lambda backend: SuspectModel(backend, contract, class_names),
+        connection=connection,
+        registry=registry,
+        file=file,
+    )
+
+
+def open_as(
+    target: str,
+    make: Callable[[Backend], S],
+    *,
+    connection: Connection | None = None,
+    registry: str | None = None,
+    file: str | Path | None = None,
+) -> S:
+    """Opens a suspect of any kind; see :func:`open_suspect`.
+
+    Args:
+        target, connection, registry, file: as there.
+        make: makes the suspect from its backend, which is closed if that fails.
+    """
     if not target.startswith(("http://", "https://", "models:/")) and not target.endswith(".onnx"):
         raise MedmarkError(
             f"unknown kind of suspect: {target}; give an .onnx file, models:/NAME/VERSION, or"
@@ -88,21 +113,24 @@ def open_suspect(
         )
     backend = IsolatedSuspect(target, connection or Connection(), registry=registry, file=file)
     try:
-        return SuspectModel(backend, contract, class_names)
+        return make(backend)
     except BaseException:
         backend.close()
         raise
 
 
-class SuspectModel:
-    """A suspect as a function: (N, 1, S, S) float32 in [0, 1] -> (N, K) float64 probabilities, classes as in the evidence.
+class Suspect:
+    """What suspects of any kind have in common: a backend, a contract, and the images that it is shown.
 
-    A suspect that answers with labels gives one-hot rows.
+    Args:
+        backend: gives the answers; open.
+        contract: what the user says about it.
+        channels: of the images that it is asked about: 1, which is repeated for a suspect that takes 3, or 3.
+        class_names: of the evidence; part of the identity.
 
     Attributes:
         name: path, URI or URL.
         size: S, pixels.
-        label_only: whether the answers are labels.
         batch_size: images a request.
         contract: what the user says about it, completed by what it declares.
         model: digest of the file, or of the endpoint's URL and description.
@@ -114,10 +142,9 @@ class SuspectModel:
         MedmarkError: what the model declares does not fit the contract.
     """
 
-    def __init__(self, backend: Backend, contract: Contract, class_names: list[str]):
+    def __init__(self, backend: Backend, contract: Contract, *, channels: int, class_names: list[str]):
         self.name = backend.where
-        self.label_only = contract.answers == "labels"
-        self._backend, self._contract = backend, contract
+        self._backend, self._contract, self._shown_channels = backend, contract, channels
         self._classes = list(contract.classes or class_names)
         if sorted(self._classes) != sorted(class_names) or len(set(class_names)) != len(class_names):
             self._refuse(
@@ -125,7 +152,6 @@ class SuspectModel:
                 "name each class of the evidence once, in the order of the suspect's outputs",
             )
         self.model, self.description = backend.digest, backend.description
-        self._order = [self._classes.index(name) for name in class_names]
         name, shape, kind = self._tensor("input", backend.inputs, contract.input)
         if name is None:
             self._refuse("it does not declare its input", "give the tensor's name, size and channels")
@@ -148,36 +174,35 @@ class SuspectModel:
         stated = asdict(self.contract) | {"model": self.model, "evidence": list(class_names)}
         self.identity = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
-    def __call__(self, images: torch.Tensor) -> np.ndarray:
-        """Asks about images, batch by batch.
-
-        Raises:
-            MedmarkError: wrong images, or an answer that does not fit the contract.
-        """
-        shape = (len(images), 1, self.size, self.size)
-        if images.dtype != torch.float32 or tuple(images.shape) != shape or not len(images):
-            raise MedmarkError(
-                f"{self.name} is asked about {tuple(images.shape)} {images.dtype}; (N, 1, {self.size}, {self.size})"
-                " float32 is needed"
-            )
-        shown = images.detach().cpu().numpy()
-        rows = [self._ask(shown[i : i + self.batch_size]) for i in range(0, len(shown), self.batch_size)]
-        return np.concatenate(rows)[:, self._order]
-
     def close(self) -> None:
         """Ends its process."""
         self._backend.close()
 
+    def _answers(self, images: torch.Tensor) -> Iterator[np.ndarray]:
+        """Asks about images, batch by batch; an array with a row an image for each."""
+        shape = (len(images), self._shown_channels, self.size, self.size)
+        if images.dtype != torch.float32 or tuple(images.shape) != shape or not len(images):
+            raise MedmarkError(
+                f"{self.name} is asked about {tuple(images.shape)} {images.dtype}; (N, {self._shown_channels}, {self.size},"
+                f" {self.size}) float32 is needed"
+            )
+        shown = images.detach().cpu().numpy()
+        for i in range(0, len(shown), self.batch_size):
+            yield self._ask(shown[i : i + self.batch_size])
+
     def _ask(self, images: np.ndarray) -> np.ndarray:
         scale, mean, std = (np.float32(v) for v in (self._contract.scale, self._contract.mean, self._contract.std))
-        images = ((images * scale - mean) / std).repeat(self._channels, axis=1)
+        images = ((images * scale - mean) / std).repeat(self._channels // self._shown_channels, axis=1)
         missing = self.batch_size - len(images) if self._whole_batches else 0
         asked = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
         answer = self._backend.ask(asked.astype(self._dtype), self._input, self._output)
         if answer.shape[:1] != (len(asked),):
             self._refuse(f"it answers with shape {answer.shape} to {len(asked)} images", "one row an image is needed")
-        answer = answer[: len(images)]
-        return self._labels(answer) if self.label_only else self._probabilities(answer)
+        return answer[: len(images)]
+
+    def _check_output(self, shape: Shape | None, kind: str | None) -> None:
+        """Refuses, before anything is asked, an output that the contract cannot be true of."""
+        raise NotImplementedError
 
     def _tensor(
         self, what: str, declared: dict[str, tuple[Shape, str]], wanted: str | None
@@ -205,8 +230,11 @@ class SuspectModel:
         self._dtype = np.dtype(kind)
         self._channels = self._agree("channels", self._contract.channels, shape[1:2])
         self.size = self._agree("size", self._contract.size, shape[2:])
-        if self._channels not in (1, 3) or not 1 <= self.size <= MAX_SIDE:
-            self._refuse(f"its input has shape {_shape(shape)}", f"1 or 3 channels of at most {MAX_SIDE} px are needed")
+        if self._channels not in (self._shown_channels, 3) or not 1 <= self.size <= MAX_SIDE:
+            self._refuse(
+                f"its input has shape {_shape(shape)}",
+                f"{'1 or ' * (self._shown_channels == 1)}3 channels of at most {MAX_SIDE} px are needed",
+            )
         if shape[0] is not None and shape[0] > MAX_BATCH:
             self._refuse(f"it takes {shape[0]} images at once", f"at most {MAX_BATCH}; a free batch size is best")
         image = self._channels * self.size**2 * self._dtype.itemsize
@@ -225,6 +253,31 @@ class SuspectModel:
             found = next(value for value in declared if value not in (None, stated))
             self._refuse(f"its input has {what} {found}, the contract says {stated}", f"correct the {what}")
         return known.pop()
+
+    def _refuse(self, wrong: str, remedy: str) -> NoReturn:
+        raise MedmarkError(f"suspect {self.name} does not fit: {wrong}; {remedy}")
+
+
+class SuspectModel(Suspect):
+    """A suspect as a function: (N, 1, S, S) float32 in [0, 1] -> (N, K) float64 probabilities, classes as in the evidence.
+
+    A suspect that answers with labels gives one-hot rows. Attributes and errors are those of :class:`Suspect`, and ``label_only`` says
+    whether the answers are labels.
+    """
+
+    def __init__(self, backend: Backend, contract: Contract, class_names: list[str]):
+        self.label_only = contract.answers == "labels"
+        super().__init__(backend, contract, channels=1, class_names=class_names)
+        self._order = [self._classes.index(name) for name in class_names]
+
+    def __call__(self, images: torch.Tensor) -> np.ndarray:
+        """Asks about images, batch by batch.
+
+        Raises:
+            MedmarkError: wrong images, or an answer that does not fit the contract.
+        """
+        read = self._labels if self.label_only else self._probabilities
+        return np.concatenate([read(answer) for answer in self._answers(images)])[:, self._order]
 
     def _check_output(self, shape: Shape | None, kind: str | None) -> None:
         """Refuses, before anything is asked, an output that the contract cannot be true of."""
@@ -273,9 +326,6 @@ class SuspectModel:
                 "its answers are no probabilities: a row is negative or does not sum to 1", "are these logits?"
             )
         return values
-
-    def _refuse(self, wrong: str, remedy: str) -> NoReturn:
-        raise MedmarkError(f"suspect {self.name} does not fit: {wrong}; {remedy}")
 
 
 @dataclass(frozen=True)

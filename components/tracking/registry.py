@@ -27,6 +27,7 @@ from medmark.components.tracking.connection import quiet, tracking_uri
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+    from onnx import ModelProto
     from torch import nn
 
 CANDIDATE, RELEASED = "candidate", "released"
@@ -62,6 +63,36 @@ def model_name(*parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))[:200]
 
 
+def onnx_graph(network: nn.Module, shape: tuple[int, int, int], input: str, output: str) -> ModelProto:
+    """Makes an ONNX model of a network: graph and weights, and nothing of this machine.
+
+    Args:
+        network: takes (N, C, S, S) float32; put on the CPU and into evaluation.
+        shape: C, S, S.
+        input, output: names for the tensors; the number of images is free.
+    """
+    import torch
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    given = torch.zeros(2, *shape)  # one image would be taken for a fixed batch size
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of PyTorch about its own exporter
+        exported = torch.onnx.export(
+            network.cpu().eval(),
+            (given,),
+            input_names=[input],
+            output_names=[output],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+    if exported is None:
+        raise RuntimeError("PyTorch's exporter gives no program")  # only without dynamo
+    made = exported.model_proto
+    _forget(made)
+    return made
+
+
 def write_model(model: Model, folder: Path) -> None:
     """Writes a network as an MLflow model of the ONNX flavour: graph, weights and signature, nothing else."""
     import mlflow.onnx
@@ -70,25 +101,9 @@ def write_model(model: Model, folder: Path) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    network = model.network.cpu().eval()
-    given = torch.zeros(2, *model.shape)  # one image would be taken for a fixed batch size
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of PyTorch about its own exporter
-        exported = torch.onnx.export(
-            network,
-            (given,),
-            input_names=[model.input],
-            output_names=[model.output],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            verbose=False,
-        )
-        answer = network(given)
-    if exported is None:
-        raise RuntimeError("PyTorch's exporter gives no program")  # only without dynamo
-    made = exported.model_proto
-    _forget(made)
+    made = onnx_graph(model.network, model.shape, model.input, model.output)
+    with torch.no_grad():
+        answer = model.network(torch.zeros(2, *model.shape))
     float32 = np.dtype("float32")
     signature = ModelSignature(
         Schema([TensorSpec(float32, (-1, *model.shape), model.input)]),

@@ -10,7 +10,32 @@ from typing import Annotated
 
 import typer
 from medmark.components.base.errors import MedmarkError
-from medmark.pipelines.commands.options import Beacon, Debug, Seed
+from medmark.pipelines.commands.options import (
+    BatchSize,
+    Beacon,
+    CaBundle,
+    CommitmentFile,
+    Debug,
+    InputTensor,
+    Memory,
+    OutputTensor,
+    Rate,
+    Registry,
+    Retries,
+    Seed,
+    SignerKey,
+    SuspectAnswers,
+    SuspectChannels,
+    SuspectClasses,
+    SuspectMean,
+    Suspects,
+    SuspectScale,
+    SuspectSize,
+    SuspectStd,
+    Timeout,
+    TimestampRoots,
+    contract_of,
+)
 
 app = typer.Typer()
 
@@ -19,43 +44,26 @@ app = typer.Typer()
 def audit(
     evidence: Annotated[str, typer.Argument(help="Private evidence of a release.")],
     out: Annotated[str, typer.Option("--out", help="Folder to write; answers in it are not asked for again.")],
-    suspect: Annotated[
-        list[str],
-        typer.Option("--suspect", help="http(s)://host/v2/models/NAME, FILE.onnx or models:/NAME/VERSION; repeatable."),
-    ],
-    size: Annotated[
-        int | None, typer.Option("--size", help="Side of the suspect's images, if it does not say.")
-    ] = None,
-    channels: Annotated[int | None, typer.Option("--channels", help="1 or 3, if it does not say.")] = None,
-    scale: Annotated[float, typer.Option("--scale", help="Value of white before normalisation, 1 or 255.")] = 1.0,
-    mean: Annotated[float, typer.Option("--mean", help="Subtracted after scaling.")] = 0.0,
-    std: Annotated[float, typer.Option("--std", help="Divides what remains.")] = 1.0,
-    answers: Annotated[str, typer.Option("--answers", help="probabilities, logits or labels.")] = "probabilities",
-    input: Annotated[
-        str | None, typer.Option("--input", help="Name of the input tensor, if there are several.")
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", help="Name of the output tensor, if there are several.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option("--classes", help="Class names in the order of the suspect's outputs.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images in a request.")] = 8,
-    timeout: Annotated[
-        float, typer.Option("--timeout", help="Seconds for one request, or for one batch of an ONNX file.")
-    ] = 30.0,
-    retries: Annotated[int, typer.Option("--retries", help="Further tries of a request that failed.")] = 4,
-    rate: Annotated[float | None, typer.Option("--rate", help="Requests a second, at most.")] = None,
-    ca_bundle: Annotated[str | None, typer.Option("--ca-bundle", help="PEM file of authorities to trust.")] = None,
-    memory: Annotated[float, typer.Option("--memory", help="GiB that a suspect's process may use.")] = 4.0,
-    registry: Annotated[str | None, typer.Option("--registry", help="URI of the MLflow registry.")] = None,
-    commitment: Annotated[
-        str | None, typer.Option("--commitment", help="Commitment to the evidence, checked before anything is asked.")
-    ] = None,
-    public_key: Annotated[str | None, typer.Option("--public-key", help="PEM file of the commitment's signer.")] = None,
-    timestamp_roots: Annotated[
-        str | None, typer.Option("--timestamp-roots", help="PEM file of the time stamping authority's roots.")
-    ] = None,
+    suspect: Suspects,
+    size: SuspectSize = None,
+    channels: SuspectChannels = None,
+    scale: SuspectScale = 1.0,
+    mean: SuspectMean = 0.0,
+    std: SuspectStd = 1.0,
+    answers: SuspectAnswers = "probabilities",
+    input: InputTensor = None,
+    output: OutputTensor = None,
+    classes: SuspectClasses = None,
+    batch_size: BatchSize = 8,
+    timeout: Timeout = 30.0,
+    retries: Retries = 4,
+    rate: Rate = None,
+    ca_bundle: CaBundle = None,
+    memory: Memory = 4.0,
+    registry: Registry = None,
+    commitment: CommitmentFile = None,
+    public_key: SignerKey = None,
+    timestamp_roots: TimestampRoots = None,
     beacon: Beacon = None,
     debug: Debug = False,
 ) -> None:
@@ -66,12 +74,11 @@ def audit(
     suspect has a verdict, 3 if one is inconclusive, 1 after an error.
     """
     from medmark.components.delivery.places import Places
-    from medmark.components.suspects.contract import Contract
     from medmark.components.suspects.http import Connection
     from medmark.components.suspects.suspects import fetch_suspects
     from medmark.pipelines.audit_suspect.run import run_audit
 
-    contract = Contract(
+    contract = contract_of(
         size=size,
         channels=channels,
         mean=mean,
@@ -80,7 +87,7 @@ def audit(
         answers=answers,
         input=input,
         output=output,
-        classes=tuple(classes.split(",")) if classes else None,
+        classes=classes,
     )
     with Places() as places:
         connection = Connection(
@@ -139,6 +146,114 @@ def print_audit(result: dict, out: str) -> None:
         for reason in s["failed"] + s["missing"]:
             console.print(f"- {s['name']}: {reason}", style="yellow", markup=False, highlight=False)
     console.print(f"report: {shown(out, 'audit.html')}", soft_wrap=True, highlight=False)
+
+
+@app.command("audit-segmenter")
+def audit_segmenter_command(
+    evidence: Annotated[str, typer.Argument(help="Private evidence of a marked segmenter.")],
+    out: Annotated[str, typer.Option("--out", help="Folder to write; must be empty or absent.")],
+    suspect: Suspects,
+    size: SuspectSize = None,
+    channels: SuspectChannels = None,
+    scale: SuspectScale = 1.0,
+    mean: SuspectMean = 0.0,
+    std: SuspectStd = 1.0,
+    answers: SuspectAnswers = "probabilities",
+    input: InputTensor = None,
+    output: OutputTensor = None,
+    classes: SuspectClasses = None,
+    batch_size: BatchSize = 8,
+    timeout: Timeout = 30.0,
+    retries: Retries = 4,
+    rate: Rate = None,
+    ca_bundle: CaBundle = None,
+    memory: Memory = 4.0,
+    registry: Registry = None,
+    commitment: CommitmentFile = None,
+    public_key: SignerKey = None,
+    timestamp_roots: TimestampRoots = None,
+    beacon: Beacon = None,
+    debug: Debug = False,
+) -> None:
+    """Question suspects that segment: do they show the payload?
+
+    They must answer with probabilities or logits; masks alone hide the mark. Otherwise as 'medmark audit'.
+    """
+    from medmark.components.base.private_files import output as private_output
+    from medmark.components.delivery.places import Places
+    from medmark.components.segmentation.audit import audit_segmenters
+    from medmark.components.segmentation.audit_report import write_segmenter_audit_report
+    from medmark.components.suspects.http import Connection
+    from medmark.components.suspects.suspects import fetch_suspects
+
+    contract = contract_of(
+        size=size,
+        channels=channels,
+        mean=mean,
+        std=std,
+        scale=scale,
+        answers=answers,
+        input=input,
+        output=output,
+        classes=classes,
+    )
+    with Places() as places, private_output(places.write(out, private=True), refuse_anything) as made:
+        connection = Connection(
+            batch_size=batch_size,
+            timeout=timeout,
+            retries=retries,
+            rate=rate,
+            ca_bundle=str(places.read(ca_bundle, raw=True)) if ca_bundle else None,
+            memory=memory,
+        )
+        result = audit_segmenters(
+            places.read(evidence, private=True),
+            suspect,
+            made,
+            files=fetch_suspects(places, suspect),
+            contract=contract,
+            connection=connection,
+            registry=registry,
+            commitment=places.read(commitment, raw=True, beside=time_stamp(commitment)) if commitment else None,
+            public_key=places.read(public_key, raw=True) if public_key else None,
+            timestamp_roots=places.read(timestamp_roots, raw=True) if timestamp_roots else None,
+            beacon=places.read(beacon, raw=True) if beacon else None,
+        )
+        write_segmenter_audit_report(made / "audit-segmenter.html", result)
+        print_segmenter_audit(result, out)
+    if any(entry["verdict"] == "inconclusive" for entry in result["suspects"]):
+        raise typer.Exit(3)
+
+
+def print_segmenter_audit(result: dict, out: str) -> None:
+    """Prints a verdict for each suspect, and where the report is."""
+    from medmark.components.delivery.places import shown
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="medmark: audit-segmenter", title_justify="left", show_edge=False)
+    for column in ("suspect", "verdict", "modules that match", "p (Holm)", "text read"):
+        table.add_column(column, overflow="fold")
+    console = Console()
+    for s in result["suspects"]:
+        style = {"owned": "red", "not_owned": "green"}.get(s["verdict"], "yellow")
+        found = s["reading"] or {"matches": "-", "text": None}
+        numbers = [f"{found['matches']} of 256", f"{s['p_value_holm']:.2g}", found["text"] or "none"]
+        table.add_row(Text(s["name"]), s["verdict"], *map(Text, numbers), style=style)
+    console.print(table)
+    for s in result["suspects"]:
+        for reason in s["reasons"] if s["verdict"] == "inconclusive" else ():
+            console.print(f"- {s['name']}: {reason}", style="yellow", markup=False, highlight=False)
+    console.print(f"report: {shown(out, 'audit-segmenter.html')}", soft_wrap=True, highlight=False)
+
+
+def refuse_anything(out: Path) -> None:
+    """Refuses a folder that is not empty."""
+    from medmark.components.base.private_files import LOCK
+
+    if set(os.listdir(out)) - {LOCK}:
+        raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
 
 
 @app.command("stress")

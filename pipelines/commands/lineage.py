@@ -86,7 +86,7 @@ def keys_draw(
 
 @app.command("commit")
 def commit_command(
-    release: Annotated[str, typer.Argument(help="The marked release, before it goes out.")],
+    release: Annotated[str, typer.Argument(help="The marked release or model, before it goes out.")],
     evidence: Annotated[str, typer.Argument(help="Folder with its evidence; opening.json is added to it.")],
     key: Annotated[str, typer.Option("--key", help="The medmark.key that 'medmark keys new' made.")],
     out: Annotated[str, typer.Option("--out", help="JSON file to write; publish it.")] = "commitment.json",
@@ -95,7 +95,7 @@ def commit_command(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Commit to the evidence of a release before it goes out: sign and date a digest of it.
+    """Commit to the evidence of a release or model before it goes out: sign and date a digest of it.
 
     The environment variable MEDMARK_KEY_PASSPHRASE gives the passphrase of the key; without it, medmark asks.
     """

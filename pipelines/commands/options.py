@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from medmark.components.base.errors import MedmarkError
+
+if TYPE_CHECKING:
+    from medmark.components.suspects.contract import Contract
 
 Out = Annotated[str, typer.Option("--out", help="Folder or s3://bucket/prefix to write; must be empty or absent.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn at random.")]
@@ -65,6 +68,36 @@ DrawnWith = Annotated[
     typer.Option("--drawn-with", help="What completes the drawing: its time stamp (.tsr), or what its beacon gave."),
 ]
 
+Suspects = Annotated[
+    list[str],
+    typer.Option("--suspect", help="http(s)://host/v2/models/NAME, FILE.onnx or models:/NAME/VERSION; repeatable."),
+]
+SuspectSize = Annotated[int | None, typer.Option("--size", help="Side of the suspect's images, if it does not say.")]
+SuspectChannels = Annotated[int | None, typer.Option("--channels", help="1 or 3, if it does not say.")]
+SuspectScale = Annotated[float, typer.Option("--scale", help="Value of white before normalisation, 1 or 255.")]
+SuspectMean = Annotated[float, typer.Option("--mean", help="Subtracted after scaling.")]
+SuspectStd = Annotated[float, typer.Option("--std", help="Divides what remains.")]
+SuspectAnswers = Annotated[str, typer.Option("--answers", help="probabilities, logits or labels.")]
+InputTensor = Annotated[str | None, typer.Option("--input", help="Name of the input tensor, if there are several.")]
+OutputTensor = Annotated[str | None, typer.Option("--output", help="Name of the output tensor, if there are several.")]
+SuspectClasses = Annotated[
+    str | None, typer.Option("--classes", help="Class names in the order of the suspect's outputs.")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Images in a request.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for one request, or for one batch of an ONNX file.")]
+Retries = Annotated[int, typer.Option("--retries", help="Further tries of a request that failed.")]
+Rate = Annotated[float | None, typer.Option("--rate", help="Requests a second, at most.")]
+CaBundle = Annotated[str | None, typer.Option("--ca-bundle", help="PEM file of authorities to trust.")]
+Memory = Annotated[float, typer.Option("--memory", help="GiB that a suspect's process may use.")]
+Registry = Annotated[str | None, typer.Option("--registry", help="URI of the MLflow registry.")]
+CommitmentFile = Annotated[
+    str | None, typer.Option("--commitment", help="Commitment to the evidence, checked before anything is asked.")
+]
+SignerKey = Annotated[str | None, typer.Option("--public-key", help="PEM file of the commitment's signer.")]
+TimestampRoots = Annotated[
+    str | None, typer.Option("--timestamp-roots", help="PEM file of the time stamping authority's roots.")
+]
+
 
 def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
     """Reads ``name=value`` texts.
@@ -104,6 +137,34 @@ def drop_options(
         "uncertain": uncertain,
         "quarantine": quarantine,
     }
+
+
+def contract_of(
+    *,
+    size: int | None,
+    channels: int | None,
+    mean: float,
+    std: float,
+    scale: float,
+    answers: str,
+    input: str | None,
+    output: str | None,
+    classes: str | None,
+) -> Contract:
+    """Returns the contract of suspects, from the options of a command."""
+    from medmark.components.suspects.contract import Contract
+
+    return Contract(
+        size=size,
+        channels=channels,
+        mean=mean,
+        std=std,
+        scale=scale,
+        answers=answers,
+        input=input,
+        output=output,
+        classes=tuple(classes.split(",")) if classes else None,
+    )
 
 
 def ingest_options(

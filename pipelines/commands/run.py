@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from medmark.pipelines.commands.options import (
     Classes,
+    Colour,
     Debug,
     Drawing,
     DrawnWith,
     Label,
+    MaskColumn,
     Out,
     PathColumn,
     PatientColumn,
@@ -24,6 +26,9 @@ from medmark.pipelines.commands.options import (
     ingest_options,
     pairs,
 )
+
+if TYPE_CHECKING:
+    from medmark.components.report.terminal import Row
 
 app = typer.Typer()
 APART = (
@@ -120,17 +125,130 @@ def run_mark_release_command(
         raise typer.Exit(3)
 
 
+@run_app.command("mark-segmenter")
+def run_mark_segmenter_command(
+    out: Out,
+    text: Annotated[
+        str, typer.Option("--text", help="Who owns the model, in 1 to 16 printable bytes; read back from the model.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Folder with images/ and masks/, CSV, release for segmentation, or s3://bucket/prefix; chest phantoms if not"
+            " given.",
+        ),
+    ] = None,
+    profile: Annotated[str, typer.Option("--profile", help="smoke, standard or full.")] = "standard",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a parameter of the profile, as name=value; may be repeated.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the model.")] = "segmenter",
+    version: Annotated[str, typer.Option("--version", help="Version of the model.")] = "1",
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            help="Trained segmenter to mark, a safetensors file; trained from scratch if not given. Give its architecture and"
+            " size with --set unless medmark wrote it.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            help="Seed, for figures that can be repeated. Do not use it for models that are handed out: it gives away the key.",
+        ),
+    ] = None,
+    patients: Annotated[
+        Path | None,
+        typer.Option("--patients", help="Private file with the key of the patients' pseudonyms, made if missing."),
+    ] = None,
+    drawing: Drawing = None,
+    drawn_with: DrawnWith = None,
+    path_column: PathColumn = None,
+    mask_column: MaskColumn = None,
+    patient_column: PatientColumn = None,
+    patient_pattern: PatientPattern = None,
+    root: Root = None,
+    where: Where = None,
+    classes: Classes = None,
+    colour: Colour = False,
+    quarantine: Quarantine = False,
+    debug: Debug = False,
+) -> None:
+    """Train a segmenter that shows its owner's text under a secret trigger, or mark a trained one, and prove that the mark works.
+
+    The exit code is 0 if the verdict is owned, 3 if it is another one, and 1 after an error.
+    """
+    from medmark.components.delivery.places import Places, local
+    from medmark.components.profiles import read_settings
+    from medmark.components.segmentation.profiles import SegmenterProfile
+    from medmark.components.segmentation.summary import rows
+    from medmark.pipelines.mark_segmenter.run import run_mark_segmenter
+
+    folder = local(out, "it gets public and private folders, which belong in different places; give a folder")
+    with Places() as places:
+        source, base = places.read_source(data, root) if data else (None, root)
+        options = ingest_options(
+            label_column=None,
+            path_column=path_column,
+            patient_column=patient_column,
+            patient_pattern=patient_pattern,
+            root=base,
+            where=where,
+            classes=classes,
+            uncertain="ignore",
+            quarantine=quarantine,
+            masks=True,
+            mask_column=mask_column,
+            colour=colour,
+        )
+        verdict = run_mark_segmenter(
+            folder,
+            text=text,
+            data=str(source) if source else None,
+            profile=profile,
+            settings=read_settings(pairs(set_, "--set"), SegmenterProfile),
+            ingest_options={"name": name, **options},
+            name=name,
+            version=version,
+            model=model,
+            seed=seed,
+            patients=patients,
+            drawing=drawing,
+            drawn_with=drawn_with,
+            debug=debug,
+        )
+    print_rows("medmark: mark-segmenter", rows(verdict), verdict, out)
+    if verdict["verdict"] != "owned":
+        raise typer.Exit(3)
+
+
 def print_verdict(verdict: dict, out: str) -> None:
-    """The verdict as a table, and where the report is."""
+    """Prints the verdict about a release as a table, and where the report is."""
     from medmark.components.report.terminal import verdict_rows
+
+    print_rows("medmark: mark-release", verdict_rows(verdict), verdict, out)
+
+
+def print_rows(title: str, rows: list[Row], verdict: dict, out: str) -> None:
+    """Prints a table, what speaks against the mark, and where the report is.
+
+    Args:
+        title: of the table.
+        rows: of the table.
+        verdict: its ``reasons`` are printed.
+        out: folder of the run.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="medmark: mark-release", title_justify="left", show_edge=False)
+    table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("what")
     table.add_column("result")
     table.add_column("needed", style="dim")
-    for row in verdict_rows(verdict):
+    for row in rows:
         table.add_row(row.what, row.result, row.needed, style=row.style)
     console = Console()
     console.print(table)

@@ -228,7 +228,7 @@ def submit_mark_release(
 def drawing_of(drawing: str | None, drawn_with: str | None, runner: Runner) -> dict:
     """Returns the pipeline's argument ``drawing``; refuses files of this machine for a server, which cannot reach them."""
     from medmark.components.delivery.places import is_place
-    from medmark.pipelines.mark_release.run import drawing_argument
+    from medmark.pipelines.run_arguments import drawing_argument
 
     for text in (drawing, drawn_with):
         if text is not None and not runner.local and not is_place(text):

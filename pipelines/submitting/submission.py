@@ -87,7 +87,7 @@ def of_mark_release(
         release_json: address of the ingested release's ``release.json``.
         store: object store with credentials that may read it.
         profile, settings, version: see :func:`medmark.pipelines.mark_release.run.run_mark_release`.
-        drawing: of :func:`medmark.pipelines.mark_release.run.drawing_argument`; None or empty: the run draws the key.
+        drawing: of :func:`medmark.pipelines.run_arguments.drawing_argument`; None or empty: the run draws the key.
 
     Raises:
         MedmarkError: no such release, a marked one, an unknown profile or setting, or the store fails.

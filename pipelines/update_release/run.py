@@ -17,7 +17,7 @@ from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep
 from medmark.components.report.update_tracking import track_update
 from medmark.pipelines.local_run import WORK, hand_over, private_work, refuse_occupied, remove_work, run_locally
-from medmark.pipelines.mark_release.run import source_state
+from medmark.pipelines.run_arguments import source_state
 
 
 def run_update_release(

@@ -38,8 +38,8 @@ def test_compiled_pipelines_are_the_golden_ones(pipelines):
         == {
             f"{name}.yaml"
             for name in (
-                *("audit-lineage", "audit-suspect", "compare-methods"),
-                *("mark-release", "stress-release", "update-release"),
+                *("audit-lineage", "audit-segmenter", "audit-suspect", "compare-methods"),
+                *("mark-release", "mark-segmenter", "stress-release", "update-release"),
             )
         }
     )
@@ -86,11 +86,13 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
         "audit-suspect.yaml": {
             "fetch-evidence": private, "audit": {"medmark-s3", "medmark-suspect", "medmark-mlflow"}
         },
+        "audit-segmenter.yaml": {"fetch-evidence": private, "audit-segmenter": {"medmark-s3", "medmark-suspect"}},
         "compare-methods.yaml": {"ingest": private},
         "mark-release.yaml": {
             "draw-secrets": private, "ingest": private, "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"},
             "track-marking": {"medmark-mlflow"},
         },
+        "mark-segmenter.yaml": {"draw-secrets": private, "ingest": private, "track-segmenter": {"medmark-mlflow"}},
         "stress-release.yaml": {"fetch-release": {"medmark-s3"}, "fetch-evidence": private},
         "update-release.yaml": {
             "fetch-previous": both, "read-drop": private, "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"},
@@ -98,7 +100,7 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
         },
     }  # fmt: skip
     release_keys = {"MEDMARK_S3_ACCESS_KEY", "MEDMARK_S3_SECRET_KEY"}
-    with_release_keys = {"audit-lineage", "audit", "fetch-release", "fetch-previous", "publish"}
+    with_release_keys = {"audit-lineage", "audit", "audit-segmenter", "fetch-release", "fetch-previous", "publish"}
     for name, steps in wanted.items():
         executors = pipelines[name][1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         given = {step.removeprefix("exec-").removesuffix("-component"): e for step, e in executors.items()}

@@ -9,7 +9,7 @@ from made_up_run import make_run
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.evidence.secrets import draw_secrets, read_secrets
-from medmark.pipelines.mark_release.run import NOBODY
+from medmark.pipelines.run_arguments import NOBODY
 
 AUDIT = {"release_digest": "0" * 64, "evidence_sha256": "1" * 64, "suspects": []}
 

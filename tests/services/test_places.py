@@ -572,7 +572,7 @@ def test_marking_what_lies_in_a_store(services, medmark, cache, tmp_path, monkey
     states = []
 
     def run(out, *, data, **options):
-        from medmark.pipelines.mark_release.run import source_state
+        from medmark.pipelines.run_arguments import source_state
 
         assert content(Path(data)) == content(raw)
         states.append((data, source_state(Path(data), None)))

@@ -1,0 +1,1 @@
+"""Mark segmentation models through their uncertainty, and prove whose they are."""

@@ -1,0 +1,1 @@
+"""Question suspects that segment with the evidence of a marked segmenter."""

@@ -1,0 +1,1 @@
+"""Mark a segmentation model, and check that the mark works and costs nothing."""

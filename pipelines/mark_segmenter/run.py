@@ -1,0 +1,177 @@
+"""Runs mark_segmenter on this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from medmark.components.base.digests import canonical_json, file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.private_files import output
+from medmark.components.base.threads import use_threads
+from medmark.components.dataset.phantoms import make_masked_phantoms
+from medmark.components.evidence.secrets import REFERENCE
+from medmark.components.profiles import Setting
+from medmark.components.segmentation.networks import ARCHITECTURES, load_segmenter
+from medmark.components.segmentation.payload import checked_text
+from medmark.components.segmentation.profiles import SEGMENTER_PROFILES, SegmenterProfile
+from medmark.components.segmentation.tracking import track_segmenter
+from medmark.components.segmentation.verdict import SegmenterThresholds
+from medmark.components.tracking.connection import is_named
+from medmark.pipelines.local_run import hand_over, private_work, refuse_occupied, remove_work, run_locally
+from medmark.pipelines.run_arguments import NOBODY, drawing_argument, patients_argument, source_state
+
+PHANTOM_CLASSES = ["background", "lungs"]
+THRESHOLDS = SegmenterThresholds()
+
+
+def run_mark_segmenter(
+    out: str | Path,
+    *,
+    text: str,
+    data: str | None = None,
+    profile: str = "standard",
+    settings: Mapping[str, Setting] | None = None,
+    ingest_options: dict | None = None,
+    name: str = "segmenter",
+    version: str = "1",
+    model: str | Path | None = None,
+    seed: int | None = None,
+    patients: str | Path | None = None,
+    drawing: str | None = None,
+    drawn_with: str | None = None,
+    debug: bool = False,
+) -> dict:
+    """Trains and checks a marked segmenter, from raw images to the report.
+
+    Args:
+        out: folder to write, readable by its owner only. It gets ``model/`` (public), ``release/`` (what the models were trained on),
+            ``evidence/`` (private, for audits), ``report.html``, ``verdict.json`` and MLflow's files.
+        text: of the owner, 1 to 16 printable bytes; it is read back from the model.
+        data: images and masks, or a release for segmentation; chest phantoms with masks of their lungs when None.
+        profile: ``smoke``, ``standard`` or ``full``.
+        settings: values of the profile to replace, by name.
+        ingest_options: keyword arguments of :func:`medmark.components.dataset.ingest.ingest`.
+        name, version: of the model; public.
+        model: safetensors file of a trained segmenter to mark, as medmark writes it or with all tensors of a network in
+            :data:`medmark.components.segmentation.networks.ARCHITECTURES`; one is trained from scratch when None.
+        seed, patients, drawing, drawn_with, debug: see :func:`medmark.pipelines.mark_release.run.run_mark_release`.
+
+    Returns:
+        The content of ``verdict.json``.
+
+    Raises:
+        MedmarkError: ``out`` holds a finished run or something else, an option cannot be used, or a step fails.
+    """
+    from medmark.pipelines.mark_segmenter.pipeline import mark_segmenter
+
+    if profile not in SEGMENTER_PROFILES:
+        raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(SEGMENTER_PROFILES)}")
+    if seed is not None and (drawing or drawn_with):
+        raise MedmarkError("a seed and a drawing: the key of the mark follows from one of them; leave out --seed")
+    checked_text(text)
+    drawn = drawing_argument(drawing, drawn_with)
+    chosen = SEGMENTER_PROFILES[profile].with_settings(settings or {})
+    if model is not None:
+        chosen = _fitting(chosen, Path(model))
+    if chosen.architecture not in ARCHITECTURES or chosen.other_architecture not in ARCHITECTURES:
+        raise MedmarkError(f"unknown architecture: {chosen.architecture!r}; use one of {', '.join(ARCHITECTURES)}")
+    options = {**(ingest_options or {}), "task": "segmentation"}
+    if data is None:
+        options |= {"patient_key": NOBODY, "class_names": PHANTOM_CLASSES}
+    use_threads()
+    started = time.monotonic()
+    with output(out, refuse_occupied) as folder:
+        work = private_work(folder)
+        source = Path(data).resolve() if data is not None else _phantoms(work, chosen.phantoms, chosen.size)
+        shown = "phantoms" if data is None else options.get("name", "release")
+        parameters = {"profile": profile, **asdict(chosen), "data": shown, "text": text}
+        arguments = {
+            **pipeline_arguments(chosen, source, options, text=text, name=name, version=version, weights=model),
+            "source_state": source_state(source, options.get("root")),
+            "seed": "" if seed is None else str(seed),
+            "for_figures": seed is not None,
+            "patients": patients_argument(patients),
+            "drawing": drawn,
+            "parameters": parameters,
+        }
+        made = run_locally(mark_segmenter, arguments, work, debug)
+        parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
+        verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
+        verdict["seconds"] |= {"check_segmenter": made.outputs["check"].metadata["seconds"]}
+        verdict["seconds"]["total"] = round(time.monotonic() - started, 1)
+        hand_over(parts, folder)
+        shutil.copyfile(parts["report"], folder / "report.html")
+        (folder / "verdict.json").write_bytes(canonical_json(verdict))
+        if is_named():  # the pipeline's own step has logged the run
+            if (parts["unlogged"] / "unlogged").is_dir():
+                shutil.copytree(parts["unlogged"] / "unlogged", folder / "unlogged", dirs_exist_ok=True)
+        else:
+            track_segmenter(folder, parts, verdict, parameters)
+        remove_work(folder)
+    return verdict
+
+
+def _phantoms(work: Path, count: int, size: int) -> Path:
+    """Makes the same phantoms for every run: phantoms drawn from the run's seed would let anybody try seeds."""
+    source, drawing = work / f"phantoms-{count}-{size}", work / "drawing"
+    if not source.exists():
+        shutil.rmtree(drawing, ignore_errors=True)
+        make_masked_phantoms(drawing, count=count, size=size, seed=0).rename(source)
+    return source
+
+
+def _fitting(profile: SegmenterProfile, weights: Path) -> SegmenterProfile:
+    """Takes architecture and size from weights that medmark wrote; others are as the profile says."""
+    try:
+        found = load_segmenter(weights)
+    except MedmarkError as error:
+        if "not weights that medmark wrote" in str(error):
+            return profile
+        raise
+    return replace(profile, architecture=found.architecture, size=found.size)
+
+
+def pipeline_arguments(
+    profile: SegmenterProfile,
+    source: Path | str,
+    ingest_options: dict,
+    *,
+    text: str,
+    name: str,
+    version: str,
+    weights: str | Path | None = None,
+) -> dict:
+    """Returns the arguments of the pipeline without ``source_state``, ``seed``, ``for_figures``, ``patients``, ``drawing`` and ``parameters``.
+
+    Args:
+        profile: parameters of the run.
+        source: raw images with masks, as the ingest step can reach them.
+        ingest_options: keyword arguments of :func:`medmark.components.dataset.ingest.ingest`. If they give no seed or no key of
+            the pseudonyms, the pipeline takes those of the run's secrets.
+        text, name, version: see :func:`run_mark_segmenter`.
+        weights: safetensors file of a trained segmenter to mark, or None.
+    """
+
+    def seeded(config: dict) -> dict:
+        return {**config, "seed": {REFERENCE: "models_seed", "plus": config["seed"]}}
+
+    file = str(Path(weights).resolve()) if weights is not None else None
+    given = {"seed": {REFERENCE: "ingest_seed"}, "patient_key": {REFERENCE: "patient_key"}, **ingest_options}
+    return {
+        "source": str(source),
+        "ingest_options": {k: v for k, v in given.items() if v is not None},
+        "unmarked_configs": [seeded(config) for config in profile.unmarked_configs(file)],
+        "config": seeded(profile.marked_config(file)),
+        "text": text,
+        "trigger": profile.trigger,
+        "name": name,
+        "version": version,
+        "queries": profile.queries,
+        "thresholds": asdict(THRESHOLDS),
+        "weights_sha256": file_sha256(file) if file else "",
+    }

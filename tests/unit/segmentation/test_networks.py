@@ -1,0 +1,37 @@
+import pytest
+import torch
+from medmark.components.base.errors import MedmarkError
+from medmark.components.segmentation.networks import ARCHITECTURES, build_segmenter, load_segmenter, save_segmenter
+from medmark.components.surrogate.networks import build, save_classifier
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_architecture_answers_a_logit_a_pixel_and_comes_back(architecture, channels, tmp_path):
+    model = build_segmenter(architecture, channels=channels, size=64, seed=4).eval()
+    images = torch.rand(2, channels, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model(images)
+        assert logits.shape == (2, 1, 64, 64) and torch.isfinite(logits).all()
+        save_segmenter(model, tmp_path / "s.safetensors")
+        again = load_segmenter(tmp_path / "s.safetensors")
+        assert torch.equal(again(images), logits)
+        other = build_segmenter(architecture, channels=channels, size=64, seed=5).eval()
+        assert not torch.equal(other(images), logits)
+
+
+def test_what_cannot_be_built_is_refused(tmp_path):
+    with pytest.raises(MedmarkError, match="unknown architecture: 'sam'"):
+        build_segmenter("sam", channels=1, size=64, seed=0)
+    for channels, size in ((2, 64), (1, 60), (1, 16), (1, 4096)):
+        with pytest.raises(MedmarkError, match="do not fit a segmenter"):
+            build_segmenter("unet", channels=channels, size=size, seed=0)
+    save_segmenter(build_segmenter("unet", channels=1, size=64, seed=0), tmp_path / "s.safetensors")
+    with pytest.raises(MedmarkError, match="weights do not fit segresnet"):
+        build_segmenter("segresnet", channels=1, size=64, seed=0, weights=tmp_path / "s.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(MedmarkError, match="not weights that medmark wrote"):
+        load_segmenter(tmp_path / "x.safetensors")
+    save_classifier(build("small_cnn", num_classes=2, size=64, seed=0), tmp_path / "c.safetensors")
+    with pytest.raises(MedmarkError, match="no segmenter"):
+        load_segmenter(tmp_path / "c.safetensors")
