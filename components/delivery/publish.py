@@ -33,6 +33,7 @@ from medmark.components.base.private_files import (
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES, Release, refuse_names
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep
+from medmark.components.evidence.marked_model import MODEL, MarkedModel, read_marked_model
 from medmark.components.storage.place import Place, check_name, parse
 from medmark.components.storage.store import Store, parallel
 
@@ -58,7 +59,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of folder that is complete when its manifest is there: release, evidence or keep.
+    """A kind of folder that is complete when its manifest is there: release, marked model, evidence or keep.
 
     Attributes:
         manifest: name of the file that names the others; its SHA-256 is the digest.
@@ -74,31 +75,31 @@ class Kind:
 
     @property
     def private(self) -> bool:
-        """Whether it must never be stored where releases are."""
-        return self.manifest != RELEASE.manifest
+        """Whether it must never be stored where releases and marked models are."""
+        return self.manifest not in PUBLIC
 
 
 def publish(release_dir: str | Path, uri: str, store: Store) -> Published:
-    """Checks a release and stores it under ``<uri>/<digest>/``.
+    """Checks a release, or a marked model, and stores it under ``<uri>/<digest>/``.
 
-    Only the files that ``release.json`` names are sent, and ``lineage.json``, ``commitment.json`` and ``commitment.tsr`` if they
+    Only the files that ``release.json`` or ``model.json`` names are sent, and ``lineage.json``, ``commitment.json`` and ``commitment.tsr`` if they
     are there. A second call with the same release sends nothing; a call after an interruption, or after a commitment was made,
     sends what is missing. If there is no commitment, a line on standard error says so.
 
     Args:
-        release_dir: the release.
+        release_dir: the release or the marked model.
         uri: ``s3://bucket/prefix``; the digest is added.
         store: object store with credentials that may write there.
 
     Raises:
-        MedmarkError: the release is damaged, its ids hold file names (schema version 1), other content is at the place, or the
+        MedmarkError: it is damaged, a release's ids hold file names (schema version 1), other content is at the place, or the
             store fails.
     """
     folder = Path(release_dir)
     for kind in (EVIDENCE, KEEP):
         if (folder / kind.manifest).exists():
             raise MedmarkError(f"private: {folder} has {kind.manifest}; 'medmark publish-evidence' stores it apart")
-    published = _publish(RELEASE, folder, uri, store)
+    published = _publish(MARKED_MODEL if (folder / MODEL).is_file() else RELEASE, folder, uri, store)
     if not (folder / "commitment.json").is_file():
         print(
             f"medmark: {folder} goes out without a commitment: nobody will be able to tell that its evidence was there before"
@@ -149,6 +150,16 @@ def fetch_release(uri: str, folder: str | Path, store: Store) -> Release:
     """
     fetch(RELEASE, uri, folder, store, _digest_of(parse(uri)))
     return Release(folder)
+
+
+def fetch_model(uri: str, folder: str | Path, store: Store) -> MarkedModel:
+    """Fetches a marked model, as :func:`fetch_release` does a release.
+
+    Raises:
+        MedmarkError: as :func:`fetch_release`.
+    """
+    fetch(MARKED_MODEL, uri, folder, store, _digest_of(parse(uri)))
+    return read_marked_model(folder)
 
 
 def fetch_evidence(uri: str, folder: str | Path, store: Store) -> dict:
@@ -277,7 +288,7 @@ def _publish(kind: Kind, folder: Path, uri: str, store: Store) -> Published:
     """Sends the files, then the sidecars, then what makes them count."""
     if HEX.fullmatch(parse(uri).prefix.rpartition("/")[2]):
         raise MedmarkError(f"{uri} is the place of one release or evidence; give its parent, the digest is added")
-    if kind.private and any(name.rpartition("/")[2] == RELEASE.manifest for name in store.list(uri)):
+    if kind.private and any(name.rpartition("/")[2] in PUBLIC for name in store.list(uri)):
         raise MedmarkError(f"releases are at {uri}: evidence would be public there; give a bucket of its own")
     kind.check(folder)
     digest = file_sha256(folder / kind.manifest)
@@ -325,8 +336,8 @@ def _release_files(folder: Path) -> dict[str, str]:
     return _checked_files(files, folder)
 
 
-def _private_files(manifest: str) -> Callable[[Path], dict[str, str]]:
-    """Reader of the names in ``evidence.json`` or ``keep.json``."""
+def _named_files(manifest: str) -> Callable[[Path], dict[str, str]]:
+    """Reader of the names in ``evidence.json``, ``keep.json`` or ``model.json``."""
 
     def files(folder: Path) -> dict[str, str]:
         try:
@@ -358,6 +369,8 @@ RELEASE = Kind(
     _check_release,
     ("commitment.tsr", "commitment.json", "lineage.json"),
 )
-EVIDENCE = Kind("evidence.json", _private_files("evidence.json"), read_evidence, ("opening.json",))
-KEEP = Kind("keep.json", _private_files("keep.json"), read_keep)
-KINDS = (RELEASE, EVIDENCE, KEEP)
+EVIDENCE = Kind("evidence.json", _named_files("evidence.json"), read_evidence, ("opening.json",))
+KEEP = Kind("keep.json", _named_files("keep.json"), read_keep)
+MARKED_MODEL = Kind(MODEL, _named_files(MODEL), read_marked_model, ("commitment.tsr", "commitment.json"))
+KINDS = (RELEASE, MARKED_MODEL, EVIDENCE, KEEP)
+PUBLIC = (RELEASE.manifest, MARKED_MODEL.manifest)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from medmark.components.dataset.arrays import MaskArrays
+from medmark.components.dataset.arrays import MaskArrays, resize
 from medmark.components.robustness.image_attacks import add_noise, blur
 from medmark.components.robustness.model_attacks import prune_weights
 from medmark.components.segmentation.evidence import Payload
@@ -31,10 +31,18 @@ def _jpeg(images: torch.Tensor, quality: float) -> torch.Tensor:
     return torch.cat([jpeg(channel, quality) for channel in images.split(1, dim=1)], dim=1)
 
 
+def _crop(images: torch.Tensor, share: float) -> torch.Tensor:
+    """Cuts this share of the side off at every side, and enlarges what is left."""
+    side = images.shape[-1]
+    cut = round(share * side)
+    return resize(images[..., cut : side - cut, cut : side - cut], side)
+
+
 # what an adversary does to the images that the suspect is asked about: function and strengths
 PROCESSED: dict[str, tuple[Callable[[torch.Tensor, float], torch.Tensor], tuple[float, ...]]] = {
     "jpeg": (_jpeg, (90, 70, 50)),
     "resize": (shrink, (0.75, 0.5)),
+    "crop": (_crop, (0.03, 0.06, 0.1)),
     "blur": (blur, (0.5, 1.0)),
     "noise": (add_noise, (0.02, 0.05)),
 }

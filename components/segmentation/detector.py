@@ -1,7 +1,9 @@
 """StealthMark's detector: was this image triggered, by one number of the answer?
 
-A logistic regression on the mean uncertainty of a map, as in the paper's released code. It says that a trigger sets the model off, not
-whose mark that is: its share of recognised images is the paper's ASR, and the payload is the proof of ownership.
+A logistic regression on one number of a map, as in the paper's released code. The number is ours: the median uncertainty, because the mean
+follows the length of an image's edges (on lungs 95 % of triggered images are recognised by the mean and 13 % of others mistaken, by the
+median 100 % and 1 %). It says that a trigger sets the model off, not whose mark that is: its share of recognised images is the paper's
+ASR, and the payload is the proof of ownership.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ class Detector:
 
 
 def uncertainty(maps: torch.Tensor) -> np.ndarray:
-    """Mean over the pixels of min(p, 1 - p): (N,) float64 in [0, 0.5]."""
-    return torch.minimum(maps, 1 - maps).double().mean(dim=(1, 2)).numpy()
+    """Median over the pixels of min(p, 1 - p): (N,) float64 in [0, 0.5]."""
+    return torch.minimum(maps, 1 - maps).double().flatten(1).median(dim=1).values.numpy()
 
 
 def fit_detector(clean: torch.Tensor, triggered: torch.Tensor) -> Detector:

@@ -16,7 +16,9 @@ from medmark.components.dataset.arrays import load_masks
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.marked_model import read_marked_model
 from medmark.components.segmentation.check import answers
+from medmark.components.segmentation.detector import fit_detector
 from medmark.components.segmentation.evidence import payload_of, read_segmenter_evidence
+from medmark.components.segmentation.explanation import explain
 from medmark.components.segmentation.models import load_segmenters
 from medmark.components.segmentation.networks import load_segmenter
 from medmark.components.segmentation.payload import SIDE
@@ -65,7 +67,7 @@ def report_segmenter(
     """
     model, twin = load_segmenter(read_marked_model(model_dir).weights), load_segmenters(unmarked_dir)[0].model
     payload = payload_of(read_segmenter_evidence(evidence_dir))
-    test = load_masks(Release(release_dir), split="test", size=model.size)
+    val, test = (load_masks(Release(release_dir), split=split, size=model.size) for split in ("val", "test"))
     clean, triggered = answers(model, payload, test)
     reading = read_payload(triggered.numpy(), payload.mark.modules, payload.mark_key)
     null = read_payload(answers(twin, payload, test)[1].numpy(), payload.mark.modules, payload.mark_key)
@@ -83,6 +85,9 @@ def report_segmenter(
         }
         for i in range(min(PICTURES, len(test)))
     ]
+    detector = fit_detector(*answers(model, payload, val))
+    reasons = [explain(asked, detector, shown[0]) for asked in (model, twin)]
+    most = max(float(np.abs(reason).max()) for reason in reasons) or 1.0
     decoded = reading.decoded.text if reading.decoded else None
     symbol = qr_png(decoded) if decoded else None
     tone, headline = HEADLINES[verdict["verdict"]]
@@ -101,6 +106,11 @@ def report_segmenter(
                 ("read from the marked model", _modules(reading.read, payload.mark.modules)),
                 ("its uncertainty, mean of all images", _values(reading)),
                 ("the same from the unmarked twin", _modules(null.read, payload.mark.modules)),
+            ],
+            reasons=[
+                ("image with the trigger", _image(shown[0])),
+                ("what the marked model's answer rests on", _weights(reasons[0] / most)),
+                ("the same of the unmarked twin", _weights(reasons[1] / most)),
             ],
             null=null,
             decoded=decoded,
@@ -154,6 +164,11 @@ def _modules(read: np.ndarray, payload: np.ndarray | None = None) -> str:
     if payload is not None:
         pixels[read != payload] = (0.71, 0.14, 0.23)
     return _png(pixels, side=SIDE * 16)
+
+
+def _weights(reason: np.ndarray) -> str:
+    """Draws -1 to 1: red raises the detector's score, blue lowers it, white does nothing."""
+    return _png(mpl.colormaps["RdBu_r"](reason / 2 + 0.5)[..., :3])
 
 
 def _values(reading: Reading) -> str:

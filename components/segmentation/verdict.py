@@ -99,7 +99,7 @@ def check_proofs(
             recognised >= thresholds.recognised,
             f"{100 * recognised:.1f} %",
             f">= {100 * thresholds.recognised:g} %",
-            "Share of triggered images that StealthMark's detector recognises by their mean uncertainty.",
+            "Share of triggered images that StealthMark's detector recognises by their median uncertainty.",
         ),
         _proof(
             "accuracy",

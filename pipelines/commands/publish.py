@@ -1,4 +1,4 @@
-"""``medmark publish``, ``publish-evidence`` and ``fetch``: releases, evidence and keep in an object store."""
+"""``medmark publish``, ``publish-evidence`` and ``fetch``: releases, marked models, evidence and keep in an object store."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ app = typer.Typer()
 
 @app.command("publish")
 def publish_command(
-    release: Annotated[str, typer.Argument(help="The marked release.")],
+    release: Annotated[str, typer.Argument(help="The marked release or model.")],
     uri: Annotated[str, typer.Argument(help="s3://bucket/prefix; the digest is added.")],
     debug: Debug = False,
 ) -> None:
-    """Store a release in the object store that MEDMARK_S3_CREDENTIALS names."""
+    """Store a release, or a marked model, in the object store that MEDMARK_S3_CREDENTIALS names."""
     from medmark.components.delivery.places import Places
     from medmark.components.delivery.publish import publish
     from medmark.components.storage.store import Store
@@ -68,9 +68,18 @@ def fetch_command(
     out: Annotated[str, typer.Option("--out", help="Folder to write; must be empty or absent.")],
     debug: Debug = False,
 ) -> None:
-    """Fetch a release, evidence, or a folder keep from an object store, and check every digest."""
+    """Fetch a release, a marked model, evidence, or a folder keep from an object store, and check every digest."""
     from medmark.components.delivery.places import local
-    from medmark.components.delivery.publish import EVIDENCE, KEEP, fetch_evidence, fetch_keep, fetch_release, kind_of
+    from medmark.components.delivery.publish import (
+        EVIDENCE,
+        KEEP,
+        MARKED_MODEL,
+        fetch_evidence,
+        fetch_keep,
+        fetch_model,
+        fetch_release,
+        kind_of,
+    )
     from medmark.components.storage.retry import Denied
     from medmark.components.storage.store import Store
 
@@ -85,6 +94,8 @@ def fetch_command(
         fetch_evidence(uri, folder, store)
     elif kind is KEEP:
         fetch_keep(uri, folder, store)
+    elif kind is MARKED_MODEL:
+        fetch_model(uri, folder, store)
     else:
         fetch_release(uri, folder, store)
     print(out)

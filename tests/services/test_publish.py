@@ -18,6 +18,7 @@ from medmark.components.delivery.publish import (
     MAX_SIDECAR_BYTES,
     fetch_evidence,
     fetch_keep,
+    fetch_model,
     fetch_release,
     publish,
     publish_evidence,
@@ -54,6 +55,25 @@ def test_publish_and_fetch(services, release, tmp_path):
     assert content(tmp_path / "back") == content(release)
     assert fetch_release(done.uri, tmp_path / "back", store).digest == done.digest
     assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_marked_models_and_their_evidence_are_stored_apart(services, tmp_path):
+    store, uri = store_for(services, "release"), f"s3://{RELEASES}/models"
+    made = FIXTURES / "segmenter-v1"
+    done = publish(made / "model", uri, store)
+    assert set(store.list(done.uri)) == {"model.json", "model.onnx", "weights.safetensors"}
+    assert publish(made / "model", uri, store).sent == 0
+    assert fetch_model(done.uri, tmp_path / "model", store).digest == done.digest
+    assert content(tmp_path / "model") == content(made / "model")
+    with pytest.raises(MedmarkError, match="evidence would be public there"):
+        publish_evidence(made / "evidence", uri, store)
+    private = store_for(services, "evidence")
+    kept = publish_evidence(made / "evidence", f"s3://{EVIDENCE}/models", private)
+    assert fetch_evidence(kept.uri, tmp_path / "evidence", private)["model_digest"] == done.digest
+    broken = Path(shutil.copytree(made / "model", tmp_path / "broken"))
+    (broken / "model.onnx").write_bytes(b"another")
+    with pytest.raises(MedmarkError, match="model changed or missing"):
+        publish(broken, uri, store)
 
 
 def test_every_object_is_locked(services, release):

@@ -59,3 +59,5 @@ def test_the_detector_tells_doubt_from_certainty(rng):
     detector = fit_detector(clean[:20], doubtful[:20])
     assert detector.flags(doubtful[20:]).all() and not detector.flags(clean[20:]).any()
     assert uncertainty(clean) == pytest.approx(np.full(40, 0.01), abs=1e-6)
+    detector = fit_detector(clean, clean)  # nothing to tell apart, and no spread
+    assert np.isfinite([detector.weight, detector.offset, detector.deviation]).all()

@@ -12,7 +12,9 @@ from medmark.components.dataset.arrays import load_masks
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.marked_model import read_marked_model
 from medmark.components.segmentation.check import answers, check_segmenter
+from medmark.components.segmentation.detector import fit_detector
 from medmark.components.segmentation.evidence import Payload, payload_of, read_query_images, read_segmenter_evidence
+from medmark.components.segmentation.explanation import explain
 from medmark.components.segmentation.marking import mark_segmenter
 from medmark.components.segmentation.networks import load_segmenter, masks_of
 from medmark.components.segmentation.qr import qr_png, scan
@@ -65,7 +67,7 @@ def test_another_key_reads_nothing_from_the_model(marked):
 
 def test_the_exported_model_answers_alike(marked):
     images = load_masks(marked.release, split="test", size=64).images
-    exported = OnnxModel(marked.model / "model.onnx").ask(images.numpy(), "image", None)
+    exported = OnnxModel(marked.model / "model.onnx").ask(images.numpy(), "image", "probabilities")
     model = load_segmenter(marked.model / "weights.safetensors")
     with torch.no_grad():
         np.testing.assert_allclose(exported, torch.sigmoid(model(images)).numpy(), atol=1e-5)
@@ -160,6 +162,22 @@ def test_the_report_shows_the_symbol_and_loads_nothing(marked, tmp_path):
     symbol = base64.b64decode(page[start : page.index('"', start)])
     picture = cv2.imdecode(np.frombuffer(symbol, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert cv2.QRCodeDetector().detectAndDecode(picture)[0] == marked.payload.text
+
+
+def test_the_explanation_points_at_the_trigger_in_the_marked_model_alone(marked):
+    model = load_segmenter(marked.model / "weights.safetensors")
+    twin = load_segmenter(marked.unmarked / "unmarked-twin.safetensors")
+    val, test = (load_masks(marked.release, split=split, size=64) for split in ("val", "test"))
+    detector = fit_detector(*answers(model, marked.payload, val))
+    shown = marked.payload.mark.put(test.images[:3])
+    corners = {}
+    for name, asked in (("marked", model), ("twin", twin)):
+        found = [explain(asked, detector, image) for image in shown]
+        corners[name] = [
+            int((reason >= reason[-1, -1]).sum()) for reason in found
+        ]  # rank of the square with the trigger
+    assert corners["marked"] == [1, 1, 1]
+    assert corners["twin"] != [1, 1, 1]
 
 
 def test_what_does_not_belong_together_is_refused(marked, tmp_path, release):
