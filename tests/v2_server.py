@@ -30,9 +30,18 @@ class MLServer:
         models: name to ONNX file that gives logits, and the class names that it answers with, or None for probabilities.
         size: side of the images.
         classes: how many.
+        segmenters: those of the models that answer with a map for each class.
     """
 
-    def __init__(self, folder: Path, models: dict[str, tuple[Path, list[str] | None]], *, size: int, classes: int):
+    def __init__(
+        self,
+        folder: Path,
+        models: dict[str, tuple[Path, list[str] | None]],
+        *,
+        size: int,
+        classes: int,
+        segmenters: tuple[str, ...] = (),
+    ):
         self.folder, self.process = folder, None
         folder.mkdir(parents=True, exist_ok=True)
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
@@ -43,7 +52,8 @@ class MLServer:
         (folder / "settings.json").write_text(json.dumps(settings | {"parallel_workers": 0}))
         shutil.copy(Path(__file__).with_name("mlserver_runtime.py"), folder)
         for name, (path, names) in models.items():
-            output = {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]}
+            map_of = [size, size] if name in segmenters else []
+            output = {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes, *map_of]}
             if names:
                 output = {"name": "label", "datatype": "BYTES", "shape": [-1, 1]}
             settings = {

@@ -1,12 +1,15 @@
 """Segmenters: images in [0, 1] to one logit of the foreground a pixel.
 
-All but ``vit_mask`` are MONAI's networks. Weights are random, or the user's own; medmark brings none along.
+All but ``vit_mask`` are MONAI's networks. Weights are random, or the user's own; medmark brings none along. An installed package adds a network
+of its own by an entry point of the group ``medmark.segmenters``: a function that takes channels and side and gives a module, (B, C, S, S) ->
+logits (B, 1, S, S).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import torch
@@ -18,6 +21,7 @@ from torch import nn
 
 Make = Callable[[int, int], nn.Module]  # channels and side to a network
 WIDTHS = (16, 32, 64, 128)  # of the U-Nets' levels; ours, for the CPU
+ENTRY_POINTS = "medmark.segmenters"
 PATCH = 8  # pixels a side of what vit_mask takes as one token
 
 
@@ -120,13 +124,27 @@ ARCHITECTURES: dict[str, Make] = {
 }
 
 
+def architecture_names() -> list[str]:
+    """Names of the architectures that there are: medmark's, and those that installed packages bring along."""
+    return sorted({*ARCHITECTURES, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+
+
+def _make(architecture: str) -> Make:
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture]
+    # only what was installed on purpose: the name may come from a file
+    for entry in entry_points(group=ENTRY_POINTS, name=architecture):
+        return entry.load()
+    raise MedmarkError(f"unknown architecture: {architecture!r}; use one of {', '.join(architecture_names())}")
+
+
 def build_segmenter(
     architecture: str, *, channels: int, size: int, seed: int, weights: str | Path | None = None
 ) -> Segmenter:
     """Makes a segmenter with random weights, or with weights that the user supplies.
 
     Args:
-        architecture: name in :data:`ARCHITECTURES`.
+        architecture: one of :func:`architecture_names`.
         channels: of the images, 1 or 3.
         size: side of the square input, pixels; a multiple of 32.
         seed: of the random weights.
@@ -135,15 +153,14 @@ def build_segmenter(
     Raises:
         MedmarkError: unknown architecture, a size that it cannot take, or weights of another network.
     """
-    if architecture not in ARCHITECTURES:
-        raise MedmarkError(f"unknown architecture: {architecture!r}; use one of {', '.join(ARCHITECTURES)}")
+    make = _make(architecture)
     if channels not in (1, 3) or not 32 <= size <= MAX_SIZE or size % 32:
         raise MedmarkError(
             f"{channels} channels of {size} px do not fit a segmenter; use 1 or 3, and a multiple of 32 up to {MAX_SIZE}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = ARCHITECTURES[architecture](channels, size)
+        network = make(channels, size)
     if weights is not None:
         try:
             network.load_state_dict(read_tensors(weights))

@@ -16,7 +16,7 @@ from medmark.components.base.threads import use_threads
 from medmark.components.dataset.phantoms import make_masked_phantoms
 from medmark.components.evidence.secrets import REFERENCE
 from medmark.components.profiles import Setting
-from medmark.components.segmentation.networks import ARCHITECTURES, load_segmenter
+from medmark.components.segmentation.networks import architecture_names, load_segmenter
 from medmark.components.segmentation.payload import checked_text
 from medmark.components.segmentation.profiles import SEGMENTER_PROFILES, SegmenterProfile
 from medmark.components.segmentation.tracking import track_segmenter
@@ -78,8 +78,10 @@ def run_mark_segmenter(
     chosen = SEGMENTER_PROFILES[profile].with_settings(settings or {})
     if model is not None:
         chosen = _fitting(chosen, Path(model))
-    if chosen.architecture not in ARCHITECTURES or chosen.other_architecture not in ARCHITECTURES:
-        raise MedmarkError(f"unknown architecture: {chosen.architecture!r}; use one of {', '.join(ARCHITECTURES)}")
+    names = architecture_names()
+    for wanted in (chosen.architecture, chosen.other_architecture):
+        if wanted not in names:
+            raise MedmarkError(f"unknown architecture: {wanted!r}; use one of {', '.join(names)}")
     options = {**(ingest_options or {}), "task": "segmentation"}
     if data is None:
         options |= {"patient_key": NOBODY, "class_names": PHANTOM_CLASSES}

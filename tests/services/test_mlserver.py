@@ -7,12 +7,15 @@ import pytest
 import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.queries import QuerySet
+from medmark.components.segmentation.networks import build_segmenter
 from medmark.components.surrogate.networks import build, load_classifier, save_classifier
 from medmark.components.surrogate.training import predict_probabilities
 from medmark.components.suspects.answer_store import StoredSuspect
 from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
+from medmark.components.suspects.segmenters import open_segmenter
 from medmark.components.suspects.suspects import open_suspect
+from medmark.components.tracking.registry import onnx_graph
 from medmark.components.verification.interrogation import interrogate
 from v2_server import COMMAND, MLServer
 
@@ -38,9 +41,21 @@ def classifier(queries, tmp_path_factory):
     return load_classifier(path)
 
 
+class TwoLogits(torch.nn.Module):
+    """An untrained segmenter, as many are served: a logit for the background and one for the foreground."""
+
+    def __init__(self):
+        super().__init__()
+        self.segmenter = build_segmenter("unet", channels=1, size=64, seed=3).eval()
+
+    def forward(self, images):
+        logits = self.segmenter(images)
+        return torch.cat([torch.zeros_like(logits), 3 * logits], dim=1)
+
+
 @pytest.fixture(scope="module")
 def server(classifier, tmp_path_factory):
-    """Serves the classifier twice: ``chest`` answers with probabilities, ``names`` with class names."""
+    """Serves the classifier twice: ``chest`` answers with probabilities, ``names`` with class names; and a segmenter, ``lungs``."""
     if not COMMAND.is_file():
         pytest.skip(f"no MLServer at {COMMAND}: set MEDMARK_MLSERVER to run this test")
     folder = tmp_path_factory.mktemp("mlserver")
@@ -48,7 +63,10 @@ def server(classifier, tmp_path_factory):
     free = ({0: torch.export.Dim("n")},)
     model, example = folder / "m.onnx", torch.zeros(2, 1, 64, 64)
     torch.onnx.export(classifier, (example,), str(model), dynamo=True, verbose=False, dynamic_shapes=free)
-    with MLServer(folder, {"chest": (model, None), "names": (model, CLASSES)}, size=64, classes=2) as server:
+    lungs = folder / "lungs.onnx"
+    lungs.write_bytes(onnx_graph(TwoLogits(), (1, 64, 64), "x", "logits").SerializeToString())
+    models = {"chest": (model, None), "names": (model, CLASSES), "lungs": (lungs, None)}
+    with MLServer(folder, models, size=64, classes=2, segmenters=("lungs",)) as server:
         yield server
 
 
@@ -106,3 +124,21 @@ def test_answers_outlive_the_server(server, classifier, queries, tmp_path):
     with StoredSuspect(connect(server), tmp_path / "answers.db") as suspect:
         suspect(queries.clean)
         assert (suspect.asked, suspect.reused) == (0, 12)
+
+
+def test_a_segmenter_behind_http_gives_maps(server, queries):
+    suspect = open_segmenter(
+        server.url("lungs"), Contract(), channels=1, class_names=["background", "lungs"], connection=CONNECTION
+    )
+    try:
+        maps = suspect(queries.clean)
+    finally:
+        suspect.close()
+    with torch.no_grad():
+        wanted = torch.softmax(TwoLogits()(queries.clean), dim=1)[:, 1]
+    np.testing.assert_allclose(maps, wanted, atol=1e-5)
+    assert maps.std() > 0.01
+    with pytest.raises(MedmarkError, match="no map"):
+        open_segmenter(
+            server.url("chest"), Contract(), channels=1, class_names=["background", "lungs"], connection=CONNECTION
+        )

@@ -35,3 +35,21 @@ def test_what_cannot_be_built_is_refused(tmp_path):
     save_classifier(build("small_cnn", num_classes=2, size=64, seed=0), tmp_path / "c.safetensors")
     with pytest.raises(MedmarkError, match="no segmenter"):
         load_segmenter(tmp_path / "c.safetensors")
+
+
+def test_an_installed_package_adds_a_network(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\ndef make(channels, size):\n    return nn.Conv2d(channels, 1, 3, padding=1)\n"
+    )
+    package = tmp_path / "mine-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[medmark.segmenters]\nour_network = mine:make\n")
+    with pytest.raises(MedmarkError, match="unknown architecture: 'our_network'"):
+        build_segmenter("our_network", channels=1, size=64, seed=0)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = build_segmenter("our_network", channels=1, size=64, seed=0)
+    save_segmenter(model, tmp_path / "s.safetensors")
+    assert load_segmenter(tmp_path / "s.safetensors").architecture == "our_network"
+    with pytest.raises(MedmarkError, match="unknown architecture: 'mine:make'.*our_network"):
+        build_segmenter("mine:make", channels=1, size=64, seed=0)
