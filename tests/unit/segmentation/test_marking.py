@@ -11,6 +11,7 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import load_masks
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.marked_model import read_marked_model
+from medmark.components.segmentation.attacks import stress_segmenter
 from medmark.components.segmentation.check import answers, check_segmenter
 from medmark.components.segmentation.detector import fit_detector
 from medmark.components.segmentation.evidence import Payload, payload_of, read_query_images, read_segmenter_evidence
@@ -219,3 +220,25 @@ def test_the_verdict_follows_the_p_value(marked):
     reading = read_payload(answers(model, marked.payload, test)[1].numpy(), marked.payload.mark.modules, KEY)
     for p, state in ((1e-7, "holds"), (1e-6, "holds"), (1e-4, "missing"), (0.01, "missing"), (0.02, "fails")):
         assert payload_proof(replace(reading, p_value=p), 1e-6, 0.01).state == state
+
+
+def test_attacks_are_told_by_what_they_leave_and_cost(marked):
+    train, test = (load_masks(marked.release, split=split, size=64) for split in ("train", "test"))
+    model = load_segmenter(marked.model / "weights.safetensors")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rows = stress_segmenter(model, marked.payload, train, test, replace(marked.config, steps=40))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    found = {(row["attack"], row["strength"]): row for row in rows}
+    assert len(found) == len(rows)
+    untouched = found["none", 0.0]
+    assert untouched["exact"] and untouched["matches"] == marked.verdict["payload"]["matches"]
+    assert untouched["dice"] == pytest.approx(marked.verdict["harm"]["metrics"]["dice"]["marked"])
+    # what changes no order of the probabilities by much leaves the mark
+    assert all(found[name]["exact"] for name in (("8-bit answers", 8), ("temperature", 2.0), ("pruning", 0.1)))
+    destroyed, student = found["pruning", 0.9], found["distillation", 1]
+    assert destroyed["dice"] < untouched["dice"] - 0.1 and not destroyed["exact"]
+    assert not student["exact"]
+    assert {row["attack"] for row in rows} == {
+        "none", "pruning", "fine-tuning", "distillation", "jpeg", "resize", "crop", "blur", "noise", "8-bit answers",
+        "temperature",
+    }  # fmt: skip
