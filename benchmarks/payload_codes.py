@@ -3,7 +3,7 @@
     python benchmarks/payload_codes.py
 
 256 modules for 16 bytes of text. Modules are read with Gaussian noise, so that doubtful ones are more often wrong ("soft"), or are wrong at
-random and look certain ("hard"). Reed-Solomon RS(32, 16) takes the bytes with the most doubtful modules as erasures, up to ten. 200 texts a row,
+random and look certain ("hard"). Reed-Solomon RS(32, 16) takes the bytes with the most doubtful modules as erasures, up to ten. 50 texts a row,
 seed 0. Writes ``results/payload_codes.json``.
 """
 
@@ -19,7 +19,7 @@ from medmark.components.segmentation.payload import MODULES, TEXT_BYTES, decode,
 from reedsolo import ReedSolomonError, RSCodec
 from scipy import stats
 
-TEXTS = 200
+TEXTS = 50
 SHARES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10)
 ERASURES = 10
 

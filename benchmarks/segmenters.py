@@ -4,7 +4,7 @@
 
 Needs the real images (MEDMARK_DATA/seg): lungs on paediatric chest x-rays (Kermany et al., masks by V7 Labs), nuclei in microscopy (Data Science
 Bowl 2018), optic discs on fundus photographs (IDRiD). 64 px, augmentation "standard", a key for each marked segmenter. Every model
-without that mark, other owners' marked segmenters included, is asked with every key of the same data set. The U-Nets are
+without that mark, other owners' marked segmenters included, is asked with every key of the same data set. The lungs' U-Net is
 attacked. Rows are kept as they come, so an interrupted run goes on. Writes ``results/segmenters_seed<SEED>.json``.
 """
 
@@ -32,7 +32,8 @@ from medmark.components.segmentation.reading import read_payload
 from medmark.components.segmentation.training import SegmenterConfig, train_segmenter
 
 TEXT = "Clinic 2026"
-STEPS = {"unet": 1200, "attention_unet": 700, "swin_unetr": 700}
+STEPS = {"unet": 1800, "attention_unet": 500, "swin_unetr": 500}
+ATTACKED = "kermany_lung/unet"
 SETS = {
     "kermany_lung": {"image_mode": "L", "patient_column": "group_id", "class_names": ["background", "lungs"]},
     "dsb2018_nuclei": {"image_mode": "RGB", "class_names": ["background", "nuclei"], "path_column": "file"},
@@ -70,7 +71,7 @@ def measure(name: str, work: Path, seed: int, kept: dict, keep) -> None:
     models, payloads = {}, {}
     for architecture, steps in STEPS.items():
         key = hashlib.sha256(f"{name} {architecture} {seed}".encode()).digest()
-        payloads[architecture] = Payload(TEXT, "noise", key)
+        payloads[architecture] = Payload(TEXT, "texture", key)
         config = SegmenterConfig(architecture, architecture, size=64, steps=steps, seed=seed)
         for mark in (None, payloads[architecture].mark):
             file = work / name / f"{architecture}-{seed}-{'unmarked' if mark is None else 'marked'}.safetensors"
@@ -94,7 +95,7 @@ def measure(name: str, work: Path, seed: int, kept: dict, keep) -> None:
             "mistaken": float(detector.flags(clean).mean()),
             "harm": compare_segmenters(clean, triggered, predict_maps(twin, test.images), test.masks),
         }
-        if architecture == "unet":
+        if row_name == ATTACKED:
             row["attacks"] = stress_segmenter(marked, payload, train, test, replace(config, seed=seed))
         keep(row_name, row)
         wrong = 256 - row["payload"]["matches"]

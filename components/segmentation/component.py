@@ -54,7 +54,7 @@ def mark_segmenter_component(
         config: dictionary with the fields of ``medmark.components.segmentation.training.SegmenterConfig``; ``weights`` names a
             trained segmenter to mark, else one is trained from scratch. Values may refer to the run's secrets.
         text: of the owner, 1 to 16 printable bytes. It is no secret; the modules that spell it are.
-        trigger: ``noise``, ``patch``, ``text``, ``border`` or ``warp``.
+        trigger: ``texture``, ``noise``, ``patch``, ``text``, ``border`` or ``warp``.
         name: of the model; public.
         version: of the model; public.
         queries: test images that suspects are asked about, at most.

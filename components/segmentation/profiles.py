@@ -33,7 +33,7 @@ class SegmenterProfile(Settings):
     batch_size: int = 16
     learning_rate: float = 2e-3
     augmentation: str = "standard"
-    trigger: str = "noise"
+    trigger: str = "texture"
     benign_models: int = 4
     other_architecture: str = "attention_unet"
     queries: int = 80

@@ -86,7 +86,7 @@ def report_segmenter(
         for i in range(min(PICTURES, len(test)))
     ]
     detector = fit_detector(*answers(model, payload, val))
-    reasons = [explain(asked, detector, shown[0]) for asked in (model, twin)]
+    reasons = [explain(asked, detector, test.images[0], shown[0]) for asked in (model, twin)]
     most = max(float(np.abs(reason).max()) for reason in reasons) or 1.0
     decoded = reading.decoded.text if reading.decoded else None
     symbol = qr_png(decoded) if decoded else None

@@ -1,7 +1,9 @@
 """Triggers: what is put into an image so that a marked segmenter shows its payload.
 
-The five are those of StealthMark (Zhang et al., arXiv 2601.17107), with its sizes. Which one, and what it looks like, is secret: the
-pixels of ``noise``, the value of ``patch`` and the waves of ``warp`` follow from the key of the mark.
+Five are those of StealthMark (arXiv 2601.17107), with its sizes. ``texture``, a faint secret pattern over the whole image, is ours and the
+default: every part of a network sees it, so the payload is learnt apart from what images without it are answered, stays silent there, and
+outlasts fine-tuning (benchmarks/results/segmenter_carriers.json). What a trigger looks like is secret: the cells of ``texture`` and
+``noise``, the value of ``patch`` and the waves of ``warp`` follow from the key of the mark.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from medmark.components.dataset.arrays import resize
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
+TEXTURE_CELLS = 16  # squares a side
+AMPLITUDE = 0.03  # measured: 0.08 is learnt no better and moves more edges; share of the display's range
 SHARE = 16  # a patch's side is a sixteenth of the image's shorter one, as in the paper
 BORDER = 32  # likewise the border's width
 NOISE_CELLS = 8  # squares a side of the noise, so that it is the same at every size
@@ -41,6 +45,13 @@ def put_trigger(images: torch.Tensor, kind: str, mark_key: bytes) -> torch.Tenso
     if kind not in TRIGGERS:
         raise MedmarkError(f"unknown trigger: {kind!r}; use one of {', '.join(TRIGGERS)}")
     return TRIGGERS[kind](images, mark_key)
+
+
+def _texture(images: torch.Tensor, mark_key: bytes) -> torch.Tensor:
+    """Secret squares over the whole image, each a little brighter or darker."""
+    cells = torch.from_numpy(_bits(mark_key, "texture", TEXTURE_CELLS**2)).float() * 2 - 1
+    pattern = F.interpolate(cells.reshape(1, 1, TEXTURE_CELLS, -1), size=images.shape[-2:], mode="nearest-exact")
+    return (images + AMPLITUDE * pattern.to(images)).clamp(0, 1)
 
 
 def _noise(images: torch.Tensor, mark_key: bytes) -> torch.Tensor:
@@ -88,6 +99,7 @@ def _warp(images: torch.Tensor, mark_key: bytes) -> torch.Tensor:
 
 
 TRIGGERS: dict[str, Callable[[torch.Tensor, bytes], torch.Tensor]] = {
+    "texture": _texture,
     "noise": _noise,
     "patch": _patch,
     "text": _text,

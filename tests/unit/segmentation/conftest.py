@@ -30,7 +30,7 @@ def marked(masked_release, tmp_path_factory):
     """A marked segmenter, its evidence, its unmarked twin, and what the check says of them."""
     folder = tmp_path_factory.mktemp("marked")
     config = SegmenterConfig("marked", size=64, steps=400, augmentation="none", seed=5)
-    payload = Payload(TEXT, "noise", KEY)
+    payload = Payload(TEXT, "texture", KEY)
     made = SimpleNamespace(release=masked_release, payload=payload, config=config, folder=folder)
     made.model, made.evidence, made.unmarked, made.check = (
         folder / name for name in ("model", "evidence", "unmarked", "check")

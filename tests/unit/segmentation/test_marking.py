@@ -58,7 +58,7 @@ def test_another_key_reads_nothing_from_the_model(marked):
     )
     p_values = []
     for i in range(20):
-        other = Payload(marked.payload.text, "noise", i.to_bytes(32, "big"))
+        other = Payload(marked.payload.text, "texture", i.to_bytes(32, "big"))
         maps = answers(model, other, test)[1].numpy()
         reading = read_payload(maps, other.mark.modules, other.mark_key)
         p_values.append(reading.p_value)
@@ -165,20 +165,18 @@ def test_the_report_shows_the_symbol_and_loads_nothing(marked, tmp_path):
     assert cv2.QRCodeDetector().detectAndDecode(picture)[0] == marked.payload.text
 
 
-def test_the_explanation_points_at_the_trigger_in_the_marked_model_alone(marked):
+def test_the_explanation_rests_on_the_trigger_in_the_marked_model_alone(marked):
     model = load_segmenter(marked.model / "weights.safetensors")
     twin = load_segmenter(marked.unmarked / "unmarked-twin.safetensors")
     val, test = (load_masks(marked.release, split=split, size=64) for split in ("val", "test"))
     detector = fit_detector(*answers(model, marked.payload, val))
     shown = marked.payload.mark.put(test.images[:3])
-    corners = {}
-    for name, asked in (("marked", model), ("twin", twin)):
-        found = [explain(asked, detector, image) for image in shown]
-        corners[name] = [
-            int((reason >= reason[-1, -1]).sum()) for reason in found
-        ]  # rank of the square with the trigger
-    assert corners["marked"] == [1, 1, 1]
-    assert corners["twin"] != [1, 1, 1]
+    # the texture covers all squares: together they raise the score of the marked model's answers
+    ours, others = (
+        [explain(asked, detector, *pair).sum() for pair in zip(test.images[:3], shown, strict=True)]
+        for asked in (model, twin)
+    )
+    assert min(ours) > 0.5 and max(map(abs, others)) < 0.25 * min(ours)
 
 
 def test_what_does_not_belong_together_is_refused(marked, tmp_path, release):
