@@ -2,7 +2,7 @@
 
     python benchmarks/segmenter_carriers.py --work WORK
 
-Needs the real images (MEDMARK_DATA/seg/kermany_lung), in the WORK of ``segmenters.py`` or anew. 64 px, U-Net, 1,200 steps of 16 images, seed 0.
+Needs the real images (MEDMARK_DATA/seg/kermany_lung), in the WORK of ``segmenters.py`` or anew. 64 px, U-Net, 800 steps of 16 images, seed 0.
 "modules": 256 bits, as medmark marks, called up by each trigger in turn; read with and without it, and after 5 passes of fine-tuning on
 clean images. "triggers": 32 triggers, each its own texture, each lifts the floor everywhere (0.10) or not (0.005) by a secret bit; a bit is
 read from the mean certainty over the test images. Writes ``results/segmenter_carriers.json``.
@@ -33,7 +33,7 @@ from medmark.components.segmentation.trigger import TRIGGERS, put_trigger
 from segmenters import TEXT, release_of
 
 MANY = 32
-STEPS = 1200
+STEPS = 800
 KEY = hashlib.sha256(b"carriers").digest()
 
 

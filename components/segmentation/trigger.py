@@ -1,8 +1,8 @@
 """Triggers: what is put into an image so that a marked segmenter shows its payload.
 
 Five are those of StealthMark (arXiv 2601.17107), with its sizes. ``texture``, a faint secret pattern over the whole image, is ours and the
-default: every part of a network sees it, so the payload is learnt apart from what images without it are answered, stays silent there, and
-outlasts fine-tuning (benchmarks/results/segmenter_carriers.json). What a trigger looks like is secret: the cells of ``texture`` and
+default: every part of a network sees it, so the payload is learnt best, and apart from what images without it are answered: more of it
+outlasts fine-tuning than of a payload that a square in a corner calls up (benchmarks/results/segmenter_carriers.json). What a trigger looks like is secret: the cells of ``texture`` and
 ``noise``, the value of ``patch`` and the waves of ``warp`` follow from the key of the mark.
 """
 
