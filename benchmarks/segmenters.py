@@ -32,7 +32,7 @@ from medmark.components.segmentation.reading import read_payload
 from medmark.components.segmentation.training import SegmenterConfig, train_segmenter
 
 TEXT = "Clinic 2026"
-STEPS = {"unet": 1800, "attention_unet": 500, "swin_unetr": 500}
+STEPS = {"unet": 1800, "attention_unet": 1200, "swin_unetr": 1200}
 ATTACKED = "kermany_lung/unet"
 SETS = {
     "kermany_lung": {"image_mode": "L", "patient_column": "group_id", "class_names": ["background", "lungs"]},
