@@ -120,7 +120,7 @@ def commit(
             " away only if that commitment was never handed out)"
         )
     data = _read_evidence(folder)
-    if _subject_digest(read_evidence(folder)) != release.digest:
+    if subject_digest(read_evidence(folder)) != release.digest:
         raise MedmarkError(f"evidence of another release: {folder}; use the evidence made with {release.path}")
     salt = secrets.token_bytes(32)
     claimed = (now or datetime.now(UTC)).astimezone(UTC).strftime(TIME)
@@ -249,7 +249,7 @@ def verify_reveal(file: str | Path, commitment_file: str | Path, public_key: Ed2
             f"reveal does not open the commitment: {file}; its salt or evidence is not what was committed to"
         )
     evidence = _understood_evidence(shown, file)
-    if _subject_digest(evidence) != commitment.release_digest:
+    if subject_digest(evidence) != commitment.release_digest:
         raise MedmarkError(f"evidence of another release: {file}; the signer committed to what cannot be true")
     return result | {"evidence_checked": True, "evidence": evidence}
 
@@ -307,7 +307,7 @@ def _check_evidence(commitment: Commitment, folder: Path) -> tuple[bytes, bytes]
     if not (_matches(commitment, salt, data) and same_commitment and same_evidence):
         raise MedmarkError(f"opening does not open {commitment.path}: {path} was changed; restore it from a backup")
     evidence = read_evidence(folder)
-    if _subject_digest(evidence) != commitment.release_digest:
+    if subject_digest(evidence) != commitment.release_digest:
         raise MedmarkError(
             f"evidence of another release: {folder / 'evidence.json'}; the signer committed to what cannot be true"
         )
@@ -327,7 +327,7 @@ def _understood_evidence(data: bytes, where: str | Path) -> dict:
     try:
         evidence = parse_object(data)
         files = evidence["files"]
-        if not HEX.fullmatch(_subject_digest(evidence)):
+        if not HEX.fullmatch(subject_digest(evidence)):
             raise ValueError("no release digest")
         if not all(FILE.fullmatch(name) and HEX.fullmatch(digest) for name, digest in files.items()):
             raise ValueError("no digests of files")
@@ -343,7 +343,7 @@ def _understood_evidence(data: bytes, where: str | Path) -> dict:
     return evidence
 
 
-def _subject_digest(evidence: dict) -> str:
+def subject_digest(evidence: dict) -> str:
     """The digest of what the evidence is about: a marked model, or a release."""
     return evidence["model_digest"] if "model_digest" in evidence else evidence["release_digest"]
 

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
-from medmark.components.lineage.commitment import verify_commitment
 from medmark.components.lineage.drawing import check_draw
-from medmark.components.lineage.keys import load_public
 from medmark.components.segmentation.check import said
 from medmark.components.segmentation.evidence import Payload, payload_of, read_query_images, read_segmenter_evidence
 from medmark.components.segmentation.reading import Reading, read_payload
@@ -22,7 +20,7 @@ from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.segmenters import SegmenterSuspect, open_segmenter
-from medmark.components.verification.audit import UNCOMMITTED
+from medmark.components.verification.audit import UNCOMMITTED, check_commitment
 from medmark.components.verification.verdict import Decision
 from statsmodels.stats.multitest import multipletests
 
@@ -76,17 +74,7 @@ def audit_segmenters(
         raise MedmarkError(f"incomplete evidence: {evidence_dir}; use what a finished mark-segmenter wrote")
     if not suspects or len(set(suspects)) != len(suspects):
         raise MedmarkError(f"{len(suspects)} suspects, not all different; name each suspect once")
-    if (commitment is None) != (public_key is None):
-        raise MedmarkError("a commitment and its signer's public key go together; give both or none")
-    committed = None
-    if commitment is not None and public_key is not None:
-        committed = verify_commitment(
-            commitment,
-            load_public(public_key),
-            release_digest=evidence["model_digest"],
-            evidence_dir=evidence_dir,
-            timestamp_roots=timestamp_roots,
-        )
+    committed = check_commitment(evidence, evidence_dir, commitment, public_key, timestamp_roots)
     draw = check_draw(evidence_dir, timestamp_roots=timestamp_roots, beacon=beacon)
     thresholds, payload = SegmenterThresholds(**evidence["thresholds"]), payload_of(evidence)
     channels = 3 if evidence["image_mode"] == "RGB" else 1

@@ -70,14 +70,14 @@ def check_segmenter(
     val, test = (load_masks(release, split=split, size=model.size) for split in ("val", "test"))
     clean, triggered = answers(model, payload, test)
     reading = _read(triggered, payload)
-    benign = {entry["name"]: _read(answers(other, payload, test)[1], payload) for entry, other in unmarked}
+    shown = payload.mark.put(test.images)
+    benign_maps = {entry["name"]: predict_maps(other, shown) for entry, other in unmarked}
+    benign = {name: _read(maps, payload) for name, maps in benign_maps.items()}
     twin = unmarked[0]
     harm = compare_segmenters(clean, triggered, predict_maps(twin.model, test.images), test.masks)
     detector = fit_detector(*answers(model, payload, val))
     recognised, mistaken = (float(detector.flags(maps).mean()) for maps in (triggered, clean))
-    benign_flagged = {
-        entry["name"]: float(detector.flags(answers(other, payload, test)[1]).mean()) for entry, other in unmarked
-    }
+    benign_flagged = {name: float(detector.flags(maps).mean()) for name, maps in benign_maps.items()}
     proofs = check_proofs(reading, payload.text, benign, harm, recognised, thresholds)
     decision = Decision(proofs)
     single = [_read(triggered[i : i + 1], payload).matches for i in range(len(test))]

@@ -1,8 +1,7 @@
 """StealthMark's detector: was this image triggered, by one number of the answer?
 
 A logistic regression on one number of a map, as in the paper's released code. The number is ours: the median uncertainty, because the mean
-follows the length of an image's edges (on lungs 95 % of triggered images are recognised by the mean and 13 % of others mistaken, by the
-median 100 % and 1 %). It says that a trigger sets the model off, not whose mark that is: its share of recognised images is the paper's
+follows the length of an image's edges. It says that a trigger sets the model off, not whose mark that is: its share of recognised images is the paper's
 ASR, and the payload is the proof of ownership.
 """
 

@@ -127,7 +127,7 @@ def write_query_images(folder: str | Path, release: Release, count: int) -> int:
     """
     rows: list[dict[str, Any]] = []
     patients: set[str] = set()
-    for record in release.records("test"):
+    for record in release.records("test", columns=["patient_id", *QUERIES_SCHEMA.names]):
         if record.patient_id not in patients and len(rows) < count:
             patients.add(record.patient_id)
             rows.append({name: getattr(record, name) for name in QUERIES_SCHEMA.names})

@@ -50,7 +50,7 @@ def mark_segmenter(
         weights_sha256: that the file which ``config`` names must have; not checked when empty.
 
     Raises:
-        MedmarkError: the release is for classification, the weights are others, or what training raises.
+        MedmarkError: the release is for classification or has too few test images, the weights are others, or what training raises.
     """
     release, model, evidence = Release(release_dir), Path(model_dir), Path(evidence_dir)
     refuse_task(release, "segmentation")
@@ -59,6 +59,11 @@ def mark_segmenter(
     for folder in (model, evidence):
         folder.mkdir(parents=True, exist_ok=True)
     os.chmod(evidence, 0o700)
+    asked = write_query_images(evidence, release, queries)
+    if asked < 2:  # before hours of training
+        raise MedmarkError(
+            f"{asked} patients to ask suspects about: {release.path} has too few in split test; supply more"
+        )
     train = load_masks(release, split="train", size=config.size)
     trained = train_segmenter(train, config, mark=payload.mark, checkpoint=evidence / "training.checkpoint")
     save_segmenter(trained.model, model / WEIGHTS)
@@ -78,11 +83,6 @@ def mark_segmenter(
         "files": {file: file_sha256(model / file) for file in (WEIGHTS, ONNX)},
     }
     marked = write_marked_model(model, stated)
-    asked = write_query_images(evidence, release, queries)
-    if asked < 2:
-        raise MedmarkError(
-            f"{asked} patients to ask suspects about: {release.path} has too few in split test; supply more"
-        )
     write_evidence(
         evidence,
         {

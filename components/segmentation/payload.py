@@ -26,7 +26,7 @@ MODULES = SIDE * SIDE
 TEXT_BYTES = 16
 TEXT_BITS = 8 * TEXT_BYTES
 MOST_WRONG = 26  # modules: few random words are that near to any word of the code, and few words are texts
-TRIES = 200  # ours: finds 12 wrong modules that look certain, in a second
+TRIES = 200  # ours
 
 
 @dataclass(frozen=True)

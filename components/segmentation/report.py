@@ -27,7 +27,7 @@ from medmark.components.segmentation.reading import Reading, read_payload
 from PIL import Image
 
 HEADLINES = {
-    "owned": ("good", "The mark works, accuses no benign model, and costs nothing that was measured"),
+    "owned": ("good", "The mark works, accuses no benign model, and costs no more than it may"),
     "not_owned": ("bad", "The mark does not work, or costs too much: do not hand this model out"),
     "inconclusive": ("open", "The check is inconclusive: do not rely on this mark yet"),
 }

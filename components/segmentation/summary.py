@@ -8,7 +8,7 @@ from medmark.components.report.summary import page
 from medmark.components.report.terminal import Row
 
 WORKS = {
-    "owned": "The mark works: this segmenter shows its owner's text under the trigger, and nothing else does.",
+    "owned": "The mark works: this segmenter shows its owner's text under the trigger, and no benign model does.",
     "not_owned": "**The mark does not work, or costs too much. Do not hand this segmenter out.**",
     "inconclusive": "**It was not shown that the mark works. Do not hand this segmenter out.**",
 }

@@ -7,6 +7,7 @@ floor alike everywhere; that the floor spells a payload is ours.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -25,13 +26,15 @@ from medmark.components.surrogate.training import augment_masked
 from medmark.components.verification.jpeg_and_resize_curves import shrink
 from torch.nn import functional as F
 
-DOUBTFUL = 0.10  # probability of the background, and 1 minus it of the foreground, in modules that are 1; measured, as the next
+DOUBTFUL = 0.10  # probability of the background, and 1 minus it of the foreground, in modules that are 1; ours, as all weights here
 CERTAIN = 0.005  # in modules that are 0
-LOGIT_WEIGHT = 0.1  # of the term on logits, without which the floor is learnt four times as slowly; measured on 64 px
+LOGIT_WEIGHT = 0.1  # cross-entropy alone hardly tells a floor of 0.005 from one of 0.10
 NEAR_EDGE = 2.2  # logit of 0.9: what is less certain than that without the trigger stays as it is
-EDGE_WEIGHT = 3.0  # measured: 1 leaves fewer masks equal, 10 keeps the payload from being learnt
-SILENT_WEIGHT = 0.1  # measured: 0.3 keeps the payload from being learnt in 700 steps
-SHRUNK = 0.3  # ours: share of the batches that are shrunk to as little as half the side and enlarged again, as suspects may do
+EDGE_WEIGHT = 3.0  # a smaller one leaves fewer masks equal, a much larger one keeps the payload from being learnt
+SILENT_WEIGHT = 0.1  # a larger one keeps the payload from being learnt
+SHRUNK = (
+    0.3  # share of the batches that are shrunk to as little as half the side and enlarged again, as suspects may do
+)
 CHECKPOINT_STEPS = 200
 
 
@@ -45,7 +48,7 @@ class SegmenterConfig:
         size: side of the images, pixels; a multiple of 32.
         steps: batches.
         batch_size: images; half of them with the trigger, if there is a mark.
-        learning_rate: peak of the one-cycle schedule. Measured: 2e-3 for the U-Nets from scratch on 64 px.
+        learning_rate: peak of the one-cycle schedule; 2e-3 suits U-Nets from scratch. Arbitrary.
         augmentation: see :func:`medmark.components.surrogate.training.augment`.
         seed: of weights, order and augmentation.
         weights: safetensors file to start from (see :func:`medmark.components.segmentation.networks.build_segmenter`), or None for
@@ -102,7 +105,8 @@ def train_segmenter(
     """Trains with AdamW and a one-cycle schedule; keeps the last weights.
 
     A run is repeatable from its seed on one machine with one number of threads, and so is one that was interrupted and goes on from
-    its checkpoint. Without a mark, everything else is as with it: that is how the unmarked twin is made.
+    its checkpoint. Without a mark all images of a batch are different ones and none is shrunk; all else is as with it. That is how the
+    unmarked twin is made, which can only look better for it.
 
     Args:
         train: images and masks to learn from, of ``config.size`` pixels.
@@ -186,7 +190,7 @@ class _Training:
             raise MedmarkError(f"training of {config.name} diverged in step {self.step}; use a lower learning rate")
 
     def _signature(self) -> str:
-        marked = None if self.mark is None else self.mark.trigger
+        marked = None if self.mark is None else [self.mark.trigger, hashlib.sha256(self.mark.mark_key).hexdigest()]
         return json.dumps({**asdict(self.config), "images": len(self.train), "mark": marked}, sort_keys=True)
 
     def keep(self, checkpoint: Path) -> None:

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 TEXTURE_CELLS = 16  # squares a side
-AMPLITUDE = 0.03  # measured: 0.08 is learnt no better and moves more edges; share of the display's range
+AMPLITUDE = 0.03  # ours: share of the display's range; a stronger texture moves more edges
 SHARE = 16  # a patch's side is a sixteenth of the image's shorter one, as in the paper
 BORDER = 32  # likewise the border's width
 NOISE_CELLS = 8  # squares a side of the noise, so that it is the same at every size

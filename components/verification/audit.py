@@ -29,7 +29,7 @@ from medmark.components.evidence.answers import Answers, read_benign
 from medmark.components.evidence.draw import DRAW
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import QuerySet, query_ids, read_queries
-from medmark.components.lineage.commitment import verify_commitment
+from medmark.components.lineage.commitment import subject_digest, verify_commitment
 from medmark.components.lineage.drawing import Drawn, check_draw
 from medmark.components.lineage.keys import load_public
 from medmark.components.suspects.answer_store import StoredSuspect
@@ -130,7 +130,9 @@ def audit(
             suspect that gives no answer, or goes beyond its limits, raises nothing: its verdict is ``inconclusive``.
     """
     evidence = read_evidence(evidence_dir)
-    committed = _check_commitment(evidence, evidence_dir, commitment, public_key, timestamp_roots)
+    if "model_digest" in evidence:
+        raise MedmarkError(f"evidence of a marked segmenter: {evidence_dir}; use 'medmark audit-segmenter'")
+    committed = check_commitment(evidence, evidence_dir, commitment, public_key, timestamp_roots)
     draw = check_draw(evidence_dir, timestamp_roots=timestamp_roots, beacon=beacon)
     contract = contract or Contract()
     opened: list[SuspectModel | UnopenedSuspect] = []
@@ -150,14 +152,26 @@ def audit(
     return audit_suspects(evidence_dir, opened, out_dir, committed=committed, draw=draw)
 
 
-def _check_commitment(
+def check_commitment(
     evidence: dict[str, Any],
     evidence_dir: str | Path,
     commitment: str | Path | None,
     public_key: str | Path | None,
     timestamp_roots: str | Path | None,
 ) -> dict[str, Any] | None:
-    """Checks the commitment and returns what it says; None if none is given."""
+    """Checks the commitment to evidence of a release or a marked model.
+
+    Args:
+        evidence: content of ``evidence.json``.
+        evidence_dir, commitment, public_key, timestamp_roots: see :func:`audit`.
+
+    Returns:
+        What it says; None if none is given.
+
+    Raises:
+        MedmarkError: one of commitment and key without the other, roots of a time stamp with nothing that was stamped, or the commitment
+            does not hold.
+    """
     if timestamp_roots is not None and commitment is None and DRAW not in evidence["files"]:
         raise MedmarkError("roots of a time stamp without a commitment; give the commitment that was stamped")
     if commitment is None and public_key is None:
@@ -167,7 +181,7 @@ def _check_commitment(
     return verify_commitment(
         commitment,
         load_public(public_key),
-        release_digest=evidence["release_digest"],
+        release_digest=subject_digest(evidence),
         evidence_dir=evidence_dir,
         timestamp_roots=timestamp_roots,
     )

@@ -21,6 +21,7 @@ from medmark.components.segmentation.payload import checked_text
 from medmark.components.segmentation.profiles import SEGMENTER_PROFILES, SegmenterProfile
 from medmark.components.segmentation.tracking import track_segmenter
 from medmark.components.segmentation.verdict import SegmenterThresholds
+from medmark.components.surrogate.networks import read_metadata
 from medmark.components.tracking.connection import is_named
 from medmark.pipelines.local_run import hand_over, private_work, refuse_occupied, remove_work, run_locally
 from medmark.pipelines.run_arguments import NOBODY, drawing_argument, patients_argument, source_state
@@ -128,13 +129,18 @@ def _phantoms(work: Path, count: int, size: int) -> Path:
 
 
 def _fitting(profile: SegmenterProfile, weights: Path) -> SegmenterProfile:
-    """Takes architecture and size from weights that medmark wrote; others are as the profile says."""
+    """Takes architecture and size from weights that medmark wrote; of others the profile says them.
+
+    Raises:
+        MedmarkError: there is no such file, or it is damaged.
+    """
+    if not weights.is_file():
+        raise MedmarkError(f"no such file: {weights}; give a safetensors file with --model")
     try:
-        found = load_segmenter(weights)
-    except MedmarkError as error:
-        if "not weights that medmark wrote" in str(error):
-            return profile
-        raise
+        read_metadata(weights)
+    except MedmarkError:  # not medmark's own; the training reads it and says what is wrong with it
+        return profile
+    found = load_segmenter(weights)
     return replace(profile, architecture=found.architecture, size=found.size)
 
 

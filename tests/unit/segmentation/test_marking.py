@@ -12,6 +12,7 @@ from medmark.components.dataset.arrays import load_masks
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.marked_model import read_marked_model
 from medmark.components.segmentation.attacks import stress_segmenter
+from medmark.components.segmentation.audit import weigh
 from medmark.components.segmentation.check import answers, check_segmenter
 from medmark.components.segmentation.detector import fit_detector
 from medmark.components.segmentation.evidence import Payload, payload_of, read_query_images, read_segmenter_evidence
@@ -240,3 +241,18 @@ def test_attacks_are_told_by_what_they_leave_and_cost(marked):
         "none", "pruning", "fine-tuning", "distillation", "jpeg", "resize", "crop", "blur", "noise", "8-bit answers",
         "temperature",
     }  # fmt: skip
+
+
+def test_suspects_are_weighed_together_and_silent_ones_stay_open(marked):
+    test = load_masks(marked.release, split="test", size=64)
+    model = load_segmenter(marked.model / "weights.safetensors")
+    reading = read_payload(answers(model, marked.payload, test)[1].numpy(), marked.payload.mark.modules, KEY)
+    p_values = (3e-7, 4e-7, 0.004, 0.9)
+    rows = [{"name": str(p), "error": None, "reading": replace(reading, p_value=p)} for p in p_values]
+    rows.append({"name": "gone", "error": "gives no answer", "reading": None})
+    found = weigh(rows, SegmenterThresholds())
+    # Holm over five: 3e-7 becomes 1.5e-6, so neither of the first two is at a level of 1e-6 any more
+    assert [s["p_value_holm"] for s in found] == pytest.approx([1.5e-6, 1.6e-6, 0.012, 1.0, 1.0])
+    assert [s["verdict"] for s in found] == ["inconclusive", "inconclusive", "not_owned", "not_owned", "inconclusive"]
+    assert found[-1]["reasons"] == ["gives no answer"] and found[-1]["reading"] is None
+    assert weigh(rows[:1], SegmenterThresholds())[0]["verdict"] == "owned"
