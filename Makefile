@@ -1,9 +1,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
+CONTAINER ?= docker
+VERSION = $(shell sed -n 's/^version = //p' setup.cfg)
+CPU = medmark/python-cpu:$(VERSION)
+CUDA = medmark/python-cuda:$(VERSION)
+LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format docs clean
+.PHONY: help install run test lint format docs images images-lock images-test base-image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -57,6 +62,38 @@ build/docs-source:
 
 docs: $(VENV)/.docs-installed build/docs-source ## build the documentation into build/docs; a dead link fails
 	$(BIN)/mkdocs build --strict
+
+$(VENV)/.images-installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[images]'
+	touch $@
+
+images: $(VENV)/.images-installed ## build the images that the steps run in, with docker or CONTAINER=podman
+	rm -rf build/images
+	mkdir -p build/images
+	$(BIN)/hadolint images/*/Containerfile
+	$(BIN)/python -m build --wheel --outdir build/images .
+	cp images/locks/*.lock build/images
+	$(CONTAINER) build $(LABELS) $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) \
+		--tag $(CPU) --file images/cpu/Containerfile build/images
+	$(CONTAINER) build --build-arg CPU_IMAGE=$(CPU) --tag $(CUDA) --file images/cuda/Containerfile build/images
+	$(CONTAINER) run --rm --network none $(CPU) pip list --format freeze > build/images/cpu.versions.txt
+	$(CONTAINER) run --rm --network none $(CUDA) pip list --format freeze > build/images/cuda.versions.txt
+	cat images/locks/torch.lock images/locks/requirements.lock images/locks/kfp.lock \
+		| $(BIN)/cyclonedx-py requirements --output-reproducible --output-file build/images/sbom.json -
+
+images-lock: $(VENV)/.images-installed ## pin what goes into the images to the versions that are installed
+	PATH=$(BIN):$$PATH $(BIN)/python images/locks/lock.py
+
+images-test: install ## run all pipelines in containers of the image; needs docker
+	MEDMARK_TEST_IMAGE=$(CPU) $(BIN)/python -m pytest tests/e2e/test_images.py tests/e2e/test_cluster.py
+
+# pip in it trusts what this machine trusts
+base-image: ## make a stand-in for the images' base where no registry can be reached; needs root, docker and debootstrap
+	rm -rf build/base
+	debootstrap --variant=minbase --include=ca-certificates bookworm build/base
+	cp /etc/ssl/certs/ca-certificates.crt build/base/etc/ssl/certs/ca-certificates.crt
+	tar -C build/base -c . | docker import --change "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt" - medmark/base:bookworm
+	rm -rf build/base
 
 clean: ## remove the virtual environment and what was built
 	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

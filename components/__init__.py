@@ -17,15 +17,14 @@ def heat_maps(release: dsl.Input[dsl.Dataset], models: dsl.Input[dsl.Model]):
     extract_saliency_component(release=release, surrogates=models)
 ```
 
-Compile it with medmark's function instead of KFP's. KFP's cache knows an input artifact by its name and not by its content, so it
-could give your run the result of another; this function switches the cache off. Every step runs in the image
-``medmark/python-cpu``, unless the environment variable ``MEDMARK_IMAGE`` names another one when medmark is imported; pin it as
-``registry/name@sha256:...``.
+Compile it with medmark's function instead of KFP's. It switches KFP's cache off, because a cached step would give your run the secrets
+of another, or images that have changed since, and puts the image's reference in. ``digests.yaml`` says where that
+is, ``medmark/python-cpu: registry/name@sha256:...``; ``docs/images.md`` shows how to build it.
 
 ```python
-from medmark.pipelines.compile import compile_pipeline
+from medmark.pipelines.compile import compile_pipeline, read_images
 
-compile_pipeline(heat_maps, "heat-maps.yaml")
+compile_pipeline(heat_maps, "heat-maps.yaml", read_images("digests.yaml"))
 ```
 
 Try a step on this machine before it goes to a cluster. ``examples/`` has a whole pipeline that joins a component of medmark with

@@ -1,6 +1,7 @@
 """A pipeline of your own that uses one step of medmark: ingest x-rays, then count the images of each class in your own step.
 
-Compile it with ``medmark.pipelines.compile.compile_pipeline(count_classes, "count-classes.yaml")`` and upload the file.
+Compile it with ``compile_pipeline(count_classes, "count-classes.yaml", read_images("digests.yaml"))`` of
+``medmark.pipelines.compile``, and upload the file.
 """
 
 from kfp import dsl

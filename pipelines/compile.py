@@ -2,25 +2,75 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-from medmark.components.base.image import IMAGE
+from medmark.components.base.errors import MedmarkError
+from medmark.components.base.image import IMAGE, RUNS_IN
+from medmark.components.base.text import reason_of
+from medmark.pipelines.pods import Pods, ask_for
 
 if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
 
+COMPONENTS = Path(__file__).parent.parent / "components"
+DIGESTS = Path(__file__).parent.parent / "images" / "digests.yaml"
+PINNED = re.compile(r"\S+@sha256:[0-9a-f]{64}")
+LARGEST_FILE = 1 << 16  # bytes
 
-def compile_pipeline(pipeline: GraphComponent, path: str | Path) -> None:
+
+def read_images(file: str | Path | None = None, *, unpinned: bool = False) -> dict[str, str]:
+    """Reads which image to run the steps in.
+
+    Args:
+        file: YAML file with a reference by the name that components give, ``medmark/python-cpu``; those that come with medmark when
+            None.
+        unpinned: take references without a digest, too. What such a step ran in can change between two runs.
+
+    Returns:
+        Reference by name.
+
+    Raises:
+        MedmarkError: the file is missing or holds something else, or a reference has no digest.
+    """
+    path = Path(file) if file is not None else DIGESTS
+    try:
+        with open(path, "rb") as stream:
+            images = yaml.safe_load(stream.read(LARGEST_FILE))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise MedmarkError(f"unreadable images: {path} ({reason_of(error)}); give a YAML file") from error
+    if not isinstance(images, dict) or not all(isinstance(part, str) for pair in images.items() for part in pair):
+        raise MedmarkError(f"no images in {path}; write one line for each, '{IMAGE}: registry/name@sha256:...'")
+    if IMAGE not in images:
+        raise MedmarkError(f"{path} does not name {IMAGE}; write '{IMAGE}: registry/name@sha256:...'")
+    for name, reference in images.items():
+        if not unpinned and not PINNED.fullmatch(reference):
+            raise MedmarkError(
+                f"{name} in {path} is {reference!r}, which is not pinned; push the image and give --images with its"
+                " registry/name@sha256:..., or give --unpinned"
+            )
+    return images
+
+
+def compile_pipeline(
+    pipeline: GraphComponent, path: str | Path, images: Mapping[str, str], pods: Pods | None = None
+) -> None:
     """Writes the IR YAML of one pipeline, with caching switched off in every step, and each step told which image it runs in.
 
-    A cluster's cache knows an input artifact by its name and not by its content, so it would give a run the verdict or the
-    signature of another one. ``kfp.local`` knows artifacts by their place, and lets a run on one machine go on where it stopped.
+    A cluster's cache finds a step by its parameters and by the ids of its input artifacts. The first steps of a run must never be
+    found: they draw secrets, which no two runs may share, or read what may have changed meanwhile. What they make has new ids, so the
+    steps after them would not be found either. A failed run goes on by KFP's own retry, which keeps what succeeded, secrets included.
 
     Args:
         pipeline: a function decorated with ``dsl.pipeline``.
         path: file to write.
+        images: reference by name, see :func:`read_images`; a step with another image keeps it.
+        pods: what the steps ask of the cluster, see :func:`medmark.pipelines.pods.read_pods`; the defaults when None.
     """
     from kfp import compiler
 
@@ -30,18 +80,63 @@ def compile_pipeline(pipeline: GraphComponent, path: str | Path) -> None:
     for component in (spec["root"], *spec["components"].values()):
         for task in component.get("dag", {}).get("tasks", {}).values():
             task["cachingOptions"] = {}
+    _put_in(images, spec)
+    Path(path).write_text(yaml.safe_dump_all(ask_for(documents, pods or Pods())))
+
+
+def _put_in(images: Mapping[str, str], spec: dict) -> None:
+    """Gives steps the reference of their image, and tells them: a pod does not know its image, and its lineage could not name it."""
     for executor in spec["deploymentSpec"]["executors"].values():
         container = executor.get("container", {})
-        if container.get("image") == IMAGE:  # a pod does not know its image, and its lineage would name the default
-            container["env"] = [*container.get("env", []), {"name": "MEDMARK_IMAGE", "value": IMAGE}]
-    Path(path).write_text(yaml.safe_dump_all(documents))
+        if container.get("image") in images:
+            container["image"] = images[container["image"]]
+            container["env"] = [*container.get("env", []), {"name": RUNS_IN, "value": container["image"]}]
 
 
-def compile_all(out: str | Path) -> list[Path]:
-    """Writes the IR YAML of every pipeline of medmark as ``<name>.yaml``.
+def compile_components(out: str | Path, images: Mapping[str, str]) -> list[Path]:
+    """Writes each component of medmark as ``<name>.yaml``, for pipelines of people who do not install medmark.
+
+    ``kfp.components.load_component_from_file`` loads them. What their steps ask of the cluster, and whether KFP may cache them, is up
+    to the pipeline: never those that draw secrets or read from addresses.
 
     Args:
         out: folder to write; made if missing.
+        images: reference by name, see :func:`read_images`.
+
+    Returns:
+        The files that were written.
+    """
+    from kfp import compiler
+    from kfp.dsl.python_component import PythonComponent
+
+    rooms = sorted(path.parent.name for path in COMPONENTS.glob("*/component.py"))
+    modules = [import_module(f"medmark.components.{room}.component") for room in rooms]
+    found = [each for module in modules for each in vars(module).values() if isinstance(each, PythonComponent)]
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for component in found:
+        path = out / f"{component.name.removesuffix('-component')}.yaml"
+        compiler.Compiler().compile(component, str(path))
+        spec = yaml.safe_load(path.read_text())
+        _put_in(images, spec)
+        for executor in spec["deploymentSpec"]["executors"].values():
+            container = executor["container"]
+            for variable in container.pop("env", []):  # KFP 2.17 cannot compile a loaded component that has variables
+                shell = container["command"].index("-ec") + 1
+                stated = f"export {variable['name']}={shlex.quote(variable['value'])}"
+                container["command"][shell] = f"{stated}\n{container['command'][shell]}"
+        path.write_text(yaml.safe_dump(spec))
+        paths.append(path)
+    return paths
+
+
+def compile_all(out: str | Path, images: Mapping[str, str], pods: Pods | None = None) -> list[Path]:
+    """Writes the IR YAML of every pipeline of medmark as ``<name>.yaml``, and of every component in ``components/``.
+
+    Args:
+        out: folder to write; made if missing.
+        images, pods: see :func:`compile_pipeline`.
 
     Returns:
         The files that were written.
@@ -63,6 +158,6 @@ def compile_all(out: str | Path) -> list[Path]:
         *(mark_release, mark_segmenter, stress_release, update_release),
     ):
         path = out / f"{pipeline.name}.yaml"
-        compile_pipeline(pipeline, path)
+        compile_pipeline(pipeline, path, images, pods)
         paths.append(path)
-    return paths
+    return paths + compile_components(out / "components", images)

@@ -8,6 +8,7 @@ secret                  keys                                                    
 ======================  ==========================================================  ==========================
 ``medmark-s3``          endpoint, access_key, secret_key, region, insecure          releases
 ``medmark-s3-evidence`` endpoint, access_key, secret_key, region                    evidence, drops
+``medmark-run``         key                                                         the secrets that a run draws
 ``medmark-signing``     medmark.key, passphrase                                     the owner's signing key
 ``medmark-suspect``     token                                                       a suspect's endpoint
 ``medmark-mlflow``      tracking_uri, username, password, token                     MLflow
@@ -32,6 +33,7 @@ EVIDENCE = {
         key: f"MEDMARK_S3_EVIDENCE_{key.upper()}" for key in ("endpoint", "access_key", "secret_key", "region")
     },
 }
+RUN = {"medmark-run": {"key": "MEDMARK_RUN_KEY"}}
 SIGNING = {"medmark-signing": {"medmark.key": "MEDMARK_SIGNING_KEY", "passphrase": "MEDMARK_KEY_PASSPHRASE"}}
 SUSPECT = {"medmark-suspect": {"token": "MEDMARK_SUSPECT_TOKEN"}}
 MLFLOW = {

@@ -6,11 +6,13 @@ import contextlib
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import LOCK, check_own, close_to_others, open_to_others, private_folder
+from medmark.components.tracking.connection import is_named
 from medmark.pipelines.local_output import StepOutput
 
 if TYPE_CHECKING:
@@ -62,6 +64,20 @@ def hand_over(parts: dict[str, Path], out: Path) -> None:
     for public in PUBLIC:
         if (out / public).exists():
             open_to_others(out / public)
+
+
+def log_run(parts: dict[str, Path], out: Path, track: Callable[[], None]) -> None:
+    """Sees to it that MLflow has a run: the pipeline's own step has logged it if the environment names a server.
+
+    Args:
+        parts: path of each output of the pipeline.
+        out: folder of the run; gets what the server did not take.
+        track: logs the run into the folder.
+    """
+    if not is_named():
+        track()
+    elif (parts["unlogged"] / "unlogged").is_dir():
+        shutil.copytree(parts["unlogged"] / "unlogged", out / "unlogged", dirs_exist_ok=True)
 
 
 def remove_work(out: Path) -> None:

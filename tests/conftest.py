@@ -54,6 +54,14 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """A file with a pinned image, as ``--images`` takes it."""
+    file = tmp_path_factory.mktemp("images") / "digests.yaml"
+    file.write_text(f"medmark/python-cpu: registry.example/medmark@sha256:{64 * 'a'}\n")
+    return file
+
+
+@pytest.fixture(scope="session")
 def source(tmp_path_factory) -> Path:
     """A folder per class with 120 phantoms of 64 px."""
     return make_phantoms(tmp_path_factory.mktemp("source") / "phantoms", count=120, size=64, seed=1)

@@ -19,7 +19,7 @@ def build_wheel(folder: Path) -> Path:
     source.mkdir()
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("components", "pipelines"):
+    for name in ("components", "images", "pipelines"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     # without isolation, because a test needs no network
     check(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, source)

@@ -1,23 +1,30 @@
 """What a first marking draws at random, and how it reaches the steps: in a file, because everybody with access to a run sees
 its parameters, and Kubeflow writes them into every step's log.
 
+On a cluster the file is an artifact like any other, which the run's page shows to everybody who may see the run. So it is encrypted there,
+with a key that steps get from a Kubernetes secret (:data:`RUN_KEY`).
+
 A parameter refers to a secret as ``{"$secret": NAME}``, or ``{"$secret": NAME, "plus": NUMBER}``.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import json
+import os
 import secrets
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.image import NOT_IN_AN_IMAGE, running_image
 from medmark.components.base.parameters import whole
 from medmark.components.base.private_files import write_private
 from medmark.components.dataset.pseudonyms import kept_patient_key
@@ -25,6 +32,7 @@ from medmark.components.evidence.draw import KEY_BYTES, Draw
 
 SEED_BITS = 48  # a seed that a user gives travels through JSON, where numbers are exact to 53 bits
 REFERENCE = "$secret"
+RUN_KEY = "MEDMARK_RUN_KEY"  # environment variable: 32 random bytes in base64, the same in all steps of a run
 # splits can be seen in a release, so they confirm a guess of the seed: each guess shall be dear; 128 MiB and, measured, 0.4 s
 # on one core
 SCRYPT = {"n": 2**17, "r": 8, "p": 1, "maxmem": 2**28}
@@ -82,13 +90,14 @@ def draw_secrets(
     """Writes a file with secrets.
 
     Args:
-        path: of the file; readable by its owner only.
+        path: of the file; readable by its owner only. A Fernet token if there is a :data:`RUN_KEY`, else JSON.
         seed: all but the key of the pseudonyms follow from it, see :func:`seeds_of`; None: drawn.
         patients: private file with that key, see :func:`medmark.components.dataset.pseudonyms.kept_patient_key`; None: drawn.
         draw: the key of the mark, drawn before; None: drawn.
 
     Raises:
-        MedmarkError: no key in ``patients``, or both a seed and a draw.
+        MedmarkError: no key in ``patients``, both a seed and a draw, or this is a step on a cluster and :data:`RUN_KEY` is missing or no
+            key.
     """
     if seed is not None and draw:
         raise MedmarkError("the key of the mark follows from the seed or from the drawing; give one of them")
@@ -106,18 +115,44 @@ def draw_secrets(
     if draw:
         drawn = replace(drawn, seed=draw.key.seed, mark_key=draw.key.mark_key, draw=draw.text)
     # the file's digest is part of the metadata; without a salt it would confirm a guess of the seed
-    write_private(path, canonical_json({**asdict(drawn), "salt": secrets.token_hex(KEY_BYTES)}))
+    text = canonical_json({**asdict(drawn), "salt": secrets.token_hex(KEY_BYTES)})
+    cipher = _cipher()
+    if cipher is None and running_image() != NOT_IN_AN_IMAGE:
+        raise MedmarkError(
+            f"{RUN_KEY} is missing, and without it everybody who may see this run could read its secrets; create it with: kubectl create"
+            ' secret generic medmark-run --from-literal=key="$(openssl rand -base64 32)"'
+        )
+    write_private(path, cipher.encrypt(text) if cipher else text)
+
+
+def _cipher() -> Fernet | None:
+    """What encrypts the file; None without a key."""
+    given = os.environ.get(RUN_KEY)
+    if not given:
+        return None
+    try:
+        return Fernet(base64.urlsafe_b64encode(base64.b64decode(given, validate=True)))
+    except ValueError as error:
+        raise MedmarkError(
+            f"{RUN_KEY} is no key: it is not 32 bytes in base64; make one with 'openssl rand -base64 32'"
+        ) from error
 
 
 def read_secrets(path: str | Path) -> Secrets:
     """What :func:`draw_secrets` wrote.
 
     Raises:
-        MedmarkError: it is missing or damaged.
+        MedmarkError: it is missing or damaged, or was encrypted with another key than :data:`RUN_KEY`.
     """
+    cipher = _cipher()
     try:
-        held = json.loads(Path(path).read_bytes())
+        content = Path(path).read_bytes()
+        held = json.loads(cipher.decrypt(content) if cipher else content)
         return Secrets(**{name: held[name] for name in NAMES}, draw=held["draw"])
+    except InvalidToken:
+        raise MedmarkError(
+            f"secrets were not encrypted with this {RUN_KEY}: {path}; give all steps of a run the same key, or start it again"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MedmarkError(f"no secrets: {path} ({type(error).__name__}); start the run again") from None
 

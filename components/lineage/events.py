@@ -21,7 +21,7 @@ from uuid import UUID
 
 from medmark.components.base.digests import HEX, canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
-from medmark.components.base.image import IMAGE
+from medmark.components.base.image import running_image
 from medmark.components.dataset.origin import Origin, drop_digest
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import STEPS
@@ -145,7 +145,9 @@ def _run_facets(name: str, parameters: dict, producer: str) -> dict[str, RunFace
         raise MedmarkError(
             f"a parameter of the step {name!r} is no JSON value ({error}); give texts or numbers"
         ) from error
-    image: Any = RunFacet(producer=producer).with_additional_properties(image=IMAGE)  # typed as a mere BaseFacet
+    image: Any = RunFacet(producer=producer).with_additional_properties(
+        image=running_image()
+    )  # typed as a mere BaseFacet
     return {
         "processing_engine": processing_engine_run.ProcessingEngineRunFacet(
             version("medmark"), name="medmark", producer=producer

@@ -69,6 +69,7 @@ def track_marking_component(
     check: dsl.Input[dsl.Artifact],
     record: dsl.Input[dsl.Artifact],
     parameters: dict,
+    kfp_run: str,
     unlogged: dsl.Output[dsl.Artifact],
 ) -> None:
     """Logs a run of mark_release to the MLflow server that the step's environment names, if it names one.
@@ -88,6 +89,7 @@ def track_marking_component(
         check: verdict and scores, from ``check_release_component``.
         record: how the release was made, from ``check_release_component``.
         parameters: parameters of the run, without seeds.
+        kfp_run: id of the run, which becomes the tag ``medmark.kfp_run``; no tag when empty.
         unlogged: folder with what MLflow did not take, for ``medmark track sync``.
     """
     import json
@@ -107,7 +109,7 @@ def track_marking_component(
     verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
     verdict["seconds"]["verify"] = check.metadata["seconds"]
     verdict["seconds"]["total"] = sum(verdict["seconds"].values())
-    track_marking(Path(unlogged.path), parts, verdict, whole(parameters))
+    track_marking(Path(unlogged.path), parts, verdict, whole(parameters), kfp_run=kfp_run)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -116,6 +118,7 @@ def track_update_component(
     evidence: dsl.Input[dsl.Artifact],
     check: dsl.Input[dsl.Artifact],
     record: dsl.Input[dsl.Artifact],
+    kfp_run: str,
     unlogged: dsl.Output[dsl.Artifact],
 ) -> None:
     """Logs a run of update_release to the MLflow server that the step's environment names, if it names one.
@@ -128,6 +131,7 @@ def track_update_component(
         evidence: its complete evidence, from ``check_update_component``; private.
         check: verdict, from ``check_update_component``.
         record: how the release was made, from ``check_update_component``.
+        kfp_run: id of the run, which becomes the tag ``medmark.kfp_run``; no tag when empty.
         unlogged: folder with what MLflow did not take, for ``medmark track sync``.
     """
     import json
@@ -143,4 +147,4 @@ def track_update_component(
     verdict = json.loads((parts["check"] / "verdict.json").read_bytes())
     if is_named() and verdict["change"]["changed"]:
         verdict["seconds"] = {"total": release.metadata["seconds"] + check.metadata["seconds"]}
-        track_update(Path(unlogged.path), parts, verdict)
+        track_update(Path(unlogged.path), parts, verdict, kfp_run=kfp_run)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
-from medmark.components.base.image import IMAGE
 from medmark.components.dataset.release import Release
 from medmark.components.generator.marker import Marker
 from medmark.components.lineage.events import artifact_digest, read_record, read_steps
 from medmark.components.report.figures import classifier_curves, generator_curves, histograms, jpeg_and_resize_curves
 from medmark.components.surrogate.models import load_models
 from medmark.components.tracking.registry import Model, model_name
-from medmark.components.tracking.runs import Tracked, log_pipeline
+from medmark.components.tracking.runs import Tracked, log_pipeline, run_tags
 
 # output of the pipeline: name of its MLflow run, name of its step
 STEPS = {
@@ -34,7 +32,7 @@ FROM_SEED = "its weights tell the seed that they began with, from which the mark
 CARRIER = "its weights tell the seed that they began with, and its answers the carrier that it was trained on"
 
 
-def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict) -> None:
+def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: dict, *, kfp_run: str = "") -> None:
     """Logs the run to MLflow, with a nested run for each step.
 
     The server may be shared: neither seeds, from which the key of the mark follows, nor marked images go there, nor paths of
@@ -50,6 +48,7 @@ def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: 
         parts: folder of each of the pipeline's outputs; of ``record`` the file.
         verdict: content of ``verdict.json``, with the seconds of all steps.
         parameters: of the run, without seeds.
+        kfp_run: see :func:`medmark.components.tracking.runs.run_tags`.
     """
     release = Release(parts["release"])
     events = read_steps(parts["evidence"])["events"]
@@ -90,8 +89,9 @@ def track_marking(out: Path, parts: dict[str, Path], verdict: dict, parameters: 
         "marked_fraction": verdict["marked_fraction"],
         "seconds": verdict["seconds"]["total"],
     }
-    code = {"medmark.code_version": version("medmark"), "medmark.image": IMAGE.rpartition("/")[2]}
-    pipeline = Tracked("mark-release", {**parameters, "verdict": verdict["verdict"]}, metrics, tags=code | SEED)
+    pipeline = Tracked(
+        "mark-release", {**parameters, "verdict": verdict["verdict"]}, metrics, tags=run_tags(kfp_run) | SEED
+    )
     pipeline.dataset = dataset_of(release, "release")
     log_pipeline(out, pipeline, steps)
 

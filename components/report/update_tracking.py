@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
-from medmark.components.base.image import IMAGE
 from medmark.components.dataset.release import Release
 from medmark.components.lineage.events import read_record, read_steps
 from medmark.components.report.mark_tracking import SEED, dataset_of, step_tags
-from medmark.components.tracking.runs import Tracked, log_pipeline
+from medmark.components.tracking.runs import Tracked, log_pipeline, run_tags
 
 # name of the step: what it made
 STEPS = {"read drop": "drop", "mark drop": "release", "check": "check"}
 
 
-def track_update(out: Path, parts: dict[str, Path], verdict: dict) -> None:
+def track_update(out: Path, parts: dict[str, Path], verdict: dict, *, kfp_run: str = "") -> None:
     """Logs the run to MLflow, with a nested run for each step, but neither seeds nor images nor names of the source.
 
     Args:
         out: gets MLflow's files, or what MLflow does not take.
         parts: folder of each of the pipeline's outputs; of ``record`` the file.
         verdict: content of ``verdict.json``.
+        kfp_run: see :func:`medmark.components.tracking.runs.run_tags`.
     """
     release = Release(parts["release"])
     events = read_steps(parts["evidence"])["events"]
@@ -42,8 +41,9 @@ def track_update(out: Path, parts: dict[str, Path], verdict: dict) -> None:
         "verdict": verdict["verdict"],
         "parent": release.parent,
     }
-    code = {"medmark.code_version": version("medmark"), "medmark.image": IMAGE.rpartition("/")[2]}
-    pipeline = Tracked("update-release", parameters, {"seconds": verdict["seconds"]["total"]}, tags=code | SEED)
+    pipeline = Tracked(
+        "update-release", parameters, {"seconds": verdict["seconds"]["total"]}, tags=run_tags(kfp_run) | SEED
+    )
     pipeline.metrics |= {name: steps[2].metrics[name] for name in ("wsr", "delta_p")}
     pipeline.dataset = dataset_of(release, "release")
     log_pipeline(out, pipeline, steps)

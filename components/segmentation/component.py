@@ -165,6 +165,7 @@ def track_segmenter_component(
     evidence: dsl.Input[dsl.Artifact],
     check: dsl.Input[dsl.Artifact],
     parameters: dict,
+    kfp_run: str,
     unlogged: dsl.Output[dsl.Artifact],
 ) -> None:
     """Logs a run of mark_segmenter to the MLflow server that the step's environment names, if it names one, and registers the model.
@@ -178,6 +179,7 @@ def track_segmenter_component(
         evidence: of the marked segmenter, for its training history; private.
         check: verdict, from ``check_segmenter_component``.
         parameters: of the run, without seeds.
+        kfp_run: id of the run, which becomes the tag ``medmark.kfp_run``; no tag when empty.
         unlogged: folder with what MLflow did not take, for ``medmark track sync``.
     """
     import json
@@ -194,7 +196,7 @@ def track_segmenter_component(
     made = {"release": release, "model": model, "unmarked": unmarked, "evidence": evidence}
     verdict = json.loads((Path(check.path) / "verdict.json").read_bytes())
     parts = {name: Path(artifact.path) for name, artifact in made.items()}
-    track_segmenter(Path(unlogged.path), parts, verdict, whole(parameters))
+    track_segmenter(Path(unlogged.path), parts, verdict, whole(parameters), kfp_run=kfp_run)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

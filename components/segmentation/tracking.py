@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medmark.components.base.image import IMAGE
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.marked_model import read_marked_model
 from medmark.components.report.mark_tracking import dataset_of
@@ -15,10 +13,12 @@ from medmark.components.segmentation.evidence import read_segmenter_evidence
 from medmark.components.segmentation.networks import Probabilities, load_segmenter
 from medmark.components.segmentation.summary import metrics
 from medmark.components.tracking.registry import Model, model_name
-from medmark.components.tracking.runs import Tracked, log_pipeline
+from medmark.components.tracking.runs import Tracked, log_pipeline, run_tags
 
 
-def track_segmenter(out: Path, parts: dict[str, Path], verdict: dict[str, Any], parameters: dict[str, Any]) -> None:
+def track_segmenter(
+    out: Path, parts: dict[str, Path], verdict: dict[str, Any], parameters: dict[str, Any], *, kfp_run: str = ""
+) -> None:
     """Logs the run to MLflow, with a nested run for each trained model, and registers the marked segmenter.
 
     The server may be shared: neither the key, the trigger, the payload nor images go there. The registered model answers with
@@ -29,6 +29,7 @@ def track_segmenter(out: Path, parts: dict[str, Path], verdict: dict[str, Any], 
         parts: ``release``, ``model``, ``unmarked`` and ``evidence``: folders.
         verdict: content of ``verdict.json``.
         parameters: of the run, without seeds.
+        kfp_run: see :func:`medmark.components.tracking.runs.run_tags`.
     """
     release, marked = Release(parts["release"]), read_marked_model(parts["model"])
     model, evidence = load_segmenter(marked.weights), read_segmenter_evidence(parts["evidence"])
@@ -47,7 +48,7 @@ def track_segmenter(out: Path, parts: dict[str, Path], verdict: dict[str, Any], 
             stated={"class_names": release.class_names, "model_digest": marked.digest},
         )
     ]
-    tags = {"medmark.code_version": version("medmark"), "medmark.image": IMAGE.rpartition("/")[2]}
+    tags = run_tags(kfp_run)
     hidden = ("trigger", "text")
     shown = {name: value for name, value in parameters.items() if name not in hidden}
     pipeline = Tracked("mark-segmenter", {**shown, "verdict": verdict["verdict"]}, dict(metrics(verdict)), tags=tags)

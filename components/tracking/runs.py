@@ -18,10 +18,12 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.image import NOT_IN_AN_IMAGE, running_image
 from medmark.components.base.private_files import private_files
 from medmark.components.base.text import reason_of
 from medmark.components.tracking import unlogged
@@ -38,6 +40,17 @@ EXPERIMENT = "medmark"
 CONTENT, LOGGED = "medmark.content", "medmark.logged"
 METRICS_PER_REQUEST, TEXTS_PER_REQUEST = 1000, 100  # MLflow's limits
 DIGEST_CHARS = 36  # that MLflow keeps of a data set's digest
+
+
+def run_tags(kfp_run: str = "") -> dict[str, str]:
+    """Returns the tags of a pipeline's run: version of medmark, image without its registry, and id of the KFP run.
+
+    Args:
+        kfp_run: its id. Counts in a compiled step only: ``kfp.local`` makes one up.
+    """
+    image = running_image()
+    tags = {"medmark.code_version": version("medmark"), "medmark.image": image.rpartition("/")[2]}
+    return tags | ({"medmark.kfp_run": kfp_run} if kfp_run and image != NOT_IN_AN_IMAGE else {})
 
 
 @dataclass

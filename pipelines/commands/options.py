@@ -14,6 +14,25 @@ if TYPE_CHECKING:
 Out = Annotated[str, typer.Option("--out", help="Folder or s3://bucket/prefix to write; must be empty or absent.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn at random.")]
 PublicKey = Annotated[str, typer.Option("--public-key", help="The signer's medmark.pub.")]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        envvar="MEDMARK_IMAGES",
+        help="YAML file with the image to run the steps in, 'medmark/python-cpu: registry/name@sha256:...'.",
+    ),
+]
+PodsFile = Annotated[
+    str | None,
+    typer.Option(
+        "--pods",
+        envvar="MEDMARK_PODS",
+        help="YAML file with what the steps' pods ask of the cluster: processors, memory, GPU, queue, retries.",
+    ),
+]
+Unpinned = Annotated[
+    bool, typer.Option("--unpinned", help="Take an image without a digest, which can change between runs.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and everything that the steps print.")]
 Label = Annotated[str | None, typer.Option("--label-column", help="CSV column with the label or finding.")]
 PathColumn = Annotated[str | None, typer.Option("--path-column", help="CSV column with the paths of the images.")]

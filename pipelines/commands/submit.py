@@ -14,12 +14,15 @@ from medmark.pipelines.commands.options import (
     Debug,
     Drawing,
     DrawnWith,
+    Images,
     Label,
     PathColumn,
     PatientColumn,
     PatientPattern,
+    PodsFile,
     Quarantine,
     Uncertain,
+    Unpinned,
     Where,
     drop_options,
     pairs,
@@ -96,6 +99,8 @@ class Runner:
         namespace: of a server with several users.
         pipeline_root: where the server keeps what the steps pass on; its own default when None.
         service_account: of the pods; the server's default when None.
+        images, unpinned: see :func:`medmark.pipelines.compile.read_images`.
+        pods: file, see :func:`medmark.pipelines.pods.read_pods`; the defaults when None.
         debug: show all that the steps print.
 
     Raises:
@@ -113,6 +118,9 @@ class Runner:
     namespace: str | None
     pipeline_root: str | None
     service_account: str | None
+    images: str | None
+    unpinned: bool
+    pods: str | None
     debug: bool
 
     def __post_init__(self) -> None:
@@ -158,12 +166,15 @@ class Runner:
     def on_server(self) -> ClusterTarget:
         """Returns the server as a target; connects to it."""
         from medmark.components.storage.store import Store
+        from medmark.pipelines.compile import read_images
+        from medmark.pipelines.pods import read_pods
         from medmark.pipelines.submitting.cluster import ClusterTarget
         from medmark.pipelines.submitting.kfp_server import KfpServer
 
-        server = KfpServer(
-            self.endpoint or "", self.namespace, pipeline_root=self.pipeline_root, service_account=self.service_account
-        )
+        images = read_images(self.images, unpinned=self.unpinned)
+        place = {"pipeline_root": self.pipeline_root, "service_account": self.service_account}
+        pods = read_pods(self.pods) if self.pods else None
+        server = KfpServer(self.endpoint or "", self.namespace, images=images, pods=pods, **place)
         return ClusterTarget(server, self.releases, self.evidence, Store.from_environment("evidence"), self.sign)
 
 
@@ -187,6 +198,9 @@ def submit_mark_release(
     namespace: Namespace = None,
     pipeline_root: PipelineRoot = None,
     service_account: ServiceAccount = None,
+    images: Images = None,
+    unpinned: Unpinned = False,
+    pods: PodsFile = None,
     wait: Wait = False,
     timeout: Timeout = DAY,
     debug: Debug = False,
@@ -211,6 +225,9 @@ def submit_mark_release(
         namespace=namespace,
         pipeline_root=pipeline_root,
         service_account=service_account,
+        images=images,
+        unpinned=unpinned,
+        pods=pods,
         debug=debug,
     )
     settings, private = read_settings(pairs(set_, "--set")), Store.from_environment("evidence")
@@ -264,6 +281,9 @@ def submit_update_release(
     namespace: Namespace = None,
     pipeline_root: PipelineRoot = None,
     service_account: ServiceAccount = None,
+    images: Images = None,
+    unpinned: Unpinned = False,
+    pods: PodsFile = None,
     wait: Wait = False,
     timeout: Timeout = DAY,
     debug: Debug = False,
@@ -283,6 +303,9 @@ def submit_update_release(
         namespace=namespace,
         pipeline_root=pipeline_root,
         service_account=service_account,
+        images=images,
+        unpinned=unpinned,
+        pods=pods,
         debug=debug,
     )
     options = given_only(
@@ -360,6 +383,9 @@ def reconcile_command(
     namespace: Namespace = None,
     pipeline_root: PipelineRoot = None,
     service_account: ServiceAccount = None,
+    images: Images = None,
+    unpinned: Unpinned = False,
+    pods: PodsFile = None,
     timeout: Timeout = DAY,
     debug: Debug = False,
 ) -> None:
@@ -381,6 +407,9 @@ def reconcile_command(
         namespace=namespace,
         pipeline_root=pipeline_root,
         service_account=service_account,
+        images=images,
+        unpinned=unpinned,
+        pods=pods,
         debug=debug,
     )
     options = given_only(

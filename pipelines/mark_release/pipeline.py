@@ -13,7 +13,7 @@ from medmark.components.report.component import report_component, track_marking_
 from medmark.components.saliency.component import extract_saliency_component
 from medmark.components.surrogate.component import train_classifiers_component
 from medmark.components.verification.component import check_release_component
-from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, give
+from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RUN, give
 from medmark.pipelines.sign_and_publish import sign_and_publish
 
 
@@ -32,6 +32,7 @@ class Made(NamedTuple):
     check: dsl.Artifact
     record: dsl.Artifact
     report: dsl.HTML
+    unlogged: dsl.Artifact
 
 
 class Trained(NamedTuple):
@@ -71,19 +72,22 @@ def train_on_clean(
     mark.set_display_name("train generator")
     other = train_generator_component(release=clean, target_class=target_class, config=control_config, **inputs)
     other.set_display_name("train control generator")
+    for task in (surrogate_task, benign_task, mark, other):
+        give(task, RUN)
     generators = {"generator": mark.outputs["generator"], "control": other.outputs["generator"]}
     return Trained(surrogates, benign_models, saliency.outputs["maps"], **generators)
 
 
-def track(made: Made, parameters: PipelineParameterChannel) -> PipelineTask:
+def track(parameters: PipelineParameterChannel, **made: PipelineArtifactChannel) -> PipelineTask:
     """Adds the step that logs the run to MLflow.
 
     Args:
-        made: outputs of the pipeline.
         parameters: parameters of the run.
+        made: what the run made, see ``track_marking_component``.
     """
-    logged = {name: artifact for name, artifact in made._asdict().items() if name not in ("keep", "report")}
-    task = track_marking_component(**logged, parameters=parameters).set_display_name("track")
+    task = track_marking_component(**made, parameters=parameters, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+    task.set_display_name("track")
+    task.set_caching_options(False)  # the server may have been away
     give(task, MLFLOW)
     return task
 
@@ -139,18 +143,18 @@ def mark_release(
         patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
         drawing: where a drawing is from which the key of the mark follows, and what completes it, see ``draw_secrets_component``;
             the key is self-drawn when empty.
-        publish_uri: where to publish the release if its mark works, ``s3://bucket/prefix``. Nothing is published or logged to
-            MLflow when empty.
+        publish_uri: where to publish the release if its mark works, ``s3://bucket/prefix``. Nothing is published when
+            empty.
         publish_evidence_uri: where to store evidence and keep then, ``s3://bucket/prefix`` in another bucket.
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what to record then, see ``publish_component``.
     """
     draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing=drawing)
     draw.set_display_name("draw secrets")
-    give(draw, EVIDENCE)
+    give(draw, EVIDENCE, RUN)
     secrets = draw.outputs["secrets"]
     ingest = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
-    give(ingest.set_display_name("ingest"), EVIDENCE)
+    give(ingest.set_display_name("ingest"), EVIDENCE, RUN)
     clean = ingest.outputs["release"]
     trained = train_on_clean(
         clean,
@@ -172,12 +176,13 @@ def mark_release(
         queries=queries,
         secrets=secrets,
     ).set_display_name("poison")
+    give(poison, RUN)
     marked, evidence = poison.outputs["marked"], poison.outputs["evidence"]
     train = train_classifiers_component(release=marked, configs=marked_configs, secrets=secrets)
-    train.set_display_name("train marked models")
+    give(train.set_display_name("train marked models"), RUN)
     models = {"benign_models": trained.benign_models, "marked_models": train.outputs["models"]}
     check = check_release_component(release=marked, evidence=evidence, **models, thresholds=thresholds, secrets=secrets)
-    check.set_display_name("verify")
+    give(check.set_display_name("verify"), RUN)
     report = report_component(
         clean=clean,
         marked=marked,
@@ -188,28 +193,28 @@ def mark_release(
         check=check.outputs["check"],
         parameters=parameters,
     ).set_display_name("report")
-    made = Made(
-        clean=clean,
-        surrogates=trained.surrogates,
+    logged = {
+        "clean": clean,
+        "surrogates": trained.surrogates,
         **models,
-        generator=trained.generator,
-        control=trained.control,
-        release=marked,
-        evidence=check.outputs["complete"],
-        keep=poison.outputs["keep"],
-        check=check.outputs["check"],
-        record=check.outputs["record"],
-        report=report.outputs["report"],
-    )
+        "generator": trained.generator,
+        "control": trained.control,
+        "release": marked,
+        "evidence": check.outputs["complete"],
+        "check": check.outputs["check"],
+        "record": check.outputs["record"],
+    }
+    tracked = track(parameters, **logged)
+    keep = poison.outputs["keep"]
     with dsl.If(publish_uri != "", name="publish"):
         sign_and_publish(
             check,
-            tracked=track(made, parameters),
+            tracked=tracked,
             publish_uri=publish_uri,
             publish_evidence_uri=publish_evidence_uri,
             sign=sign,
             submission=submission,
-            release=made.release,
-            keep=made.keep,
+            release=marked,
+            keep=keep,
         )
-    return made
+    return Made(**logged, keep=keep, report=report.outputs["report"], unlogged=tracked.outputs["unlogged"])

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from medmark.components.base.digests import canonical_json
@@ -17,7 +18,7 @@ from medmark.components.dataset.phantoms import TARGET_CLASS, make_phantoms
 from medmark.components.evidence.secrets import REFERENCE
 from medmark.components.profiles import PROFILES, THRESHOLDS, Profile, Setting
 from medmark.components.report.mark_tracking import track_marking
-from medmark.pipelines.local_run import hand_over, private_work, refuse_occupied, remove_work, run_locally
+from medmark.pipelines.local_run import hand_over, log_run, private_work, refuse_occupied, remove_work, run_locally
 from medmark.pipelines.run_arguments import NOBODY, drawing_argument, patients_argument, source_state
 
 LAST_STEPS = {"verify": "check", "report": "report"}  # ended after the verdict was written: step to output
@@ -102,7 +103,7 @@ def run_mark_release(
         hand_over(parts, folder)
         shutil.copyfile(parts["report"], folder / "report.html")
         (folder / "verdict.json").write_bytes(canonical_json(verdict))
-        track_marking(folder, parts, verdict, parameters)
+        log_run(parts, folder, partial(track_marking, folder, parts, verdict, parameters))
         remove_work(folder)
     return verdict
 

@@ -11,7 +11,7 @@ from medmark.components.segmentation.component import (
     track_segmenter_component,
     train_segmenters_component,
 )
-from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, give
+from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RUN, give
 
 
 class Made(NamedTuple):
@@ -74,10 +74,10 @@ def mark_segmenter(
     """
     draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing=drawing)
     draw.set_display_name("draw secrets")
-    give(draw, EVIDENCE)
+    give(draw, EVIDENCE, RUN)
     secrets = draw.outputs["secrets"]
     ingest = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
-    give(ingest.set_display_name("ingest"), EVIDENCE)
+    give(ingest.set_display_name("ingest"), EVIDENCE, RUN)
     release = ingest.outputs["release"]
     train = train_segmenters_component(release=release, configs=unmarked_configs, secrets=secrets)
     unmarked = train.set_display_name("train unmarked segmenters").outputs["models"]
@@ -109,7 +109,10 @@ def mark_segmenter(
         evidence=check.outputs["complete"],
         check=check.outputs["check"],
         parameters=parameters,
+        kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     ).set_display_name("track")
+    for task in (train, mark, check):
+        give(task, RUN)
     give(tracked, MLFLOW)
     tracked.set_caching_options(False)  # the server may have been away
     return Made(

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from medmark.components.base.digests import canonical_json, file_sha256
@@ -22,8 +23,7 @@ from medmark.components.segmentation.profiles import SEGMENTER_PROFILES, Segment
 from medmark.components.segmentation.tracking import track_segmenter
 from medmark.components.segmentation.verdict import SegmenterThresholds
 from medmark.components.surrogate.networks import read_metadata
-from medmark.components.tracking.connection import is_named
-from medmark.pipelines.local_run import hand_over, private_work, refuse_occupied, remove_work, run_locally
+from medmark.pipelines.local_run import hand_over, log_run, private_work, refuse_occupied, remove_work, run_locally
 from medmark.pipelines.run_arguments import NOBODY, drawing_argument, patients_argument, source_state
 
 PHANTOM_CLASSES = ["background", "lungs"]
@@ -110,11 +110,7 @@ def run_mark_segmenter(
         hand_over(parts, folder)
         shutil.copyfile(parts["report"], folder / "report.html")
         (folder / "verdict.json").write_bytes(canonical_json(verdict))
-        if is_named():  # the pipeline's own step has logged the run
-            if (parts["unlogged"] / "unlogged").is_dir():
-                shutil.copytree(parts["unlogged"] / "unlogged", folder / "unlogged", dirs_exist_ok=True)
-        else:
-            track_segmenter(folder, parts, verdict, parameters)
+        log_run(parts, folder, partial(track_segmenter, folder, parts, verdict, parameters))
         remove_work(folder)
     return verdict
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -25,6 +25,7 @@ from medmark.components.base.addresses import is_local
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import one_line
 from medmark.pipelines.compile import compile_pipeline
+from medmark.pipelines.pods import Pods
 
 if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
@@ -74,6 +75,7 @@ class KfpServer:
     Args:
         endpoint: ``https://host[:port][/path]``; ``http://`` only for this machine.
         namespace: namespace on a server with several users; None for any other server.
+        images, pods: see :func:`medmark.pipelines.compile.compile_pipeline`.
         pipeline_root: where the server keeps what the steps of a run pass on; None: where it does by default.
         service_account: of the pods of a run, likewise.
 
@@ -86,13 +88,15 @@ class KfpServer:
         endpoint: str,
         namespace: str | None = None,
         *,
+        images: Mapping[str, str],
+        pods: Pods | None = None,
         pipeline_root: str | None = None,
         service_account: str | None = None,
     ):
         import kfp_server_api
         from kfp import Client
 
-        self.endpoint, self._namespace = _checked(endpoint), namespace
+        self.endpoint, self._namespace, self._compiled_with = _checked(endpoint), namespace, (images, pods)
         self._of_run = {"pipeline_root": pipeline_root, "service_account": service_account}
         self._token, ca = os.environ.get("KFP_TOKEN") or None, os.environ.get("KFP_CA") or None
         if ca is not None and not Path(ca).is_file():
@@ -169,7 +173,7 @@ class KfpServer:
             return Started(known[0], False)
         with tempfile.TemporaryDirectory() as folder:
             package = str(Path(folder) / "pipeline.yaml")
-            compile_pipeline(pipeline, package)
+            compile_pipeline(pipeline, package, *self._compiled_with)
             given = arguments()
             run: Run = self._ask(
                 lambda: self._client.run_pipeline(self._experiment, name, package, given, **self._of_run)
@@ -212,7 +216,7 @@ class KfpServer:
                     run.error.message if run.error and run.error.message else "no reason given", hidden=[self._token]
                 )
                 raise MedmarkError(
-                    f"run {run.state}: {reason}; see {self.url(run)}, correct the cause and submit again, which starts from the beginning"
+                    f"run {run.state}: {reason}; see {self.url(run)}, correct the cause and retry it there, or submit again, which starts from the beginning"
                 )
             if time.monotonic() > deadline:
                 raise MedmarkError(

@@ -20,6 +20,7 @@ class Made(NamedTuple):
     keep: dsl.Artifact
     check: dsl.Artifact
     record: dsl.Artifact
+    unlogged: dsl.Artifact
 
 
 @dsl.pipeline(
@@ -60,7 +61,7 @@ def update_release(
         version: version of the new release.
         seed: seed of the model that checks the mark.
         publish_uri: where to publish the release if anything changed and its mark works, ``s3://bucket/prefix``. Nothing is
-            published or logged to MLflow when empty.
+            published when empty.
         publish_evidence_uri: where to store evidence and keep then, ``s3://bucket/prefix`` in another bucket.
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what to record then, see ``publish_component``.
@@ -98,18 +99,16 @@ def update_release(
         seed=seed,
     )
     check.set_display_name("check the mark")
-    made = Made(
-        release=marked,
-        evidence=check.outputs["complete"],
-        keep=new_keep,
-        check=check.outputs["check"],
-        record=check.outputs["record"],
-    )
+    logged = {
+        "release": marked,
+        "evidence": check.outputs["complete"],
+        "check": check.outputs["check"],
+        "record": check.outputs["record"],
+    }
+    tracked = track_update_component(**logged, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER).set_display_name("track")
+    tracked.set_caching_options(False)  # the server may have been away
+    give(tracked, MLFLOW)
     with dsl.If(publish_uri != "", name="publish"):
-        logged = {"release": made.release, "evidence": made.evidence, "check": made.check, "record": made.record}
-        tracked = track_update_component(**logged)
-        tracked.set_display_name("track")
-        give(tracked, MLFLOW)
         sign_and_publish(
             check,
             tracked=tracked,
@@ -117,8 +116,8 @@ def update_release(
             publish_evidence_uri=publish_evidence_uri,
             sign=sign,
             submission=submission,
-            release=made.release,
-            keep=made.keep,
+            release=marked,
+            keep=new_keep,
             parent=previous,
         )
-    return made
+    return Made(**logged, keep=new_keep, unlogged=tracked.outputs["unlogged"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 from medmark.components.base.digests import canonical_json, file_sha256
@@ -16,7 +17,15 @@ from medmark.components.dataset.tombstones import WITHDRAWN
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep
 from medmark.components.report.update_tracking import track_update
-from medmark.pipelines.local_run import WORK, hand_over, private_work, refuse_occupied, remove_work, run_locally
+from medmark.pipelines.local_run import (
+    WORK,
+    hand_over,
+    log_run,
+    private_work,
+    refuse_occupied,
+    remove_work,
+    run_locally,
+)
 from medmark.pipelines.run_arguments import source_state
 
 
@@ -67,7 +76,7 @@ def run_update_release(
         if verdict["change"]["changed"]:
             hand_over(parts, folder)
             (folder / "verdict.json").write_bytes(canonical_json(verdict))
-            track_update(folder, parts, verdict)
+            log_run(parts, folder, partial(track_update, folder, parts, verdict))
         remove_work(folder)
     if not verdict["change"]["changed"] and not existed:
         with contextlib.suppress(FileNotFoundError):  # a folder that this call made is gone

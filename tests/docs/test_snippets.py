@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from medmark.pipelines.compile import compile_pipeline
+from medmark.pipelines.compile import compile_pipeline, read_images
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("components/*/README.md"))]
@@ -35,7 +35,7 @@ def test_pipeline_in_readme_compiles(tmp_path):
     spec = spec_from_file_location("mine", tmp_path / "mine.py")
     mine = module_from_spec(spec)
     spec.loader.exec_module(mine)
-    compile_pipeline(mine.mark_and_hand_out, tmp_path / "mine.yaml")
+    compile_pipeline(mine.mark_and_hand_out, tmp_path / "mine.yaml", read_images(unpinned=True))
     pipeline, _ = yaml.safe_load_all((tmp_path / "mine.yaml").read_text())  # and what Kubernetes gives the steps
     steps = pipeline["root"]["dag"]["tasks"]
     assert set(steps) == {"mark-release", "hand-out"}

@@ -1,21 +1,32 @@
 """The same tiny run twice: through kfp.local, and step by step through the components' own functions."""
 
+import base64
+import json
 import os
 import subprocess
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from container_network import container_network
 from kfp import dsl
 from kfp_metadata import stored
+from launcher import Docker, Launcher
 from medmark.components.dataset.phantoms import make_phantoms
-from medmark.pipelines.services import down, up
+from medmark.components.lineage.keys import new_key
+from medmark.pipelines.services import EVIDENCE, down, up
+from medmark.pipelines.submitting import kfp_server
 
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
 TINY = {
     "size": 64, "epochs": 1, "other_architecture": "resnet_tiny", "other_epochs": 1, "surrogates": 1,
     "benign_models": 2, "generator_steps": 2, "queries": 20,
 }  # fmt: skip
+# of the image whose containers run the pipelines (make images-test); processes do without it
+IMAGE = os.environ.get("MEDMARK_TEST_IMAGE")
+collect_ignore = [] if IMAGE else ["test_images.py"]
+PASSPHRASE = "correct horse battery"
+RUN_KEY = base64.b64encode(bytes(range(32))).decode()
 SEED = 2**47 + 12345  # as large as the secret ones that are drawn without --seed
 
 
@@ -196,3 +207,38 @@ def steps(source, patients, tmp_path_factory):
         metrics=made.metrics,
     )
     return made
+
+
+@pytest.fixture(scope="session")
+def reached(services):
+    """Name of a network of containers, or None, and the address at which a run reaches one of this machine."""
+    if not IMAGE:
+        yield None, lambda address: address
+        return
+    with container_network() as (name, reachable):
+        addresses = {address: reachable(address) for address in (services.s3, services.mlflow)}
+        yield name, addresses.__getitem__
+
+
+@pytest.fixture
+def cluster(services, reached, images, tmp_path, monkeypatch):
+    """With all secrets; the environment is that of somebody who submits."""
+    for name, identity in (("MEDMARK_S3_CREDENTIALS", "release"), ("MEDMARK_S3_EVIDENCE_CREDENTIALS", "evidence")):
+        monkeypatch.setenv(name, str(services.credentials[identity]))
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "KFP_TOKEN", "KFP_CA", "KFP_NAMESPACE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MEDMARK_IMAGES", str(images))
+    monkeypatch.setattr(kfp_server, "POLL", 0.5)
+    new_key(tmp_path / "keys", PASSPHRASE)
+    network, reachable = reached
+    keys = {name: json.loads(services.credentials[name].read_bytes()) for name in ("release", "evidence")}
+    seen = {name: key | {"endpoint": reachable(key["endpoint"]), "insecure": "1"} for name, key in keys.items()}
+    secrets = {
+        "medmark-run": {"key": RUN_KEY},
+        "medmark-s3": seen["release"],
+        "medmark-s3-evidence": seen["evidence"],
+        "medmark-signing": {"medmark.key": (tmp_path / "keys" / "medmark.key").read_text(), "passphrase": PASSPHRASE},
+        "medmark-mlflow": {"tracking_uri": reachable(services.mlflow)},
+    }
+    root, docker = f"s3://{EVIDENCE}/{tmp_path.name}", Docker(IMAGE, network) if IMAGE else None
+    return Launcher(root, keys["evidence"], tmp_path / "tasks", secrets, docker=docker)

@@ -1,45 +1,47 @@
 """``submit`` and ``reconcile --endpoint``: runs on a cluster publish, sign and track what they make.
 
-The API server is a stand-in, and its runs are done by ``kfp.local``, each step with those of Kubernetes' secrets in its
-environment that the compiled pipeline gives it. Store and MLflow are real.
+The API server is a stand-in, and its runs are done by the launcher of :mod:`launcher`: as processes, or in containers of the image
+that the environment variable ``MEDMARK_TEST_IMAGE`` names (``make images-test``). Store and MLflow are real.
 """
 
+import base64
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
-import yaml
+from cryptography.fernet import Fernet
 from kfp_api import KfpApi
+from launcher import Launcher
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.phantoms import make_phantoms
+from medmark.components.dataset.phantoms import make_masked_phantoms, make_phantoms
 from medmark.components.dataset.release import Release
-from medmark.components.delivery.publish import fetch_release, publish
+from medmark.components.delivery.publish import fetch_release, publish, publish_evidence
 from medmark.components.delivery.run_outputs import publish_run
 from medmark.components.delivery.submission_records import read_records
 from medmark.components.lineage.chain import fetch_chain, verify_chain
-from medmark.components.lineage.keys import load_private, load_public, new_key
+from medmark.components.lineage.keys import load_private, load_public
 from medmark.components.lineage.signing import sign_run
+from medmark.components.profiles import PROFILES
+from medmark.components.segmentation.profiles import SegmenterProfile
 from medmark.components.storage.store import Store
+from medmark.components.surrogate.networks import build
+from medmark.components.tracking.registry import onnx_graph
 from medmark.pipelines import cli
+from medmark.pipelines.audit_lineage.pipeline import audit_lineage
+from medmark.pipelines.audit_segmenter.pipeline import audit_segmenter
+from medmark.pipelines.audit_suspect.pipeline import audit_suspect
+from medmark.pipelines.compare_methods.pipeline import compare_methods
+from medmark.pipelines.mark_segmenter.pipeline import mark_segmenter
+from medmark.pipelines.mark_segmenter.run import pipeline_arguments as segmenter_arguments
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES
-from medmark.pipelines.submitting import kfp_server
+from medmark.pipelines.stress_release.pipeline import stress_release
 
-PASSPHRASE = "correct horse battery"
-LIMIT = 300  # seconds for a run; measured: 60
-RUN = """
-import json, sys
-from kfp import components, local
-package, root, parameters = sys.argv[1:]
-local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, enable_caching=True)
-with open(parameters) as stream:
-    components.load_component_from_file(package)(**json.load(stream))
-"""
 # chance decides what such small models learn; the runs are about what happens when the mark works
 LEARNT = (
     r"(    verdict = check_\w+\(.*\)\n)",
@@ -52,66 +54,18 @@ LEARNT = (
 )
 
 
-class Cluster:
-    """Runs compiled pipelines with the secrets of a namespace.
+def learnt(launcher: Launcher):
+    """Runs pipelines whose marks work, whatever the tiny models learn."""
 
-    Attributes:
-        secrets: by name.
-        seen: names of secrets that some step asked for.
-    """
-
-    def __init__(self, folder: Path, secrets: dict[str, dict[str, str]]):
-        self.folder, self.secrets, self.seen = folder, secrets, set()
-
-    def __call__(self, pipeline: dict, platform: dict, parameters: dict) -> None:
-        work = self.folder / f"run-{len(list(self.folder.iterdir()))}"
-        work.mkdir(parents=True)
-        executors = pipeline["deploymentSpec"]["executors"]
-        for name, settings in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items():
-            for secret in settings["secretAsEnv"]:
-                self.seen.add(secret["secretName"])
-                held = self.secrets.get(secret["secretName"], {})
-                given = {pair["envVar"]: held.get(pair["secretKey"]) for pair in secret["keyToEnv"]}
-                variables = [{"name": variable, "value": value} for variable, value in given.items() if value]
-                executors[name]["container"].setdefault("env", []).extend(variables)
-        for name, executor in executors.items():
+    def run(pipeline: dict, platform: dict, parameters: dict) -> None:
+        for name, executor in pipeline["deploymentSpec"]["executors"].items():
             if "check" in name:
                 command = executor["container"]["command"]
                 command[-1], found = re.subn(*LEARNT, command[-1])
                 assert found == 1
-        (work / "pipeline.yaml").write_text(yaml.safe_dump_all([pipeline, platform]))
-        (work / "parameters.json").write_text(json.dumps(parameters))
-        arguments = [work / "pipeline.yaml", self.folder.with_name("artifacts"), work / "parameters.json"]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MEDMARK_", "MLFLOW_", "KFP_"))}
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, *arguments], env=environment, capture_output=True, text=True, timeout=LIMIT
-        )
-        (work / "log").write_text(done.stdout + done.stderr)
-        if done.returncode:
-            raise RuntimeError((re.findall(r"MedmarkError: .*", done.stdout) or [done.stderr[-2000:]])[-1])
+        launcher(pipeline, platform, parameters)
 
-
-@pytest.fixture
-def cluster(services, tmp_path, monkeypatch):
-    """With all secrets; the environment is that of somebody who submits."""
-    for name, identity in (("MEDMARK_S3_CREDENTIALS", "release"), ("MEDMARK_S3_EVIDENCE_CREDENTIALS", "evidence")):
-        monkeypatch.setenv(name, str(services.credentials[identity]))
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "KFP_TOKEN", "KFP_CA", "KFP_NAMESPACE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(kfp_server, "POLL", 0.5)
-    new_key(tmp_path / "keys", PASSPHRASE)
-    (tmp_path / "runs").mkdir()
-    return Cluster(
-        tmp_path / "runs",
-        {
-            "medmark-s3": json.loads(services.credentials["release"].read_bytes()),
-            "medmark-s3-evidence": json.loads(services.credentials["evidence"].read_bytes()),
-            "medmark-signing": {
-                "medmark.key": (tmp_path / "keys" / "medmark.key").read_text(), "passphrase": PASSPHRASE
-            },
-            "medmark-mlflow": {"tracking_uri": services.mlflow},
-        },
-    )  # fmt: skip
+    return run
 
 
 @pytest.fixture
@@ -129,7 +83,7 @@ def test_drops_become_signed_releases(cluster, medmark, runs, source, services, 
     store, private = Store.from_environment(), Store.from_environment("evidence")
     releases, evidence, drops = f"s3://{RELEASES}/on-kfp", f"s3://{EVIDENCE}/on-kfp", f"s3://{DROPS}/on-kfp"
     first = [runs[0] / name for name in ("release", "evidence", "keep")]
-    key = load_private(tmp_path / "keys" / "medmark.key", PASSPHRASE)
+    key = load_private(tmp_path / "keys" / "medmark.key", cluster.secrets["medmark-signing"]["passphrase"])
     sign_run(*first[:2], runs[0] / "record.json", key, tmp_path / "signed", parent=None)
     head = publish_run(
         {"verdict": "owned", "release_digest": Release(first[0]).digest},
@@ -155,7 +109,7 @@ def test_drops_become_signed_releases(cluster, medmark, runs, source, services, 
     for name in "abcd":
         private.put(tmp_path / "_SUCCESS", f"{drops}/{name}/_SUCCESS")
     with KfpApi() as server:
-        server.run = cluster
+        server.run = learnt(cluster)
         places = ["--drops", drops, "--releases", releases, "--evidence", evidence, "--endpoint", server.url]
         missing = cluster.secrets.pop("medmark-signing")
         code, _, err = medmark("reconcile", *places, "--sign")
@@ -182,40 +136,134 @@ def test_drops_become_signed_releases(cluster, medmark, runs, source, services, 
     assert tracked(services.mlflow, "update-release") == {second, lines[2][-64:], lines[3][-64:]}
 
 
-def test_a_first_marking(cluster, medmark, source, tiny, services, tmp_path):
+def test_a_first_marking_and_all_that_others_do_with_it(cluster, medmark, source, tiny, services, tmp_path):
     store, private = Store.from_environment(), Store.from_environment("evidence")
     ingest(source, tmp_path / "clean", name="first", seed=1)
     clean = publish(tmp_path / "clean", f"s3://{DROPS}/first-on-kfp", private)
     releases, evidence = f"s3://{RELEASES}/first-on-kfp", f"s3://{EVIDENCE}/first-on-kfp"
     with KfpApi() as server:
-        server.run = cluster
+        server.run = learnt(cluster)
         command = ["submit", "mark-release", "--release-json", f"{clean.uri}/release.json", "--profile", "smoke"]
         command += [*(f"--set={name}={value}" for name, value in tiny.settings.items()), "--endpoint", server.url]
         command += ["--publish", releases, "--publish-evidence", evidence, "--sign", "--wait"]
-        code, out, err = medmark(*command)
-        assert code == 0, err
+        missing = cluster.secrets.pop("medmark-run")
+        code, _, err = medmark(*command)
+        assert code == 1 and "MEDMARK_RUN_KEY is missing" in err
+        cluster.secrets["medmark-run"] = missing
+        signing = cluster.secrets.pop("medmark-signing")
+        code, _, err = medmark(*command)
+        assert code == 1 and "no key to sign with" in err
+        cluster.secrets["medmark-signing"] = signing
+        trained = len(cluster.logs)
+        cluster.retry()  # with the same secrets and models
+        assert len(cluster.logs) == trained + 2
         assert medmark(*command)[1].startswith("done before, nothing to do: ")
-    (file,) = (tmp_path / "artifacts").rglob("secrets")
-    drawn = json.loads(file.read_bytes())
-    (log,) = tmp_path.glob("runs/*/log")
-    told = log.read_text() + "".join(p.read_text() for p in tmp_path.glob("artifacts/**/executor_output.json"))
+    (file,) = cluster.fetch(cluster.root, tmp_path / "artifacts").rglob("secrets")
+    sealed = file.read_bytes()
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(sealed)
+    drawn = json.loads(Fernet(base64.urlsafe_b64encode(base64.b64decode(missing["key"]))).decrypt(sealed))
+    told = "".join(cluster.logs.values())
     assert "executor_input" in told and drawn.keys() >= {"seed", "ingest_seed", "models_seed", "patient_key"}
-    for secret in drawn.values():
+    for secret in filter(None, drawn.values()):
         assert str(secret) not in told and str(secret)[:8] not in told
-    digest = re.fullmatch(r"submitted: mark-release-\w+\nhttp\S+\nrelease: (\w{64})\n", out)[1]
+    (digest,) = store.folders(releases)
     head = fetch_chain(f"{releases}/{digest}", tmp_path / "chain", store)
     checked = verify_chain(head, load_public(tmp_path / "keys" / "medmark.pub"))
     assert checked["holds"], checked["broken"]
     assert set(private.folders(evidence)) >= {"submissions"} and len(private.folders(evidence)) == 3
-    assert tracked(services.mlflow, "mark-release") == {digest}
+    assert digest in tracked(services.mlflow, "mark-release")
     model = mlflow.MlflowClient(services.mlflow).get_model_version_by_alias("first-surrogate-00", "released")
     assert model.tags["medmark.release_digest"] == digest
+    audited = audit_from_the_store(cluster, tmp_path, f"{releases}/{digest}", evidence, tiny)
+    assert audited == {"suspects": 1, "lineage": True, "attacks": {"none", "blur"}}
+
+
+def audit_from_the_store(cluster: Launcher, folder: Path, release: str, evidence: str, tiny) -> dict:
+    """What an owner and an auditor do with a published release, each as a pipeline that has its addresses only."""
+    store, private = Store.from_environment(), Store.from_environment("evidence")
+    (digest,) = [d for d in private.folders(evidence) if private.list(f"{evidence}/{d}").keys() >= {"evidence.json"}]
+    network = build("small_cnn", num_classes=2, size=64, seed=0)
+    (folder / "suspect.onnx").write_bytes(onnx_graph(network, (1, 64, 64), "x", "y").SerializeToString())
+    store.put(folder / "suspect.onnx", f"s3://{RELEASES}/suspects/{digest}.onnx")
+    of_evidence = {"evidence_uri": f"{evidence}/{digest}", "evidence_digest": digest}
+    suspects = cluster.start(
+        audit_suspect,
+        folder / "audit",
+        **of_evidence,
+        suspects=[f"s3://{RELEASES}/suspects/{digest}.onnx"],
+        contract={"answers": "logits"},
+    )
+    public_key = (folder / "keys" / "medmark.pub").read_text()
+    lineage = cluster.start(audit_lineage, folder / "lineage", release_uri=release, public_key=public_key)
+    configs = PROFILES["smoke"].with_settings(tiny.settings).marked_configs(tiny.seed)[:1]
+    stressed = cluster.start(
+        stress_release,
+        folder / "stress",
+        **of_evidence,
+        release_uri=release,
+        release_digest=release.rpartition("/")[2],
+        marked_configs=configs,
+        seed=0,
+        attacks=["blur"],
+    )
+    (curves,) = stressed.values()
+    table = pd.read_csv(curves / "stress.csv")
+    return {
+        "suspects": len(json.loads((suspects["audit"] / "audit.json").read_bytes())["suspects"]),
+        "lineage": json.loads(lineage["result"].read_bytes())["holds"],
+        "attacks": set(table.attack),
+    }
+
+
+def test_methods_are_compared(cluster, source, tiny, tmp_path):
+    place, profile = f"s3://{DROPS}/compared", replace(PROFILES["smoke"].with_settings(tiny.settings), marked_share=0.1)
+    Store.from_environment("evidence").upload(source, place)
+    given = {"source": place, "source_state": "", "ingest_options": {"name": "compared"}, "profile": asdict(profile)}
+    (table,) = cluster.start(compare_methods, tmp_path / "run", **given, seed=0, methods=["badnets"]).values()
+    (name,) = rows = json.loads(table.read_bytes())
+    assert name == "badnets" and len(rows[name]["victims"]) == 2
+    with pytest.raises(RuntimeError, match="unknown method: 'goodnets'"):
+        cluster.start(compare_methods, tmp_path / "refused", **given, seed=0, methods=["goodnets"])
+
+
+def test_a_segmenter_is_marked_and_audited(cluster, services, tmp_path):
+    place, private = f"s3://{DROPS}/masked", Store.from_environment("evidence")
+    private.upload(make_masked_phantoms(tmp_path / "masked", count=60, size=64), place)
+    profile = SegmenterProfile(size=64, steps=4, batch_size=4, benign_models=2, queries=8)
+    options = {"name": "masked", "task": "segmentation", "class_names": ["background", "lungs"]}
+    given = segmenter_arguments(profile, place, options, text="St. Anna", name="lungs", version="1")
+    # as KFP's plugin does; its server wins over that of the secret
+    cluster.injected["MLFLOW_TRACKING_URI"] = cluster.secrets["medmark-mlflow"]["tracking_uri"]
+    cluster.secrets["medmark-mlflow"] = {"tracking_uri": "http://127.0.0.1:9"}
+    made = cluster.start(mark_segmenter, tmp_path / "marked", **given, source_state="", parameters={"data": "masked"})
+    verdict = json.loads((made["check"] / "verdict.json").read_bytes())
+    assert verdict["verdict"] == "not_owned"  # after four steps
+    assert not made["unlogged"].exists()  # of an empty folder nothing is left
+    run = mlflow.MlflowClient(services.mlflow).search_runs(experiments(services.mlflow), "tags.`medmark.kfp_run` != ''")
+    assert "mark-segmenter" in {found.info.run_name for found in run}
+    kept = publish_evidence(made["evidence"], f"s3://{EVIDENCE}/segmenters", private)
+    store = Store.from_environment()
+    store.put(made["model"] / "model.onnx", f"s3://{RELEASES}/suspects/segmenter.onnx")
+    audit = cluster.start(
+        audit_segmenter,
+        tmp_path / "audit",
+        evidence_uri=kept.uri,
+        evidence_digest=kept.digest,
+        suspects=[f"s3://{RELEASES}/suspects/segmenter.onnx"],
+    )
+    (suspect,) = json.loads((audit["audit"] / "audit-segmenter.json").read_bytes())["suspects"]
+    assert suspect["verdict"] in ("not_owned", "inconclusive")
+
+
+def experiments(uri: str) -> list[str]:
+    return [experiment.experiment_id for experiment in mlflow.MlflowClient(uri).search_experiments()]
 
 
 def tracked(uri: str, pipeline: str) -> set[str]:
     """Digests of the releases that runs of a pipeline made, as MLflow tells them."""
     client = mlflow.MlflowClient(uri)
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    runs = client.search_runs(experiments(uri))
     parents = {run.info.run_id for run in runs if run.info.run_name == pipeline}
     made = [run.data.tags for run in runs if run.data.tags.get("mlflow.parentRunId") in parents]
     return {tags["medmark.output.marked"].removeprefix("sha256:") for tags in made if "medmark.output.marked" in tags}

@@ -1,15 +1,10 @@
 """Each step through its KFP interface, without KFP running it."""
 
 import json
-from dataclasses import asdict, replace
 from pathlib import Path
 
-import pandas as pd
 import pyarrow.parquet as pq
-import pytest
-from kfp import dsl
 from medmark.components.base.digests import file_sha256
-from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.secrets import seeds_of
@@ -80,40 +75,6 @@ def test_report(steps):
 def test_every_step_says_how_long_it_took(steps):
     ports = "clean surrogates benign_models maps generator control marked marked_models check report"
     assert all(getattr(steps, port).metadata["seconds"] > 0 for port in ports.split())
-
-
-def test_stress(steps, tiny, tmp_path):
-    from medmark.components.profiles import PROFILES
-    from medmark.components.robustness.component import stress_component
-
-    curves = dsl.Artifact(name="curves", uri=str(tmp_path / "curves"), metadata={})
-    configs = PROFILES["smoke"].with_settings(tiny.settings).marked_configs(tiny.seed)[:1]
-    worst = stress_component.python_func(
-        release=steps.marked,
-        evidence=steps.complete,
-        marked_configs=configs,
-        attacks=["blur"],
-        seed=0,
-        curves=curves,
-    )
-    table = pd.read_csv(tmp_path / "curves" / "stress.csv")
-    assert set(table.attack) == {"none", "blur"}
-    assert worst == table[table.accuracy_before - table.accuracy <= 0.02].wsr.min()
-    assert json.loads(curves.metadata["lineage"])["job"]["name"] == "stress"
-
-
-def test_compare_methods(steps, tiny, tmp_path):
-    from medmark.components.baselines.component import compare_methods_component
-    from medmark.components.profiles import PROFILES
-
-    table = dsl.Artifact(name="table", uri=str(tmp_path / "table.json"), metadata={})
-    profile = replace(PROFILES["smoke"].with_settings(tiny.settings), marked_share=0.1)
-    given = {"release": steps.clean, "profile": asdict(profile), "seed": 0}
-    compare_methods_component.python_func(methods=["badnets"], table=table, **given)
-    (name,) = rows = json.loads((tmp_path / "table.json").read_bytes())
-    assert name == "badnets" and len(rows[name]["victims"]) == 2
-    with pytest.raises(MedmarkError, match="unknown method: 'goodnets'"):
-        compare_methods_component.python_func(methods=["goodnets"], table=table, **given)
 
 
 def test_metadata_refers_to_secrets_and_the_evidence_holds_them(steps, tiny):

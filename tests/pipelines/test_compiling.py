@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,16 @@ GOLDEN = Path(__file__).parent / "golden"
 UPDATE = "MEDMARK_UPDATE_GOLDEN"
 
 
-def compiled(folder: Path, **environment: str) -> dict[str, list[dict]]:
-    """The documents of every compiled pipeline, as a cluster would get them: from the command, in a new process."""
-    own = {k: v for k, v in os.environ.items() if k != "MEDMARK_IMAGE"}
+def compile_in_new_process(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    own = {k: v for k, v in os.environ.items() if not k.startswith("MEDMARK_IMAGE")}
     command = [sys.executable, "-c", "from medmark.pipelines.cli import main; main()", "compile", "--out", str(folder)]
-    subprocess.run(command, check=True, env={**own, **environment}, capture_output=True)
+    return subprocess.run([*command, *options], env=own, capture_output=True, text=True)
+
+
+def compiled(folder: Path, *options: str) -> dict[str, list[dict]]:
+    """The documents of every compiled pipeline, as a cluster would get them: from the command."""
+    done = compile_in_new_process(folder, *options)
+    assert done.returncode == 0, done.stderr
     pipelines = {}
     for path in folder.glob("*.yaml"):
         pipelines[path.name] = list(yaml.safe_load_all(path.read_text()))
@@ -24,7 +30,7 @@ def compiled(folder: Path, **environment: str) -> dict[str, list[dict]]:
 
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory):
-    return compiled(tmp_path_factory.mktemp("ir"))
+    return compiled(tmp_path_factory.mktemp("ir"), "--unpinned")
 
 
 def test_compiled_pipelines_are_the_golden_ones(pipelines):
@@ -47,7 +53,7 @@ def test_compiled_pipelines_are_the_golden_ones(pipelines):
         assert documents == golden[name], f"{name} changed; if that is wanted, run with {UPDATE}=1 and commit"
 
 
-def test_every_step_runs_in_the_one_image(tmp_path, pipelines):
+def test_every_step_runs_in_the_image_that_is_given(tmp_path, pipelines):
     def images(documents):
         return {
             e["container"]["image"] for e in documents[0]["deploymentSpec"]["executors"].values() if "container" in e
@@ -61,8 +67,34 @@ def test_every_step_runs_in_the_one_image(tmp_path, pipelines):
     for documents in pipelines.values():
         assert images(documents) == told(documents) == {"medmark/python-cpu:0.1.0"}
     pinned = "registry.example/medmark@sha256:" + 64 * "a"
-    for documents in compiled(tmp_path, MEDMARK_IMAGE=pinned).values():
+    (tmp_path / "digests.yaml").write_text(f"medmark/python-cpu: {pinned}\n")
+    for documents in compiled(tmp_path / "ir", "--images", str(tmp_path / "digests.yaml")).values():
         assert images(documents) == told(documents) == {pinned}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "which is not pinned; push the image"),  # what comes with medmark
+        (
+            "medmark/python-cpu: registry.example/medmark:latest",
+            "'registry.example/medmark:latest', which is not pinned",
+        ),
+        ("medmark/python-cuda: registry.example/x@sha256:" + 64 * "a", "does not name medmark/python-cpu"),
+        ("[medmark]", "no images in"),
+        ("medmark/python-cpu: [1]", "no images in"),
+        ("a: b: c", "unreadable images"),
+        ("a: !!python/object/apply:os.getcwd []", "unreadable images"),
+    ],
+)
+def test_an_image_that_may_change_is_refused(tmp_path, content, said):
+    options = []
+    if content is not None:
+        (tmp_path / "digests.yaml").write_text(content)
+        options = ["--images", str(tmp_path / "digests.yaml")]
+    done = compile_in_new_process(tmp_path / "ir", *options)
+    assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "ir").exists()
 
 
 def test_steps_install_nothing_when_they_start(pipelines):
@@ -72,7 +104,7 @@ def test_steps_install_nothing_when_they_start(pipelines):
 
 
 def test_a_cluster_caches_nothing(pipelines):
-    """KFP's cache key has the names of input artifacts, not what they hold: a run could get another's verdict."""
+    """A run could get another's secrets."""
     for name, (spec, _) in pipelines.items():
         dags = [c["dag"] for c in (spec["root"], *spec["components"].values()) if "dag" in c]
         tasks = [task for dag in dags for task in dag["tasks"].values()]
@@ -81,6 +113,7 @@ def test_a_cluster_caches_nothing(pipelines):
 
 def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
     private, both = {"medmark-s3", "medmark-s3-evidence"}, {"medmark-s3", "medmark-s3-evidence"}
+    run = {"medmark-run"}
     wanted = {
         "audit-lineage.yaml": {"audit-lineage": {"medmark-s3"}},
         "audit-suspect.yaml": {
@@ -89,10 +122,14 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
         "audit-segmenter.yaml": {"fetch-evidence": private, "audit-segmenter": {"medmark-s3", "medmark-suspect"}},
         "compare-methods.yaml": {"ingest": private},
         "mark-release.yaml": {
-            "draw-secrets": private, "ingest": private, "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"},
-            "track-marking": {"medmark-mlflow"},
+            "draw-secrets": private | run, "ingest": private | run, "sign": {"medmark-signing"},
+            **dict.fromkeys(("train-classifiers", "train-generator", "poison", "check-release"), run),
+            "publish": both | {"medmark-mlflow"}, "track-marking": {"medmark-mlflow"},
         },
-        "mark-segmenter.yaml": {"draw-secrets": private, "ingest": private, "track-segmenter": {"medmark-mlflow"}},
+        "mark-segmenter.yaml": {
+            "draw-secrets": private | run, "ingest": private | run, "track-segmenter": {"medmark-mlflow"},
+            **dict.fromkeys(("train-segmenters", "mark-segmenter", "check-segmenter"), run),
+        },
         "stress-release.yaml": {"fetch-release": {"medmark-s3"}, "fetch-evidence": private},
         "update-release.yaml": {
             "fetch-previous": both, "read-drop": private, "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"},
@@ -103,7 +140,7 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
     with_release_keys = {"audit-lineage", "audit", "audit-segmenter", "fetch-release", "fetch-previous", "publish"}
     for name, steps in wanted.items():
         executors = pipelines[name][1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        given = {step.removeprefix("exec-").removesuffix("-component"): e for step, e in executors.items()}
+        given = {re.sub(r"^exec-|-component|-\d+$", "", step): e for step, e in executors.items()}
         assert {s: {secret["secretName"] for secret in e["secretAsEnv"]} for s, e in given.items()} == steps, name
         for step, executor in given.items():
             assert set(executor) == {"secretAsEnv"} and all(secret["optional"] for secret in executor["secretAsEnv"])

@@ -52,12 +52,13 @@ def services(tmp_path_factory):
 
 
 @pytest.fixture
-def store(services, monkeypatch):
+def store(services, images, monkeypatch):
     """The environment that the commands need, and the store of the releases."""
     for name, identity in (("MEDMARK_S3_CREDENTIALS", "release"), ("MEDMARK_S3_EVIDENCE_CREDENTIALS", "evidence")):
         monkeypatch.setenv(name, str(services.credentials[identity]))
     for name in ("KFP_ENDPOINT", "KFP_TOKEN", "KFP_CA", "KFP_INSECURE", "KFP_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MEDMARK_IMAGES", str(images))
     monkeypatch.setattr(kfp_server, "POLL", 0.02)
     return Store.from_environment()
 
@@ -301,7 +302,7 @@ def test_two_that_submit_at_once_leave_one_run(store, server):
     server.created = threading.Barrier(2, timeout=20).wait
     submission = Submission("mark-release", "s3://b/" + "1" * 64, "1" * 64, "1", {"profile": "smoke", "version": "1"})
     given = (f"s3://{RELEASES}/out", f"s3://{EVIDENCE}/out", Store.from_environment("evidence"))
-    targets, results = [ClusterTarget(kfp_server.KfpServer(server.url), *given) for _ in range(2)], []
+    targets, results = [ClusterTarget(kfp_server.KfpServer(server.url, images={}), *given) for _ in range(2)], []
 
     def submit(number):
         results.append(submit_to_server(submission, targets[number]))
@@ -492,6 +493,16 @@ def test_a_server_with_several_users_wants_a_namespace(medmark, mark):
         assert medmark(*command, "--namespace", "team")[0] == 0
         assert [e.namespace for e in server.experiments.values()] == ["team"]
         assert medmark(*command, "--namespace", "team")[1].startswith("submitted before")
+
+
+def test_a_run_has_the_image_that_was_given(medmark, mark, server, images, monkeypatch):
+    monkeypatch.delenv("MEDMARK_IMAGES")
+    code, _, err = medmark(*mark)
+    assert code == 1 and "which is not pinned" in err and not server.runs
+    assert medmark(*mark, "--images", images)[0] == 0
+    (run,) = server.runs.values()
+    executors = run.pipeline_spec["pipeline_spec"]["deploymentSpec"]["executors"].values()
+    assert {e["container"]["image"] for e in executors} == {f"registry.example/medmark@sha256:{64 * 'a'}"}
 
 
 def test_a_run_has_the_pipeline_root_and_the_service_account_that_were_given(medmark, mark, server):

@@ -1,15 +1,17 @@
 """Every pipeline in ``examples/`` compiles, and runs on this machine."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 import yaml
-from kfp import local
+from kfp import compiler, components, dsl, local
 from kfp.local.config import LocalExecutionConfig
-from medmark.pipelines.compile import compile_pipeline
+from medmark.pipelines.compile import compile_components, compile_pipeline, read_images
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+COMPONENTS = Path(__file__).parents[2] / "docs" / "components.md"
 
 
 def load(name: str):
@@ -29,9 +31,34 @@ def test_there_is_a_test_for_each_example():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {"count_classes"}
 
 
+def test_components_are_loaded_from_their_files_and_mixed_with_others(source, tmp_path, on_this_machine):
+    """By people who do not install medmark in the environment that compiles."""
+    files = compile_components(tmp_path, {"medmark/python-cpu": f"registry.example/medmark@sha256:{64 * 'a'}"})
+    assert {f"{name}-component" for name in (path.stem for path in files)} == {
+        name.replace("_", "-") for name in re.findall(r"^### (\w+)", COMPONENTS.read_text(), re.M)
+    }
+    ingest = components.load_component_from_file(tmp_path / "ingest.yaml")
+    count = load("count_classes").count_images
+
+    @dsl.pipeline(name="mixed")
+    def mixed(source: str) -> dict:
+        made = ingest(source=source, source_state="", options={"name": "chest"})
+        return count(release=made.outputs["release"]).output
+
+    assert mixed(source=str(source)).output == {"0": 60, "1": 60}
+    compiler.Compiler().compile(mixed, str(tmp_path / "mixed.yaml"))
+    (executor,) = (
+        e["container"]
+        for e in yaml.safe_load((tmp_path / "mixed.yaml").read_text())["deploymentSpec"]["executors"].values()
+        if "count" not in str(e["container"]["args"])
+    )
+    assert executor["image"] == f"registry.example/medmark@sha256:{64 * 'a'}"
+    assert executor["command"][2].startswith(f"export MEDMARK_IMAGE={executor['image']}\n")
+
+
 def test_count_classes(source, tmp_path, on_this_machine):
     pipeline = load("count_classes").count_classes
-    compile_pipeline(pipeline, tmp_path / "count-classes.yaml")
+    compile_pipeline(pipeline, tmp_path / "count-classes.yaml", read_images(unpinned=True))
     spec = next(yaml.safe_load_all((tmp_path / "count-classes.yaml").read_text()))
     assert set(spec["root"]["dag"]["tasks"]) == {"ingest-component", "count-images"}
     assert pipeline(source=str(source)).output == {"0": 60, "1": 60}

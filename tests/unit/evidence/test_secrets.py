@@ -1,3 +1,4 @@
+import base64
 import hashlib
 import json
 import os
@@ -6,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from medmark.components.base.errors import MedmarkError
-from medmark.components.evidence.secrets import Secrets, draw_secrets, read_secrets, resolved, seeds_of
+from medmark.components.evidence.secrets import RUN_KEY, Secrets, draw_secrets, read_secrets, resolved, seeds_of
 
 SEEDS_OF_7 = (65060660689305, 228026088423251, 242359827406732)
 MARK_KEY_OF_7 = "39e1e5ad4624b834a48df0189d6fc826ffd363c1c89ebb6e9454e14a322e2197"
@@ -83,3 +84,31 @@ def test_a_damaged_file_is_refused_and_not_shown(tmp_path, content):
     with pytest.raises(MedmarkError, match="no secrets: ") as refused:
         read_secrets(tmp_path / "secrets.json")
     assert "1234567" not in str(refused.value)
+
+
+def test_with_a_key_the_file_tells_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv(RUN_KEY, base64.b64encode(bytes(32)).decode())
+    draw_secrets(tmp_path / "secrets", 7)
+    content = (tmp_path / "secrets").read_bytes()
+    assert replace(read_secrets(tmp_path / "secrets"), patient_key="") == Secrets(*SEEDS_OF_7, "", MARK_KEY_OF_7)
+    assert b"seed" not in content and str(SEEDS_OF_7[0]).encode() not in content
+    for other in (base64.b64encode(bytes(range(32))).decode(), None):
+        monkeypatch.setenv(RUN_KEY, other) if other else monkeypatch.delenv(RUN_KEY)
+        with pytest.raises(MedmarkError, match="secrets") as refused:
+            read_secrets(tmp_path / "secrets")
+        assert "start" in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["c2hvcnQ=", "no base64", base64.b64encode(bytes(33)).decode()])
+def test_what_is_no_key_is_refused_and_not_shown(tmp_path, monkeypatch, key):
+    monkeypatch.setenv(RUN_KEY, key)
+    with pytest.raises(MedmarkError, match="openssl rand -base64 32") as refused:
+        draw_secrets(tmp_path / "secrets", None)
+    assert key not in str(refused.value) and not (tmp_path / "secrets").exists()
+
+
+def test_a_step_on_a_cluster_draws_no_secrets_without_a_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDMARK_IMAGE", "registry.example/medmark@sha256:" + "ab" * 32)
+    with pytest.raises(MedmarkError, match="kubectl create secret generic medmark-run"):
+        draw_secrets(tmp_path / "secrets", None)
+    assert not (tmp_path / "secrets").exists()

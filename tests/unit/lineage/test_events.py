@@ -173,7 +173,7 @@ def test_nothing_secret_is_in_the_record(tmp_path, parent):
 
 
 def test_a_registry_is_not_named(tmp_path, parent, monkeypatch):
-    monkeypatch.setattr(events, "IMAGE", "registry.intern.example:5000/team/medmark@sha256:" + "55" * 32)
+    monkeypatch.setenv("MEDMARK_IMAGE", "registry.intern.example:5000/team/medmark@sha256:" + "55" * 32)
     steps = write_steps(tmp_path, steps_of_a_run())
     assert "registry.intern" in json.dumps(steps)
     record = public_record(RELEASE, steps, verdict="owned")
