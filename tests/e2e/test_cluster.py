@@ -42,6 +42,7 @@ from medmark.pipelines.mark_segmenter.run import pipeline_arguments as segmenter
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES
 from medmark.pipelines.stress_release.pipeline import stress_release
 
+pytestmark = pytest.mark.timeout(1800)  # seconds; a run in containers, beside other work, takes minutes
 # chance decides what such small models learn; the runs are about what happens when the mark works
 LEARNT = (
     r"(    verdict = check_\w+\(.*\)\n)",
