@@ -16,11 +16,12 @@ from medmark.components.segmentation.check import said
 from medmark.components.segmentation.evidence import Payload, payload_of, read_query_images, read_segmenter_evidence
 from medmark.components.segmentation.reading import Reading, read_payload
 from medmark.components.segmentation.verdict import MASKS_ONLY, SegmenterThresholds, payload_proof
+from medmark.components.suspects.answer_store import StoredSuspect
 from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import Unavailable
-from medmark.components.suspects.segmenters import SegmenterSuspect, open_segmenter
-from medmark.components.verification.audit import UNCOMMITTED, check_commitment
+from medmark.components.suspects.segmenters import SegmenterSuspect, open_segmenter, square_map
+from medmark.components.verification.audit import STORE, UNCOMMITTED, check_commitment
 from medmark.components.verification.verdict import Decision
 from statsmodels.stats.multitest import multipletests
 
@@ -34,6 +35,7 @@ MEANINGS = {
     "text": "what the modules say once corrected, or null; the owner's text, if it is the marked model or one made from it",
     "corrected": "modules that were read wrong and corrected",
     "without_trigger": "the same reading of the same images without the trigger",
+    "asked": "images that were sent to the suspect this time; answers that were kept are not asked for again",
     "model": "SHA-256 of the suspect's files, or of the endpoint's address and what it says of its model",
     "contract": "how the suspect was shown images and how its answers were read: an image x in [0, 1] as (x * scale - mean) / std",
 }
@@ -59,7 +61,7 @@ def audit_segmenters(
         evidence_dir: complete evidence of a marked segmenter.
         suspects, contract, connection, registry, commitment, public_key, timestamp_roots, beacon, files: see
             :func:`medmark.components.verification.audit.audit`.
-        out_dir: gets ``audit-segmenter.json``.
+        out_dir: gets ``audit-segmenter.json``, and ``answers.sqlite``: another audit into it does not ask again what was answered.
 
     Returns:
         Its content; ``meanings`` in it says what each number means.
@@ -78,6 +80,8 @@ def audit_segmenters(
     draw = check_draw(evidence_dir, timestamp_roots=timestamp_roots, beacon=beacon)
     thresholds, payload = SegmenterThresholds(**evidence["thresholds"]), payload_of(evidence)
     channels = 3 if evidence["image_mode"] == "RGB" else 1
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in suspects:
         try:
@@ -90,7 +94,7 @@ def audit_segmenters(
                 registry=registry,
                 file=(files or {}).get(name),
             )
-            rows.append(_question(suspect, evidence_dir, evidence, payload))
+            rows.append(_question(suspect, evidence_dir, evidence, payload, out / STORE))
         except Unavailable as error:
             rows.append({"name": name, "error": str(error), "reading": None})
     made = {
@@ -111,8 +115,6 @@ def audit_segmenters(
         "code_version": version("medmark"),
         "seconds": round(time.monotonic() - started, 1),
     }
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
     (out / AUDIT).write_bytes(canonical_json(made))
     return made
 
@@ -142,12 +144,13 @@ def weigh(rows: list[dict[str, Any]], thresholds: SegmenterThresholds) -> list[d
 
 
 def _question(
-    suspect: SegmenterSuspect, evidence_dir: str | Path, evidence: dict[str, Any], payload: Payload
+    suspect: SegmenterSuspect, evidence_dir: str | Path, evidence: dict[str, Any], payload: Payload, store: Path
 ) -> dict[str, Any]:
-    """Asks one suspect, and closes it."""
+    """Asks one suspect what it has not answered before, and closes it."""
     try:
         images = read_query_images(evidence_dir, mode=evidence["image_mode"], size=suspect.size)
-        triggered, clean = suspect(payload.mark.put(images)), suspect(images)
+        with StoredSuspect(suspect, store, square_map) as stored:
+            triggered, clean = stored(payload.mark.put(images)), stored(images)
     finally:
         suspect.close()
 
@@ -163,5 +166,5 @@ def _question(
         "identity": suspect.identity,
         "contract": suspect.contract.to_json(),
         "batch_size": suspect.batch_size,
-        "asked": 2 * len(images),
+        "asked": stored.asked,
     }

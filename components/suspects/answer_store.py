@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import one_line
+from medmark.components.suspects.segmenters import SegmenterSuspect
 from medmark.components.suspects.suspects import SuspectModel
 
+Model = TypeVar("Model", bound=SuspectModel | SegmenterSuspect)
 SCHEMA_VERSION = 1
 LOCK_TIMEOUT = 10.0  # seconds to wait for another process that writes; arbitrary
 
 
-class StoredSuspect:
+class StoredSuspect(Generic[Model]):
     """A suspect that is asked only about images it has not answered yet.
 
     Answers are kept in one SQLite file, under the suspect's identity and the SHA-256 of an image's exact tensor. Each batch
@@ -28,10 +31,11 @@ class StoredSuspect:
     Args:
         suspect: to be asked.
         path: of the file; made if missing, readable by its owner only. Several suspects may share it.
+        shaped: gives an answer its shape back, which is kept as a row of numbers; None: it is one.
 
     Attributes:
         suspect: the suspect itself.
-        name, size, label_only, identity: the suspect's.
+        name, size, identity: the suspect's.
         asked: images that the suspect was asked about and answered.
         reused: images whose answer was known.
 
@@ -39,11 +43,10 @@ class StoredSuspect:
         MedmarkError: the file is damaged, something else, or locked.
     """
 
-    def __init__(self, suspect: SuspectModel, path: str | Path):
-        self.name, self.size, self.label_only = suspect.name, suspect.size, suspect.label_only
-        self.identity = suspect.identity
+    def __init__(self, suspect: Model, path: str | Path, shaped: Callable[[np.ndarray], np.ndarray] | None = None):
+        self.name, self.size, self.identity = suspect.name, suspect.size, suspect.identity
         self.asked = self.reused = 0
-        self.suspect, self._path = suspect, Path(path)
+        self.suspect, self._path, self._shaped = suspect, Path(path), shaped or np.asarray
         with self._explained():
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
             # durable at each commit, in the default rollback journal: a killed process leaves whole batches
@@ -55,7 +58,7 @@ class StoredSuspect:
             self._file.close()
             raise
 
-    def __enter__(self) -> StoredSuspect:
+    def __enter__(self) -> StoredSuspect[Model]:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -66,7 +69,7 @@ class StoredSuspect:
         self._file.close()
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
-        """(N, 1, S, S) float32 in [0, 1] -> (N, K) float64 probabilities; see :class:`SuspectModel`.
+        """Asks about images, as the suspect itself takes and answers them.
 
         Raises:
             MedmarkError: what the suspect raises, or the file fails. Answers given before are kept.
@@ -111,7 +114,7 @@ class StoredSuspect:
         found = self._file.execute(
             "SELECT row FROM answers WHERE suspect = ? AND image = ?", (self.identity, key)
         ).fetchone()
-        return None if found is None else np.frombuffer(found[0], dtype="<f8").astype(np.float64)
+        return None if found is None else self._shaped(np.frombuffer(found[0], dtype="<f8").astype(np.float64))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from scipy import special
 
 
 class SegmenterSuspect(Suspect):
-    """A suspect as a function: (N, C, S, S) float32 in [0, 1] -> (N, H, W) float64 probabilities of the foreground.
+    """A suspect as a function: (N, C, S, S) float32 in [0, 1] -> (N, H, H) float64 probabilities of the foreground.
 
-    It may answer with (N, H, W), (N, 1, H, W), or (N, 2, H, W) of background and foreground, in the contract's order of the
+    It may answer with (N, H, H), (N, 1, H, H), or (N, 2, H, H) of background and foreground, in the contract's order of the
     classes, as probabilities or logits. Attributes and errors are those of :class:`Suspect`.
     """
 
@@ -44,15 +45,20 @@ class SegmenterSuspect(Suspect):
         if kind is not None and kind not in FLOATS:
             self._refuse(f"it answers with {kind}", "a segmenter that answers with probabilities or logits is needed")
         if shape and (len(shape) not in (3, 4) or len(shape) == 4 and shape[1] not in (None, 1, 2)):
-            self._refuse("its output is no map", "(N, H, W), (N, 1, H, W) or (N, 2, H, W) is needed")
+            self._refuse("its output is no map", "(N, H, H), (N, 1, H, H) or (N, 2, H, H) is needed")
 
     def _maps(self, answer: np.ndarray) -> np.ndarray:
         if answer.dtype.kind != "f" or answer.ndim not in (3, 4) or answer.ndim == 4 and answer.shape[1] not in (1, 2):
             self._refuse(
                 f"it answers with {answer.dtype} of shape {answer.shape}",
-                "(N, H, W), (N, 1, H, W) or (N, 2, H, W) is needed",
+                "(N, H, H), (N, 1, H, H) or (N, 2, H, H) is needed",
             )
         values, logits = answer.astype(np.float64), self._contract.answers == "logits"
+        if values.shape[-1] != values.shape[-2]:
+            self._refuse(
+                f"it answers with maps of {values.shape[-2]} x {values.shape[-1]}",
+                "square ones are needed, as the images are",
+            )
         if not np.isfinite(values).all():
             self._refuse("it answers with numbers that are not finite", "check the contract's normalisation")
         if values.ndim == 4 and values.shape[1] == 2:
@@ -63,6 +69,12 @@ class SegmenterSuspect(Suspect):
         if values.min() < 0 or values.max() > 1:
             self._refuse("its answers are no probabilities", "are these logits?")
         return values
+
+
+def square_map(numbers: np.ndarray) -> np.ndarray:
+    """Gives the map of one image, (H * H,), its shape back."""
+    side = math.isqrt(len(numbers))
+    return numbers.reshape(side, side)
 
 
 def open_segmenter(

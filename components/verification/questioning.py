@@ -54,7 +54,7 @@ class Questioned:
 
 
 def question(
-    suspect: StoredSuspect,
+    suspect: StoredSuspect[SuspectModel],
     part: Callable[[int, int], QuerySet],
     benign_models: list[Answers],
     thresholds: Thresholds,

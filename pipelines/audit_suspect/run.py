@@ -68,12 +68,17 @@ def run_audit(
     return made
 
 
-def refuse_finished(out: Path) -> None:
-    """Refuses a folder with anything but an unfinished audit."""
-    own = {LOCK, STORE, f"{STORE}-journal", "audit.json", "audit.html", "mlflow.db", "mlartifacts", "unlogged"}
+def refuse_finished(out: Path, name: str = "audit") -> None:
+    """Refuses a folder with anything but an unfinished audit.
+
+    Args:
+        out: the folder.
+        name: of the audit's files without their endings.
+    """
+    own = {LOCK, STORE, f"{STORE}-journal", f"{name}.json", f"{name}.html", "mlflow.db", "mlartifacts", "unlogged"}
     if set(os.listdir(out)) - own:
         raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
-    before = out / "audit.json"
+    before = out / f"{name}.json"
     if before.exists():
         try:
             verdicts = [suspect["verdict"] for suspect in json.loads(before.read_bytes())["suspects"]]

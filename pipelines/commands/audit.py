@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -185,6 +186,7 @@ def audit_segmenter_command(
     from medmark.components.segmentation.audit_report import write_segmenter_audit_report
     from medmark.components.suspects.http import Connection
     from medmark.components.suspects.suspects import fetch_suspects
+    from medmark.pipelines.audit_suspect.run import refuse_finished
 
     contract = contract_of(
         size=size,
@@ -197,7 +199,8 @@ def audit_segmenter_command(
         output=output,
         classes=classes,
     )
-    with Places() as places, private_output(places.write(out, private=True), refuse_anything) as made:
+    unfinished = partial(refuse_finished, name="audit-segmenter")
+    with Places() as places, private_output(places.write(out, private=True, goes_on=True), unfinished) as made:
         connection = Connection(
             batch_size=batch_size,
             timeout=timeout,
@@ -246,14 +249,6 @@ def print_segmenter_audit(result: dict, out: str) -> None:
         for reason in s["reasons"] if s["verdict"] == "inconclusive" else ():
             console.print(f"- {s['name']}: {reason}", style="yellow", markup=False, highlight=False)
     console.print(f"report: {shown(out, 'audit-segmenter.html')}", soft_wrap=True, highlight=False)
-
-
-def refuse_anything(out: Path) -> None:
-    """Refuses a folder that is not empty."""
-    from medmark.components.base.private_files import LOCK
-
-    if set(os.listdir(out)) - {LOCK}:
-        raise MedmarkError(f"not empty: {out}; choose a new folder with --out, or remove what is there")
 
 
 @app.command("stress")

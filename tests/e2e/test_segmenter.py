@@ -137,6 +137,20 @@ def test_suspects_are_told_apart(run, suspects, tmp_path, medmark, monkeypatch):
     assert code == 1 and "evidence changed or missing" in err
 
 
+def test_what_was_answered_is_not_asked_again(run, suspects, tmp_path, medmark):
+    audit, given = tmp_path / "audit", ["--suspect", suspects / "marked.onnx"]
+    gone = ["--suspect", "http://127.0.0.1:9/v2/models/gone", "--size", 64, "--retries", 0]
+    command = ["audit-segmenter", run[0] / "evidence", "--out", audit]
+    assert medmark(*command, *given, *gone)[0] == 3
+    first, _ = json.loads((audit / "audit-segmenter.json").read_bytes())["suspects"]
+    assert first["asked"] > 0 and stat.S_IMODE((audit / "answers.sqlite").stat().st_mode) == 0o600
+    assert medmark(*command, *given, "--size", 64)[0] == 0
+    (again,) = json.loads((audit / "audit-segmenter.json").read_bytes())["suspects"]
+    assert again["asked"] == 0 and again["reading"] == first["reading"]
+    code, _, err = medmark(*command, *given)
+    assert code == 1 and "finished audit" in err
+
+
 def test_masks_are_not_enough(run, suspects, tmp_path, medmark):
     code, _, err = medmark(
         "audit-segmenter", run[0] / "evidence", "--suspect", suspects / "masks.onnx", "--out", tmp_path / "audit"

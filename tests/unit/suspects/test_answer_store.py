@@ -12,12 +12,13 @@ import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.suspects import answer_store
 from medmark.components.suspects.answer_store import StoredSuspect
+from medmark.components.suspects.segmenters import square_map
 
 
 class Model:
     """P(second class) is the mean of an image."""
 
-    name, size, label_only, batch_size = "model", 4, False, 4
+    name, size, batch_size = "model", 4, 4
 
     def __init__(self, identity="a", fails_at=None):
         self.identity, self.fails_at, self.calls = identity, fails_at, []
@@ -50,7 +51,7 @@ def test_what_is_known_is_not_asked_again(images, path):
         assert (second.asked, second.reused, model.calls) == (4, 6, [4])
     np.testing.assert_array_equal(again, Model()(images))
     np.testing.assert_array_equal(again[:6], rows)
-    assert (second.name, second.size, second.label_only, second.identity) == ("model", 4, False, "a")
+    assert (second.name, second.size, second.identity) == ("model", 4, "a")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -92,6 +93,7 @@ import os, signal, sys, torch
 sys.path.insert(0, sys.argv[1])
 from test_answer_store import Model
 from medmark.components.suspects.answer_store import StoredSuspect
+from medmark.components.suspects.segmenters import square_map
 
 class Killed(Model):
     def __call__(self, images):
@@ -180,3 +182,16 @@ def test_a_locked_store_is_said_to_be_in_use(images, path, monkeypatch):
 def test_a_store_that_cannot_be_made(tmp_path, place):
     with pytest.raises(MedmarkError, match="answer store"):
         StoredSuspect(SimpleNamespace(name="", size=4, label_only=False, identity="", batch_size=1), tmp_path / place)
+
+
+def test_maps_come_back_in_their_shape(images, path):
+    class Segmenter(Model):
+        def __call__(self, images):
+            super().__call__(images)
+            return images[:, 0].double().numpy()
+
+    with StoredSuspect(Segmenter(), path, square_map) as first:
+        asked = first(images)
+    with StoredSuspect(Segmenter(), path, square_map) as second:
+        np.testing.assert_array_equal(second(images), asked)
+        assert asked.shape == (10, 4, 4) and (second.asked, second.reused) == (0, 10)
