@@ -116,7 +116,8 @@ def test_publishing(reader, services):
     assert "audit.html" in shown and not any((reader.folder / "cache" / "medmark").glob("*"))
 
 
-def test_ci(reader, services):
+def test_ci(reader, services, images):
+    shutil.copy(images, reader.folder)
     shutil.rmtree(reader.folder / "out")
     clean = reader.folder / "clean"
     private = Store(**json.loads(services.credentials["evidence"].read_bytes()))

@@ -70,7 +70,7 @@ def test_a_finished_run_is_not_overwritten(medmark, tmp_path):
 
 def test_an_unforeseen_error_is_one_line_too(medmark, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    code, _, err = medmark("compile", "--out", tmp_path / "file")
+    code, _, err = medmark("compile", "--unpinned", "--out", tmp_path / "file")
     assert code == 1 and err.startswith("medmark: FileExistsError") and err.count("\n") == 1
 
 
