@@ -66,7 +66,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Pods:
-    """Pods of all steps and of those that train. The defaults are ours, enough for the smoke profile."""
+    """Pods of all steps and of those that train. The defaults are arbitrary: a pod without a request is the first to be evicted."""
 
     steps: Pod = Pod()
     training: Pod = Pod(cpu="2", memory="4Gi")

@@ -145,9 +145,8 @@ def _run_facets(name: str, parameters: dict, producer: str) -> dict[str, RunFace
         raise MedmarkError(
             f"a parameter of the step {name!r} is no JSON value ({error}); give texts or numbers"
         ) from error
-    image: Any = RunFacet(producer=producer).with_additional_properties(
-        image=running_image()
-    )  # typed as a mere BaseFacet
+    # typed as a mere BaseFacet
+    image: Any = RunFacet(producer=producer).with_additional_properties(image=running_image())
     return {
         "processing_engine": processing_engine_run.ProcessingEngineRunFacet(
             version("medmark"), name="medmark", producer=producer
