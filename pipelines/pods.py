@@ -13,6 +13,7 @@ A file says it for all steps, and differently for those that train models:
 """
 
 import tempfile
+import threading
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import reason_of
 
 LARGEST_FILE = 1 << 16  # bytes
+DEFINING = threading.Lock()  # KFP keeps the pipeline that is being defined in one variable of the process
 # components that train models, or attack some that they train
 TRAINING = (
     "check-update-component",
@@ -164,7 +166,6 @@ def _settings(pod: Pod) -> tuple[dict, dict | None, dict]:
     def step() -> dsl.ContainerSpec:
         return dsl.ContainerSpec(image="none")
 
-    @dsl.pipeline(name="pod")
     def pipeline() -> None:
         task = step()
         task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu).set_memory_request(pod.memory)
@@ -189,7 +190,9 @@ def _settings(pod: Pod) -> tuple[dict, dict | None, dict]:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pod.yaml"
-        compiler.Compiler().compile(pipeline, str(path))
+        with DEFINING:
+            defined = dsl.pipeline(pipeline, name="pod")
+        compiler.Compiler().compile(defined, str(path))
         spec, *platform = yaml.safe_load_all(path.read_text())
     (executor,), (task,) = spec["deploymentSpec"]["executors"].values(), spec["root"]["dag"]["tasks"].values()
     of_kubernetes: dict = {}

@@ -432,7 +432,8 @@ def test_a_publisher_that_is_killed_leaves_nothing_or_everything(services, publi
             assert "nothing complete there" in str(error) and not back.exists()
             assert status == -signal.SIGKILL and "release.json" not in there
             seen.append("partial" if there else "nothing")
-        assert publish(release, uri, store).sent == len(expected) - len(there)
+        # fewer where the store kept, after the listing, what it was being sent when the publisher died
+        assert publish(release, uri, store).sent <= len(expected) - len(there)
         fetch_release(f"{uri}/{digest}", back, store)
         assert content(back) == expected
     print({what: seen.count(what) for what in set(seen)}, f"of {KILLS}, a publish takes {whole:.2f} s")

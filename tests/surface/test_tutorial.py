@@ -1,6 +1,7 @@
 """The snippets in the docstring of ``medmark.components`` run as they stand there."""
 
 import re
+import shutil
 
 import medmark.components
 import onnx
@@ -43,7 +44,8 @@ def test_there_is_a_section_for_each_reader():
     ]
 
 
-def test_one_step_in_a_pipeline_of_your_own(folder):
+def test_one_step_in_a_pipeline_of_your_own(folder, images):
+    shutil.copy(images, "digests.yaml")
     names = run_snippets(SECTIONS[0], folder)
     assert "extract-saliency-component" in (folder / "heat-maps.yaml").read_text()
     assert re.fullmatch("[0-9a-f]{64}", names["ingested"].outputs["Output"])
