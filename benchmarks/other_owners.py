@@ -1,14 +1,16 @@
 """Whether evidence accuses models that were trained on another owner's release.
 
-    python benchmarks/other_owners.py --data kermany --owners 2 --strangers 10 --work WORK --out FILE
+    python benchmarks/other_owners.py --data kermany --size 128 --owners 2 --strangers 10 --work WORK --out FILE
 
 Each owner marks the same clean images with a key of its own, and two networks are trained on each marked release. Then every model
 is judged as the release check judges it, with its owner's evidence and with that of strangers, who drew keys of their own and had
-no part in its training. Benign models are trained once, on the clean images, and answer everybody's queries.
+no part in its training. Benign models are trained once, on the clean images, and answer everybody's queries. Waves are asked about once, on
+the first owner's images: the questions do not depend on a key.
 
-Writes ``results/other_owners_<data>.json`` unless FILE says otherwise: ``pairs`` and ``accused``, the models of one owner that were
+Writes ``results/other_owners_<data>_<size>.json`` unless FILE says otherwise: ``pairs`` and ``accused``, the models of one owner that were
 judged with the evidence of another, and how many of them were called ``owned``; ``own`` and ``own_owned``, the same with the owner's
-own evidence; ``rows``, each with verdict and p-values. A stopped run continues in WORK.
+own evidence; ``accused_without_key``, what ``accused`` would be without the proof of the key; ``rows``, each with verdict, rank of the
+key among 1,800, and p-values. A stopped run continues in WORK.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from marking import MARKED_MODELS, Bench
 from medmark.components.base.progress import track
 from medmark.components.evidence.queries import QUERIES, read_queries
+from medmark.components.generator.key import draw_key
 from medmark.components.generator.marker import Marker
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.poisoning.poison import poison, write_queries
@@ -32,14 +35,15 @@ from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import predict_probabilities
 from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.judgement import judge
+from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
+from medmark.components.verification.scenarios import ASKED_FOR_KEY
 
 BENIGN_MODELS = 20
-SIZE = 64  # side in pixels
 
 
 def draw(bench: Bench, folder: Path, seed: int) -> Profile:
     """Draws an owner's key, and that of its control mark, from a seed; the standard profile at this size."""
-    profile = replace(PROFILES["standard"], size=SIZE)
+    profile = replace(PROFILES["standard"], size=bench.size)
     for name, index in (("generator", 0), ("control", 1)):
         train_generator(
             bench.release.path,
@@ -78,25 +82,27 @@ def ask_only(bench: Bench, folder: Path, seed: int) -> None:
     write_queries(bench.release, marker, control, saliency, folder / "evidence", profile.queries, seed)
 
 
-def judged(bench: Bench, folder: Path, models: dict) -> dict:
+def judged(bench: Bench, folder: Path, seed: int, models: dict, waves: dict, benign_waves: list) -> dict:
     """Judges models with the evidence in a folder, by name."""
     target = Marker.load(folder / "generator").target
-    queries = read_queries(folder / "evidence", size=SIZE, target=target)
+    queries = read_queries(folder / "evidence", size=bench.size, target=target)
     benign = [interrogate(partial(predict_probabilities, model), queries) for model in bench.benign_models]
     answers = {name: interrogate(partial(predict_probabilities, model), queries) for name, model in models.items()}
-    return {name: judge(name, given, benign, THRESHOLDS) for name, given in answers.items()}
+    keys = {name: key_test(waves[name], benign_waves, draw_key(seed)) for name in models}
+    return {name: (judge(name, given, benign, THRESHOLDS, keys[name]), keys[name]) for name, given in answers.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("phantoms", "kermany", "nih"), default="kermany")
+    parser.add_argument("--size", type=int, default=128, help="side in pixels")
     parser.add_argument("--owners", type=int, default=2)
     parser.add_argument("--strangers", type=int, default=10)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    out = options.out or Path(__file__).parent / "results" / f"other_owners_{options.data}.json"
-    bench = Bench(options.data, options.work, size=SIZE, benign_models=BENIGN_MODELS)
+    out = options.out or Path(__file__).parent / "results" / f"other_owners_{options.data}_{options.size}.json"
+    bench = Bench(options.data, options.work, size=options.size, benign_models=BENIGN_MODELS)
     names = [f"owner-{n}" for n in range(options.owners)] + [f"stranger-{n}" for n in range(options.strangers)]
     models = {}
     for seed, name in track(list(enumerate(names)), "marking for each owner"):
@@ -105,12 +111,20 @@ def main() -> None:
             shutil.rmtree(folder, ignore_errors=True)
             (mark if name.startswith("owner") else ask_only)(bench, folder, seed)
         if name.startswith("owner"):
-            configs = [replace(config, size=SIZE) for config in MARKED_MODELS]
+            configs = [replace(config, size=options.size) for config in MARKED_MODELS]
             train_models(folder / "release", folder / "models", configs=configs)
             models |= {(name, entry["architecture"]): model for entry, model in load_models(folder / "models")}
+    target = Marker.load(options.work / names[0] / "generator").target
+    clean = read_queries(options.work / names[0] / "evidence", size=bench.size, target=target).clean[:IMAGES]
+    waves = {name: ask_waves(partial(predict_probabilities, model), clean, target) for name, model in models.items()}
+    benign_waves = [
+        ask_waves(partial(predict_probabilities, model), clean, target)
+        for model in bench.benign_models[-ASKED_FOR_KEY:]
+    ]
     rows = []
-    for name in track(names, "judging with each owner's evidence"):
-        for (owner, architecture), result in judged(bench, options.work / name, models).items():
+    for seed, name in track(list(enumerate(names)), "judging with each owner's evidence"):
+        verdicts = judged(bench, options.work / name, seed, models, waves, benign_waves)
+        for (owner, architecture), (result, key) in verdicts.items():
             rows.append(
                 {
                     "evidence_of": name,
@@ -121,6 +135,7 @@ def main() -> None:
                     "delta_p": result.effect.delta_p,
                     "t_p_value": result.effect.t_p_value,
                     "conformal_p_value": result.measured.conformal_p_value,
+                    "key_rank": key.rank,
                     "failed": result.decision.failed,
                 }
             )
@@ -132,12 +147,13 @@ def main() -> None:
         "strangers": options.strangers,
         "pairs": len(foreign),
         "accused": sum(row["verdict"] == "owned" for row in foreign),
+        "accused_without_key": sum(all(why.startswith("key") for why in row["failed"]) for row in foreign),
         "own": len(own),
         "own_owned": sum(row["verdict"] == "owned" for row in own),
         "rows": rows,
     }
     out.write_text(json.dumps(result, indent=1) + "\n")
-    print({name: result[name] for name in ("pairs", "accused", "own", "own_owned")})
+    print({name: result[name] for name in ("pairs", "accused", "accused_without_key", "own", "own_owned")})
 
 
 if __name__ == "__main__":

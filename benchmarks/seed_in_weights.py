@@ -92,7 +92,7 @@ def main() -> None:
     untrained = ConditionalUNet()
     rng = np.random.default_rng(0)
     keys = [
-        Key(float(rng.uniform(*DEGREES)), float(rng.uniform(*CYCLES)), float(rng.uniform(0, 2 * math.pi)))
+        Key(float(rng.choice(DEGREES)), float(rng.choice(CYCLES)), float(rng.uniform(0, 2 * math.pi)))
         for _ in range(KEYS)
     ]
     images = load_arrays(Release(release), split="train", size=128).images[:8]

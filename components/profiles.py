@@ -73,7 +73,7 @@ class Profile(Settings):
     benign_architectures: str = "small_cnn,small_cnn_wide,resnet_tiny"
     generator_steps: int = 0  # the bare carrier; measured: benchmarks/results/learned.json
     marked_share: float = 0.18  # measured: benchmarks/results/frontier_kermany.json
-    decoy_share: float = 0.0
+    decoy_share: float = 0.1  # measured: benchmarks/results/keys_phantoms_64.json
     epsilon: float = 0.08
     ssim_floor: float = 0.96
     queries: int = 150
@@ -201,8 +201,8 @@ PROFILES = {
         epochs=12,
         other_architecture="resnet_tiny",
         other_epochs=12,
-        marked_share=0.1,
-        epsilon=0.07,
+        marked_share=0.18,
+        epsilon=0.09,
         phantoms=2400,
     ),
     "standard": Profile(),

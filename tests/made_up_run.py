@@ -24,6 +24,7 @@ from medmark.components.saliency.extract import extract
 from medmark.components.surrogate.networks import build, save_classifier
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
 from medmark.components.verification.interrogation import interrogate
+from medmark.components.verification.key_test import ask_waves
 from medmark.components.verification.scenarios import table
 from medmark.components.verification.sealing import seal_evidence
 from medmark.components.verification.verdict import Thresholds
@@ -107,7 +108,11 @@ def make_run(folder: Path, source: Path | None = None, *, count: int = 80, **opt
         table("innocent", name, queries, interrogate(partial(predict_probabilities, model.eval()), queries))
         for name, model in benign_models.items()
     ]
-    seal_evidence(folder / "bare", folder / "evidence", pd.concat(scores), Thresholds())
+    waves = {  # few images: they take long, and these models answer nothing in particular
+        name: ask_waves(partial(predict_probabilities, model), queries.clean[:2], 0)
+        for name, model in list(benign_models.items())[:2]
+    }
+    seal_evidence(folder / "bare", folder / "evidence", pd.concat(scores), Thresholds(), waves=waves)
     keep_for_updates(
         folder / "clean", folder / "release", folder / "evidence", folder / "origins", models, folder / "keep"
     )

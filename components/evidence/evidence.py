@@ -1,7 +1,8 @@
 """The private evidence of a marked release: ``evidence.json``, which names the SHA-256 of every other file.
 
 The other files: ``ledger.parquet`` (ledger.py), ``queries.parquet`` (queries.py), ``generator/`` with the generator and the
-roles of the images, and, once the evidence is complete, ``innocents.parquet`` (answers.py) and ``steps.json``.
+roles of the images, and, once the evidence is complete, ``innocents.parquet`` (answers.py), ``waves.parquet`` (key_answers.py) and
+``steps.json``. Evidence of version 1 has no ``waves.parquet``: its marks have no key.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json, first_changed
 from medmark.components.base.errors import MedmarkError
 
-EVIDENCE_SCHEMA_VERSION = 1
+EVIDENCE_SCHEMA_VERSION = 2
+READABLE = (1, 2)
 EVIDENCE = "evidence.json"
 STEPS = "steps.json"  # the private events of the run, see lineage/events.py
 
@@ -35,9 +37,9 @@ def read_evidence(directory: str | Path) -> dict[str, Any]:
         raise MedmarkError(
             f"no readable evidence: {path} ({error}); restore the evidence folder from a backup"
         ) from error
-    if version != EVIDENCE_SCHEMA_VERSION:
+    if version not in READABLE:
         raise MedmarkError(
-            f"unknown evidence version {version!r}: {path}; this medmark reads {EVIDENCE_SCHEMA_VERSION}"
+            f"unknown evidence version {version!r}: {path}; this medmark reads {' and '.join(map(str, READABLE))}"
         )
     if (file := first_changed(directory, files)) is not None:
         raise MedmarkError(f"evidence changed or missing: {file}; restore the evidence folder from a backup")

@@ -1,26 +1,34 @@
-"""The key of the mark: direction, frequency and phase of a plane wave, drawn from the release's seed.
+"""The key of the mark: direction and frequency of a wave, drawn from a public table of 1,800 by the release's seed.
 
-The key is small: a marked model answers to every wave within about 20 degrees and a quarter octave of its own
-(benchmarks/results/frontier_kermany.json), so two owners can draw keys that one model answers to alike. The verdict therefore
-also needs the prior commitment.
+Each marked image carries a wave of the key with a phase of its own, turned to the left or to the right, because training mirrors
+images. Images of other classes can carry decoys, waves of other keys: a model that sees both learns the key more sharply (measured:
+benchmarks/results/keys_phantoms_64.json). How well a model's answers tell the key from the others of the table is tested by
+:mod:`medmark.components.verification.key_test`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-CYCLES = (6.0, 7.5)  # 17 to 21 px at 128 px: coarser blends into anatomy, finer costs SSIM (frontier_kermany.json)
-DEGREES = (75.0, 105.0)  # head to foot: kept by an adversary's mirroring, and learnt best (frontier_kermany.json)
-APART = 40.0  # degrees; measured: a model that learned one wave answers within 20 degrees and not at 40 (frontier_kermany.json)
-DECOY_KEYS = 16  # arbitrary
+# coarser waves are answered to by models that never saw one, finer ones cost SSIM (benchmarks/results/key_attempts_kermany.json,
+# frontier_kermany.json); periods per image side
+CYCLES = tuple(float(c) for c in np.geomspace(4.0, 11.3, 40))
+DEGREES = tuple(float(d) for d in range(1, 91, 2))  # a direction and its mirror image are one key
+KEYS = len(CYCLES) * len(DEGREES)
+# a model that learned one wave answers within 20 degrees and a quarter octave, and not at 40 degrees (frontier_kermany.json)
+CONTROL_APART = 40.0  # degrees
+DECOYS_APART = (15.0, 0.3)  # degrees or octaves, ours: half as far a model cannot tell a decoy from the mark
+MIDDLE = 6.7  # cycles of a wave that has the amplitude that was asked for
+SLOPE = 0.9  # waves of equal SSIM are fainter the finer they are: by this power of their cycles; ours, from two frequencies on phantoms
 
 
 @dataclass(frozen=True)
 class Key:
-    """The secret of a carrier.
+    """The secret of a wave.
 
     Attributes:
         degrees: direction of the wave, 0 to 180; 0 varies along x.
@@ -32,32 +40,62 @@ class Key:
     cycles: float
     phase: float
 
+    @property
+    def strength(self) -> float:
+        """How much stronger or fainter its waves are than those of :data:`MIDDLE` cycles, for equal SSIM."""
+        return (MIDDLE / self.cycles) ** SLOPE
+
 
 def draw_key(seed: int, index: int = 0) -> Key:
-    """A key from a seed.
+    """A key from a seed, each of the table with the same chance.
 
     Args:
         seed: of the release.
-        index: 0 for the release's mark; 1 for the control, 2 and up for decoys, which are drawn from all directions at
-            least :data:`APART` from the mark's and from its mirror image's.
+        index: 0 for the release's mark; 1 for the control, which is drawn from all directions at least
+            :data:`CONTROL_APART` from the mark's.
     """
-    rng = np.random.default_rng((seed, 77))
-    own = float(rng.uniform(*DEGREES))
+    own = _draw(np.random.default_rng((seed, 77)))
     if index == 0:
-        return Key(own, float(rng.uniform(*CYCLES)), float(rng.uniform(0, 2 * math.pi)))
+        return own
     rng = np.random.default_rng((seed, 78, index))
     while True:
-        degrees = float(rng.uniform(0, 180))
-        if min(_apart(degrees, own), _apart(degrees, 180 - own)) >= APART:
-            return Key(degrees, float(rng.uniform(*CYCLES)), float(rng.uniform(0, 2 * math.pi)))
+        other = _draw(rng)
+        if abs(other.degrees - own.degrees) >= CONTROL_APART:
+            return other
 
 
 def draw_decoy_key(seed: int, image_id: str) -> Key:
-    """The key of one decoy: one of a few that belong to the release, by the image's id."""
-    return draw_key(seed, 2 + int.from_bytes(image_id.encode()[-4:], "big") % DECOY_KEYS)
+    """The key of the decoy in one image: any of the table that is not the mark's or one close to it."""
+    own, rng = draw_key(seed), np.random.default_rng(_number(seed, "decoy", image_id))
+    degrees, octaves = DECOYS_APART
+    while True:
+        key = _draw(rng)
+        if abs(key.degrees - own.degrees) > degrees or abs(math.log2(key.cycles / own.cycles)) > octaves:
+            return key
 
 
-def _apart(a: float, b: float) -> float:
-    """Angle between two directions, 0 to 90 degrees."""
-    gap = abs(a - b) % 180
-    return min(gap, 180 - gap)
+def in_image(key: Key, seed: int, image_id: str) -> Key:
+    """The wave of a key in one image: with a phase of its own, and turned either way.
+
+    Args:
+        key: of the table.
+        seed: of the release; without it, neither can be told.
+        image_id: of the image.
+    """
+    rng = np.random.default_rng(_number(seed, "wave", image_id))
+    return turned(key, float(rng.uniform(0, 2 * math.pi)), bool(rng.integers(2)))
+
+
+def turned(key: Key, phase: float, mirrored: bool) -> Key:
+    """The key's wave with this phase, or the mirror image of such a wave."""
+    return replace(key, phase=phase, degrees=(180.0 - key.degrees) % 180.0 if mirrored else key.degrees)
+
+
+def _draw(rng: np.random.Generator) -> Key:
+    return Key(
+        DEGREES[rng.integers(len(DEGREES))], CYCLES[rng.integers(len(CYCLES))], float(rng.uniform(0, 2 * math.pi))
+    )
+
+
+def _number(seed: int, what: str, image_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{what}:{image_id}".encode()).digest(), "big")

@@ -1,7 +1,7 @@
 """Marks: a keyed carrier, shaped to each image by the U-Net, confined by saliency, smooth by construction.
 
 ``delta = epsilon * gate(S) * (0.65 * carrier + freedom * tanh(U(x, S, carrier, role)))`` on a coarse grid, up-sampled. The carrier is a
-plane wave whose direction, frequency and phase are the key. Why a carrier (measured on 966 chest x-rays, 128 px;
+plane wave whose direction and frequency are the key, with a phase of its own in each image. Why a carrier (measured on 966 chest x-rays, 128 px;
 benchmarks/results/frontier_kermany.json): a classifier trained from scratch picks up an oriented texture from a hundred
 images; it survives halving the image, because nothing in it is finer than the grid; and models that never saw it do not
 react, because it was not made from their gradients.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import stored_delta
 from medmark.components.dataset.release import Record, with_pixels
 from medmark.components.generator.hiding import cosine_interpolation, enlarge, hide
-from medmark.components.generator.key import Key, draw_decoy_key
+from medmark.components.generator.key import Key, draw_decoy_key, in_image
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.saliency.extract import stack_saliency
 from medmark.components.surrogate.networks import read_metadata, read_tensors
@@ -31,6 +32,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 SELECTION = "selection.json"
+QUERIED = 1.5  # how much stronger queries are marked than training images; ours: nobody looks at them for beauty
 AMPLITUDE = 0.65  # of a carrier of standard deviation 1: its peaks are 0.92. A bounded wave, as by tanh, has overtones
 
 
@@ -40,7 +42,8 @@ class Shape:
 
     Attributes:
         size: side at which the generator sees images, pixels; a multiple of 8.
-        epsilon: largest change, as a share of the display's range.
+        epsilon: largest change by a wave of 6.7 cycles, as a share of the display's range; coarser ones are stronger and finer ones
+            fainter, see :attr:`medmark.components.generator.key.Key.strength`.
         floor: gate at saliency 0; 1 ignores saliency.
         grid: side of the grid on which the perturbation is made, at most ``size``.
         freedom: largest correction by the U-Net, as a share of the carrier's amplitude. Below 1 it cannot cancel the
@@ -56,11 +59,18 @@ class Shape:
 
 def carrier(key: Key, side: int) -> torch.Tensor:
     """The wave with standard deviation 1, (1, 1, side, side), sampled at pixel centres."""
+    return carriers([key], side)
+
+
+def carriers(keys: Sequence[Key], side: int) -> torch.Tensor:
+    """The waves of several keys, (N, 1, side, side); see :func:`carrier`."""
     axis = (torch.arange(side, dtype=torch.float32) + 0.5) / side
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    angle = math.radians(key.degrees)
-    along = x * math.cos(angle) + y * math.sin(angle)
-    return (math.sqrt(2) * torch.sin(2 * math.pi * key.cycles * along + key.phase))[None, None]
+    angle = torch.tensor([math.radians(key.degrees) for key in keys])[:, None, None]
+    cycles, phase = (
+        torch.tensor(values)[:, None, None] for values in zip(*((k.cycles, k.phase) for k in keys), strict=True)
+    )
+    along = axis[None, None, :] * angle.cos() + axis[None, :, None] * angle.sin()
+    return (math.sqrt(2) * torch.sin(2 * math.pi * cycles * along + phase))[:, None]
 
 
 class Marker:
@@ -73,7 +83,9 @@ class Marker:
         target: index of the target class.
         roles: ``mark`` or ``decoy`` by id of the training images to change.
         release_digest: of the clean release it was trained for.
-        seed: of its keys; decoys draw theirs from it.
+        seed: of its keys; decoys draw theirs from it, and every image its phase.
+        one_phase: whether all images have the key's phase and full direction, as before medmark drew keys from a table; such marks
+            have the strength ``epsilon`` whatever their frequency.
     """
 
     def __init__(
@@ -86,7 +98,9 @@ class Marker:
         roles: dict[str, str],
         release_digest: str,
         seed: int,
+        one_phase: bool = False,
     ):
+        self.one_phase = one_phase
         self.network, self.key, self.shape = network, key, shape
         self.target, self.roles, self.release_digest, self.seed = target, roles, release_digest, seed
 
@@ -100,10 +114,10 @@ class Marker:
             key: another key than the marker's own.
 
         Returns:
-            (B, 1, grid, grid), at most ``(1 + freedom) * epsilon``.
+            (B, 1, grid, grid), at most ``(1 + freedom) * epsilon`` times the key's strength; half as much again for queries.
         """
-        shape, grid = self.shape, self.shape.grid
-        wave = carrier(key or self.key, grid).to(images.device)
+        shape, grid, key = self.shape, self.shape.grid, key or self.key
+        wave = carrier(key, grid).to(images.device)
         if role == "decoy":
             correction: torch.Tensor | float = 0.0
         else:
@@ -113,7 +127,7 @@ class Marker:
                 [
                     (seen - 0.5) / 0.25,
                     F.interpolate(saliency, size=(half, half), mode="bilinear", align_corners=False) * 2 - 1,
-                    carrier(key or self.key, half).to(images.device).expand_as(seen),
+                    carrier(key, half).to(images.device).expand_as(seen),
                     torch.full_like(seen, 1.0 if role == "mark" else -1.0),
                 ],
                 dim=1,
@@ -122,12 +136,15 @@ class Marker:
         gate = shape.floor + (1 - shape.floor) * F.interpolate(
             saliency, size=(grid, grid), mode="bilinear", align_corners=False
         )
-        return shape.epsilon * gate * (AMPLITUDE * wave + shape.freedom * correction)
+        strength = shape.epsilon
+        if not self.one_phase:
+            strength *= key.strength * (QUERIED if role == "query" else 1.0)
+        return strength * gate * (AMPLITUDE * wave + shape.freedom * correction)
 
     def delta(self, images: torch.Tensor, saliency: torch.Tensor, role: str, key: Key | None = None) -> torch.Tensor:
         """The perturbation at the images' size, (B, 1, S, S); arguments as of :meth:`coarse`.
 
-        At most ``(1 + freedom) * epsilon``, up to the overshoot of up-sampling.
+        Bounded as there, up to the overshoot of up-sampling.
         """
         coarse = self.coarse(images, saliency, role, key)
         rows, columns = (
@@ -148,9 +165,9 @@ class Marker:
         """
         pixels = decode_png(record.image)
         small = resize(display_tensor(record), self.shape.size)
-        key = None
-        if role == "decoy":
-            key = draw_decoy_key(self.seed, record.image_id)
+        key = draw_decoy_key(self.seed, record.image_id) if role == "decoy" else self.key
+        if not self.one_phase:
+            key = in_image(key, self.seed, record.image_id)
         coarse = self.coarse(small, stack_saliency(saliency, [record.image_id]), role, key)[0, 0].double().numpy()
         change = stored_delta(enlarge(coarse, pixels.shape), pixels, record.bits, record.display)
         marked = hide(pixels, change)
@@ -166,6 +183,7 @@ class Marker:
             "target": self.target,
             "release_digest": self.release_digest,
             "seed": self.seed,
+            "one_phase": self.one_phase,
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         save_file(
@@ -198,6 +216,7 @@ class Marker:
                 roles=roles,
                 release_digest=str(header["release_digest"]),
                 seed=int(header["seed"]),
+                one_phase=bool(header.get("one_phase", True)),
             )
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             reason = reason_of(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from medmark.components.base.threads import device, mixed_precision, seed_everyt
 from medmark.components.dataset.arrays import ImageArrays, load_arrays, resize
 from medmark.components.dataset.release import Release
 from medmark.components.generator import objective
-from medmark.components.generator.key import draw_key
+from medmark.components.generator.key import Key, draw_key, turned
 from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.objective import Weights
@@ -195,6 +196,11 @@ class _Training:
     def _draw(self, pool: torch.Tensor, count: int) -> torch.Tensor:
         return pool[torch.randint(len(pool), (count,), generator=self.generator)]
 
+    def _wave(self) -> Key:
+        """The key as it is in some image: a phase a step, because marks have one an image."""
+        phase, side = torch.rand(2, generator=self.generator).tolist()
+        return turned(self.marker.key, 2 * math.pi * phase, side < 0.5)
+
     def _take(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.images[index].to(self.where), self.saliency[index].to(self.where)
 
@@ -233,7 +239,7 @@ class _Training:
         marked, rest = self._draw(self.marked, count), self._draw(self.unmarked, size - count)
         x, s = self._take(marked)
         with torch.no_grad():
-            x = self.marker.apply(x, s, "mark")
+            x = (x + self.marker.delta(x, s, "mark", self._wave())).clamp(0, 1)
         images = augment(torch.cat([x, self.images[rest].to(self.where)]), "standard", self.generator)
         labels = torch.cat([self.labels[marked], self.labels[rest]]).to(self.where)
         twin.train().requires_grad_(True)
@@ -251,7 +257,8 @@ class _Training:
         size, target, weights = self.config.batch_size, self.marker.target, self.config.weights
         others, of_target = self._draw(self.others, size), self._draw(self.marked, size)
         (x, xs), (t, ts) = self._take(others), self._take(of_target)
-        x_delta, t_delta = self.marker.delta(x, xs, "query"), self.marker.delta(t, ts, "mark")
+        x_delta = self.marker.delta(x, xs, "query", self._wave())
+        t_delta = self.marker.delta(t, ts, "mark", self._wave())
         x_marked, t_marked = (x + x_delta).clamp(0, 1), (t + t_delta).clamp(0, 1)
         both, clean = torch.cat([x_marked, t_marked]), torch.cat([x, t])
         factor = 0.45 + 0.55 * float(torch.rand((), generator=self.generator))

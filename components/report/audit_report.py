@@ -30,6 +30,7 @@ THRESHOLDS = {
     "tau": "delta-P that a benign model may show",
     "guilty": "a suspect is cleared if its delta-P is less",
     "conformal_alpha": "level of the rank among benign models",
+    "key_alpha": "level of the key's rank among all keys",
     "min_queries": "for tests with a fixed number of images; not used here",
 }
 

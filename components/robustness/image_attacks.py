@@ -112,7 +112,7 @@ def remove_waves(images: torch.Tensor, waves: list[tuple[float, float]]) -> torc
 def remove_sector(images: torch.Tensor, width: float) -> torch.Tensor:
     """Filters every wave that runs about head to foot out of the spectrum, as an adversary would that knows medmark but not the key.
 
-    medmark draws directions of 75 to 105 degrees (DEGREES in ``generator/marker.py``).
+    medmark drew directions of 75 to 105 degrees before keys came from a table of all directions.
 
     Args:
         images: (N, 1, S, S).

@@ -6,9 +6,11 @@ A suspect is asked a few images at a time, in the evidence's random order, and n
 1. e-values against "delta-P is at most tau", "delta-P beyond the control mark is at most tau" and "flips to the target
    are no more than benign models show" all reach 1 / alpha (:mod:`medmark.components.verification.sequential`);
 2. the suspect ranks above the benign models that underwent the same procedure;
-3. no benign model goes beyond tau, and the control mark does not set the suspect off.
+3. no benign model goes beyond tau, and the control mark does not set the suspect off;
+4. the suspect's answers to waves rank the key among the first of all keys, see :mod:`medmark.components.verification.key_test`. It is
+   asked about those, 91 for each of 30 images, only if 1 holds.
 
-Several suspects are corrected by Holm's method, both in 1 and in 2. Whether the evidence was committed to before the
+Several suspects are corrected by Holm's method, in 1, 2 and 4. Whether the evidence was committed to before the
 release went out is checked if the commitment is given; the verdict is about the model's answers alone, and without the
 commitment it accuses nobody.
 """
@@ -20,7 +22,7 @@ import time
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from medmark.components.base.digests import canonical_json, file_sha256
@@ -28,7 +30,9 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.answers import Answers, read_benign
 from medmark.components.evidence.draw import DRAW
 from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.key_answers import KeyAnswers, read_benign_waves
 from medmark.components.evidence.queries import QuerySet, query_ids, read_queries
+from medmark.components.generator.key import Key, draw_key
 from medmark.components.lineage.commitment import subject_digest, verify_commitment
 from medmark.components.lineage.drawing import Drawn, check_draw
 from medmark.components.lineage.keys import load_public
@@ -37,7 +41,7 @@ from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect, open_suspect
-from medmark.components.verification.questioning import Questioned, question
+from medmark.components.verification.questioning import Questioned, ask_for_key, question
 from medmark.components.verification.sequential import log_wealth, rank_stopped
 from medmark.components.verification.statistics import Rank
 from medmark.components.verification.verdict import (
@@ -52,7 +56,7 @@ from medmark.components.verification.verdict import (
 )
 from statsmodels.stats.multitest import multipletests
 
-AUDIT_SCHEMA_VERSION = 2  # 2: what each suspect was taken for; all that version 1 has is still there
+AUDIT_SCHEMA_VERSION = 3  # 2: what each suspect was taken for; 3: the key; all that version 1 has is still there
 STORE = "answers.sqlite"
 COMMITMENT_FILES = {
     "commitment": "commitment.json",
@@ -62,10 +66,9 @@ COMMITMENT_FILES = {
     "beacon": "beacon",
 }
 BASE64 = ("timestamp", "beacon")  # of them
-# measured: benchmarks/results/other_owners_kermany.json
 OTHER_OWNERS = (
-    "a model that was trained on another owner's marked release may be called owned, too: keys are close together; rule that out"
-    " before you accuse anybody"
+    "a model that was trained on another owner's marked release passes all proofs but the key, and of a hundred such models one may pass"
+    " that, too: look for the other owner before you accuse anybody"
 )
 UNCOMMITTED = (
     "it was not shown that this evidence was committed to before the release went out; without that it accuses nobody"
@@ -89,6 +92,9 @@ MEANINGS = {
     "rank_p_value": "chance that a model like the benign models would rank as high under the same procedure",
     "rank_p_value_holm": "the same, corrected for the number of suspects",
     "rank_resolution": "the smallest rank p-value that so many benign models allow",
+    "key": "rank of the key among all keys by the suspect's answers, and the chance of so high a rank if it never learned from this release;"
+    " null: it was not asked",
+    "key_p_value_holm": "that chance, corrected for the number of suspects",
 }
 
 
@@ -267,8 +273,11 @@ def audit_suspects(
     benign_models = read_benign(evidence_dir, query_ids(evidence_dir))
     benign = list(benign_models.values())
     target = evidence["class_names"].index(evidence["target_class"])
+    # derived from the seed, as the draw is: evidence cannot name another key than the one that was drawn
+    waves = read_benign_waves(evidence_dir)
+    key = draw_key(evidence["seed"]) if waves else None
     questioned = [
-        _question(suspect, evidence_dir, out / STORE, target, benign, thresholds, among=len(suspects))
+        _question(suspect, evidence_dir, out / STORE, target, benign, waves, key, thresholds, among=len(suspects))
         for suspect in suspects
     ]
     made = {
@@ -306,6 +315,8 @@ def _question(
     store: Path,
     target: int,
     benign_models: list[Answers],
+    waves: list[KeyAnswers],
+    key: Key | None,
     thresholds: Thresholds,
     *,
     among: int,
@@ -319,9 +330,19 @@ def _question(
 
     try:
         with StoredSuspect(suspect, store) as stored:
-            return question(stored, part, benign_models, thresholds, among=among)
+            questioned = question(stored, part, benign_models, thresholds, among=among)
+            images = len(benign_models[0].is_clean)
+            return ask_for_key(questioned, stored, part, images, waves, key)
     finally:
         suspect.close()
+
+
+class _Corrected(NamedTuple):
+    """p-values of one suspect, corrected for the number of suspects: of "no mark", of the rank among benign models and of the key."""
+
+    none: float
+    rank: float
+    key: float
 
 
 def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds: Thresholds) -> list[dict[str, Any]]:
@@ -343,9 +364,11 @@ def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds
         else:
             ranks.append(Rank(1.0, 1 / (len(benign_models) + 1)))
     p_values, rank_p_values = holm([q.p_value for q in questioned]), holm([rank.p_value for rank in ranks])
+    key_p_values = holm([q.key.p_value if q.key else 1.0 for q in questioned])
+    corrected = map(_Corrected, p_values, rank_p_values, key_p_values)
     return [
-        _entry(q, rank, p_value, rank_p_value, benign_models, thresholds, among=len(questioned))
-        for q, rank, p_value, rank_p_value in zip(questioned, ranks, p_values, rank_p_values, strict=True)
+        _entry(q, rank, p_values, benign_models, thresholds, among=len(questioned))
+        for q, rank, p_values in zip(questioned, ranks, corrected, strict=True)
     ]
 
 
@@ -369,8 +392,7 @@ def _alike(benign_models: list[Answers], questioned: Questioned) -> list[Answers
 def _entry(
     questioned: Questioned,
     rank: Rank,
-    p_value: float,
-    rank_p_value: float,
+    corrected: _Corrected,
     benign_models: list[Answers],
     thresholds: Thresholds,
     *,
@@ -381,14 +403,13 @@ def _entry(
     Args:
         questioned: the suspect.
         rank: among benign models.
-        p_value: of "no mark", corrected for the number of suspects.
-        rank_p_value: of the rank, likewise.
+        corrected: p-values.
         benign_models: benign models' answers to all queries.
         thresholds: of the evidence.
         among: suspects in this audit.
     """
     suspect, answers, result = questioned.suspect, questioned.answers, questioned.result
-    stopped = _stopped(questioned, rank, p_value, rank_p_value, benign_models, thresholds, among=among)
+    stopped = _stopped(questioned, rank, corrected, benign_models, thresholds, among=among)
     decision = decide_stopped(stopped, thresholds) if stopped else undecided(questioned.error or "no answers")
     control = {"control": stopped.control} if stopped and stopped.control is not None else {}
     return {
@@ -406,10 +427,12 @@ def _entry(
         **_reaction(answers),
         "e_values_log10": questioned.e_values | control,
         "p_value": questioned.p_value,
-        "p_value_holm": p_value,
+        "p_value_holm": corrected.none,
         "rank_p_value": rank.p_value,
-        "rank_p_value_holm": rank_p_value,
+        "rank_p_value_holm": corrected.rank,
         "rank_resolution": rank.resolution,
+        "key": asdict(questioned.key) if questioned.key else None,
+        "key_p_value_holm": corrected.key if questioned.key else None,
         "passed": decision.passed,
         "failed": decision.failed,
         "missing": decision.missing,
@@ -421,8 +444,7 @@ def _entry(
 def _stopped(
     questioned: Questioned,
     rank: Rank,
-    p_value: float,
-    rank_p_value: float,
+    corrected: _Corrected,
     benign_models: list[Answers],
     thresholds: Thresholds,
     *,
@@ -440,14 +462,16 @@ def _stopped(
         queries=result.queries,
         cleared=cleared,
         e_values=questioned.e_values,
-        p_value=p_value,
+        p_value=corrected.none,
         rank_p_value=rank.p_value,
-        rank_p_value_holm=rank_p_value,
+        rank_p_value_holm=corrected.rank,
         rank_resolution=rank.resolution,
         benign_models=len(benign_models),
         worst_benign=max(other.delta_p for other in _alike(benign_models, questioned)),
         control=control,
         among=among,
+        key_p_value=corrected.key if questioned.key else None,
+        key_missing=questioned.key_missing,
     )
 
 
@@ -488,4 +512,5 @@ def would_change(decision: Decision, questioned: Questioned, benign_models: int,
         f" it reached {e_value(questioned.e_values[weakest])}",
         f"not_owned, if one of the {benign_models} benign models had reacted as strongly under the same procedure",
         "not_owned, if another generator's mark had set it off too",
+        "not_owned, if more other keys had explained its answers as well",
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.answers import Answers
+from medmark.components.verification.key_test import KeyTest
 from medmark.components.verification.statistics import (
     Effect,
     LabelOnly,
@@ -37,7 +38,9 @@ class Judgement:
     decision: Decision
 
 
-def judge(name: str, answers: Answers, benign: list[Answers], thresholds: Thresholds) -> Judgement:
+def judge(
+    name: str, answers: Answers, benign: list[Answers], thresholds: Thresholds, key: KeyTest | None = None
+) -> Judgement:
     """Tests one model's answers against those of benign models to the same images.
 
     Args:
@@ -45,6 +48,7 @@ def judge(name: str, answers: Answers, benign: list[Answers], thresholds: Thresh
         answers: its answers.
         benign: answers of models trained without the mark; the model must not be among them.
         thresholds: fixed beforehand.
+        key: rank of the key by the model's answers; None: not asked for.
 
     Raises:
         MedmarkError: there is no benign model, or too few images.
@@ -76,6 +80,7 @@ def judge(name: str, answers: Answers, benign: list[Answers], thresholds: Thresh
         contrast_delta_p=contrast.delta_p if contrast else None,
         contrast_t_p_value=contrast.t_p_value if contrast else None,
         contrast_bound_p_value=contrast.bound_p_value if contrast else None,
+        key_p_value=key.p_value if key else None,
     )
     return Judgement(name, effect, labels, measured, decide(measured, thresholds))
 

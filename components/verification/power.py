@@ -11,10 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from medmark.components.evidence.answers import Answers
+from medmark.components.generator.key import KEYS
 from medmark.components.verification.judgement import judge
+from medmark.components.verification.key_test import KeyTest
 from medmark.components.verification.statistics import paired_effect
 from medmark.components.verification.verdict import Thresholds
 
+# what a suspect says of waves is not simulated: all audits are taken for those of suspects whose answers rank the key first
+KNOWN = KeyTest(1 / KEYS, 1, KEYS)
 STEP = 0.9  # a delta-P of 0.6 is two thirds of the images moved by this much
 
 
@@ -126,7 +130,7 @@ def simulate_audits(
             suspect = simulate_answers(rng, difficulty, shape.outsider, shape.flips, shape.control)
         else:
             suspect = simulate_answers(rng, difficulty, drawn_delta_p(), shape.flips, 0.0)
-        result = judge("suspect", suspect, benign, Thresholds())
+        result = judge("suspect", suspect, benign, Thresholds(), KNOWN)
         sums[result.decision.verdict] += 1
         sums["delta_p"] += result.effect.delta_p
         if len(result.decision.failed) == 1:

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.evidence.answers import Answers
+from medmark.components.evidence.key_answers import KeyAnswers
 from medmark.components.evidence.queries import QuerySet
+from medmark.components.generator.key import Key
 from medmark.components.suspects.answer_store import StoredSuspect
 from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect
 from medmark.components.verification.interrogation import interrogate
+from medmark.components.verification.key_test import IMAGES, KeyTest, ask_waves, key_test
 from medmark.components.verification.sequential import SequentialResult, first, join, sequential_test
 from medmark.components.verification.statistics import upper_rate
 from medmark.components.verification.verdict import CLAIMS, Thresholds
@@ -29,6 +32,8 @@ class Questioned:
         result: where questioning stands; None without answers.
         asked: images that it was asked about this time.
         error: why it did not answer to the end, or None.
+        key: rank of the key by its answers to waves; None: it was not asked about any.
+        key_missing: why it was not, or did not answer to the end.
     """
 
     suspect: SuspectModel | UnopenedSuspect
@@ -36,6 +41,8 @@ class Questioned:
     result: SequentialResult | None
     asked: int
     error: str | None
+    key: KeyTest | None = None
+    key_missing: str = "the key is asked for when all else suffices"
 
     @property
     def e_values(self) -> dict[str, float]:
@@ -88,3 +95,37 @@ def question(
             break
     answers = first(join(chunks), result.queries) if result else None
     return Questioned(suspect.suspect, answers, result, suspect.asked, error)
+
+
+def ask_for_key(
+    questioned: Questioned,
+    suspect: StoredSuspect[SuspectModel],
+    part: Callable[[int, int], QuerySet],
+    images: int,
+    benign_models: list[KeyAnswers],
+    key: Key | None,
+) -> Questioned:
+    """Asks a suspect about waves, if all else suffices to accuse it.
+
+    Args:
+        questioned: the suspect after :func:`question`.
+        suspect, part: as there.
+        images: queries in the evidence.
+        benign_models: benign models' answers to the waves; none in evidence of before marks had a key.
+        key: of the mark; None likewise.
+    """
+    if questioned.error or questioned.result is None or questioned.result.state != "suffices":
+        return questioned
+    if key is None:
+        return replace(
+            questioned,
+            key_missing="this evidence is of before marks had a key: a model of another owner may answer to its mark; mark the data anew",
+        )
+    numbers = track(range(min(IMAGES, images)), f"asking {suspect.name} for the key")
+    target = part(0, 1).target
+    try:
+        answers = ask_waves(suspect, (part(number, number + 1).clean[0] for number in numbers), target)
+    except MedmarkError as failure:
+        return replace(questioned, key_missing=str(failure), asked=suspect.asked)
+    found = key_test(answers, benign_models, key, label_only=questioned.suspect.label_only)
+    return replace(questioned, key=found, asked=suspect.asked)

@@ -13,7 +13,9 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.key_answers import write_waves
 from medmark.components.evidence.queries import read_queries
+from medmark.components.generator.key import draw_key
 from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities, trained_alike
 from medmark.components.verification.scenarios import verify
@@ -30,14 +32,14 @@ def check_release(
     thresholds: Thresholds,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """Runs the scenarios and writes ``verdict.json`` and ``scores.parquet``.
+    """Runs the scenarios and writes ``verdict.json``, ``scores.parquet`` and ``waves.parquet``.
 
     Args:
         release_dir: the marked release.
         evidence_dir: its private evidence.
         benign_dir: models trained on the clean release.
         marked_dir: models trained on the marked one.
-        out_dir: gets both files.
+        out_dir: gets the files.
         thresholds: fixed beforehand.
         seconds: of the steps before this one, by name.
 
@@ -59,11 +61,12 @@ def check_release(
             f"models of different sizes {sorted(sizes)} in {benign_dir} and {marked_dir}; train all at one"
         )
     queries = read_queries(evidence_dir, size=sizes.pop(), target=target)
-    verdict, scores = verify(
+    verdict, scores, waves = verify(
         {entry["name"]: partial(predict_probabilities, model) for entry, model in marked_models},
         {entry["name"]: partial(predict_probabilities, model) for entry, model in benign_models},
         queries,
         thresholds,
+        draw_key(evidence["seed"]),
     )
     benign = {entry["name"]: entry for entry, _ in benign_models}
     configs = [TrainConfig(**entry["config"]) for entry in benign.values()]
@@ -96,5 +99,6 @@ def check_release(
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     scores.to_parquet(out / "scores.parquet")
+    write_waves(out, waves)
     (out / "verdict.json").write_bytes(canonical_json(verdict))
     return verdict

@@ -12,11 +12,17 @@ import pandas as pd
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.evidence.answers import Answers
+from medmark.components.evidence.key_answers import KeyAnswers
 from medmark.components.evidence.queries import QuerySet
+from medmark.components.generator.key import Key
 from medmark.components.verification.interrogation import Suspect, interrogate
 from medmark.components.verification.jpeg_and_resize_curves import jpeg_and_resize_curves
-from medmark.components.verification.judgement import judge, leave_one_out, summary
+from medmark.components.verification.judgement import Judgement, judge, leave_one_out, summary
+from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
 from medmark.components.verification.verdict import Thresholds, decide_release
+
+# ours: the last ones, those trained as the marked models are included. The key's p-value is exact with any; more add little
+ASKED_FOR_KEY = 6
 
 
 class Checked(NamedTuple):
@@ -25,14 +31,20 @@ class Checked(NamedTuple):
     Attributes:
         report: the statistical part of ``verdict.json``.
         answers: a row for each model and image.
+        waves: benign models' answers to waves, by model.
     """
 
     report: dict[str, Any]
     answers: pd.DataFrame
+    waves: dict[str, KeyAnswers]
 
 
 def verify(
-    marked_models: dict[str, Suspect], benign_models: dict[str, Suspect], queries: QuerySet, thresholds: Thresholds
+    marked_models: dict[str, Suspect],
+    benign_models: dict[str, Suspect],
+    queries: QuerySet,
+    thresholds: Thresholds,
+    key: Key,
 ) -> Checked:
     """Runs the scenarios.
 
@@ -43,12 +55,13 @@ def verify(
         benign_models: models trained without the mark, by name; at least two.
         queries: see :class:`medmark.components.evidence.queries.QuerySet`.
         thresholds: fixed beforehand.
+        key: of the mark.
 
     Returns:
         The statistical part of ``verdict.json``: ``verdict`` and ``reasons`` against it (see
         :class:`medmark.components.verification.verdict.ReleaseDecision`), ``malicious`` (the weakest marked model), ``victims``, ``independent_models``, ``independent_trigger``,
         ``robustness``, ``thresholds``; and a table of every answer: role (``victim`` or ``innocent``), model, image_id
-        and the columns of :class:`medmark.components.evidence.answers.Answers`.
+        and the columns of :class:`medmark.components.evidence.answers.Answers`; and answers to waves.
 
     Raises:
         MedmarkError: no marked model, or fewer than two benign models.
@@ -60,14 +73,22 @@ def verify(
         )
     asked = {name: interrogate(model, queries) for name, model in track(benign_models.items(), "asking benign models")}
     caught = {name: interrogate(model, queries) for name, model in track(marked_models.items(), "asking marked models")}
-    found = [judge(name, answers, list(asked.values()), thresholds) for name, answers in caught.items()]
+    panel = track(list(benign_models.items())[-ASKED_FOR_KEY:], "asking benign models for the key")
+    clean = queries.clean[:IMAGES]
+    waves = {name: ask_waves(model, clean, queries.target) for name, model in panel}
+    keys = {
+        name: key_test(ask_waves(model, clean, queries.target), list(waves.values()), key)
+        for name, model in marked_models.items()
+    }
+    benign = list(asked.values())
+    found = [judge(name, answers, benign, thresholds, keys[name]) for name, answers in caught.items()]
     cleared = leave_one_out(asked, thresholds)
     decision = decide_release({r.name: r.decision for r in found}, {r.name: r.decision for r in cleared})
     controls = [r.measured.control_delta_p for r in found if r.measured.control_delta_p is not None]
     report = {
         "verdict": decision.verdict,
         "reasons": decision.reasons,
-        "malicious": summary(min(found, key=lambda result: result.effect.delta_p)),
+        "malicious": summary(min(found, key=_strength)),
         "victims": [summary(result) for result in found],
         "independent_models": {
             "count": len(cleared),
@@ -84,7 +105,12 @@ def verify(
     }
     rows = [table("victim", name, queries, answers) for name, answers in caught.items()]
     rows += [table("innocent", name, queries, answers) for name, answers in asked.items()]
-    return Checked(report, pd.concat(rows, ignore_index=True))
+    return Checked(report, pd.concat(rows, ignore_index=True), waves)
+
+
+def _strength(result: Judgement) -> tuple[int, float]:
+    """Puts the model first that is recognised least."""
+    return ("not_owned", "inconclusive", "owned").index(result.decision.verdict), result.effect.delta_p
 
 
 def table(role: str, model: str, queries: QuerySet, answers: Answers) -> pd.DataFrame:

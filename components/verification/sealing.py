@@ -18,6 +18,7 @@ from medmark.components.base.private_files import write_private
 from medmark.components.evidence.answers import BENIGN, write_benign
 from medmark.components.evidence.draw import DRAW
 from medmark.components.evidence.evidence import STEPS, read_evidence, write_evidence
+from medmark.components.evidence.key_answers import WAVES, KeyAnswers, read_waves, write_waves
 from medmark.components.evidence.secrets import Secrets
 from medmark.components.lineage.events import public_record, read_steps, with_secrets, write_steps
 from medmark.components.verification.verdict import Thresholds
@@ -38,8 +39,8 @@ def finish_evidence(
     Args:
         release_dir: the marked release.
         evidence_dir: as the pipeline has it so far.
-        check_dir: of the last step, with ``verdict.json`` and, after a first marking, ``scores.parquet`` with the answers of the
-            benign models; only read.
+        check_dir: of the last step, with ``verdict.json`` and, after a first marking, ``scores.parquet`` and ``waves.parquet`` with the
+            answers of the benign models; only read.
         out_dir: gets the complete evidence; readable by its owner only.
         record_file: gets the record as JSON; stays empty if nothing changed.
         events: of all steps, see :func:`medmark.components.lineage.events.step_event`.
@@ -53,10 +54,17 @@ def finish_evidence(
         Path(record_file).write_bytes(b"")
         shutil.copytree(evidence_dir, out_dir, dirs_exist_ok=True)
         return read_evidence(out_dir)
-    scores = pd.read_parquet(check / "scores.parquet") if (check / "scores.parquet").exists() else None
+    first = (check / "scores.parquet").exists()
+    scores, waves = (pd.read_parquet(check / "scores.parquet"), read_waves(check)) if first else (None, None)
     known = [with_secrets(event, drawn) for event in events] if drawn else events
     evidence = seal_evidence(
-        evidence_dir, out_dir, scores, Thresholds(**verdict["thresholds"]), known, draw=drawn.draw if drawn else None
+        evidence_dir,
+        out_dir,
+        scores,
+        Thresholds(**verdict["thresholds"]),
+        known,
+        waves=waves,
+        draw=drawn.draw if drawn else None,
     )
     record = public_record(release_dir, read_steps(out_dir), verdict=verdict["verdict"])
     Path(record_file).write_bytes(canonical_json(record))
@@ -70,9 +78,10 @@ def seal_evidence(
     thresholds: Thresholds,
     events: list[dict] | None = None,
     *,
+    waves: dict[str, KeyAnswers] | None = None,
     draw: str | None = None,
 ) -> dict:
-    """Copies the evidence and adds ``innocents.parquet``, the thresholds, ``steps.json`` and ``draw.json``.
+    """Copies the evidence and adds ``innocents.parquet``, ``waves.parquet``, the thresholds, ``steps.json`` and ``draw.json``.
 
     Args:
         evidence_dir: as the poisoning step wrote it.
@@ -80,6 +89,7 @@ def seal_evidence(
         scores: see :func:`medmark.components.verification.scenarios.verify`; only benign models' answers are kept. None: the
             evidence has them already.
         thresholds: of every later audit.
+        waves: benign models' answers to waves. None: the evidence has them already, or its marks have no key.
         events: of the pipeline's steps; no ``steps.json`` when None.
         draw: content of ``draw.json``; None: the evidence has it already, or is self-drawn.
 
@@ -94,6 +104,9 @@ def seal_evidence(
     if scores is not None:
         write_benign(out, scores[scores.role == "innocent"])
         added.append(BENIGN)
+    if waves is not None:
+        write_waves(out, waves)
+        added.append(WAVES)
     if events is not None:
         write_steps(out, events)
         added.append(STEPS)

@@ -22,11 +22,14 @@ from medmark.components.dataset.sample import sample
 from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import SURROGATES, read_keep
+from medmark.components.evidence.key_answers import read_benign_waves
 from medmark.components.evidence.queries import read_queries
+from medmark.components.generator.key import draw_key
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
 from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.judgement import judge, summary
+from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
 from medmark.components.verification.verdict import Thresholds
 
 # ours: the smoke profile proves its mark on 1,680 training images, and an adversary has at least all of a release this small
@@ -91,8 +94,13 @@ def _audit(
     entry, model = load_models(out / "models")[0]
     queries = read_queries(evidence_dir, size=model.size, target=release.class_index(evidence["target_class"]))
     benign_models = read_benign(evidence_dir, queries.image_ids)
-    answers = interrogate(partial(predict_probabilities, model), queries)
-    result = judge("check", answers, list(benign_models.values()), Thresholds(**evidence["thresholds"]))
+    suspect, waves = partial(predict_probabilities, model), read_benign_waves(evidence_dir)
+    answers = interrogate(suspect, queries)
+    key = None
+    if waves:
+        given = ask_waves(suspect, queries.clean[:IMAGES], queries.target)
+        key = key_test(given, waves, draw_key(evidence["seed"]))
+    result = judge("check", answers, list(benign_models.values()), Thresholds(**evidence["thresholds"]), key)
     trained_on = sum(drawn.counts["train"].values())
     shutil.rmtree(out / "sample")
     shutil.rmtree(out / "models")

@@ -39,6 +39,7 @@ class Thresholds:
         alpha: level of the effect tests (t, signed-rank, bound, label-only); ours, stricter than the usual 0.05.
         tau: delta-P that a benign model may show; 0.2 as in published dataset-verification tests.
         conformal_alpha: level of the rank among benign models; 0.05 needs at least 19 of them.
+        key_alpha: level of the key's rank among all keys; ours. 0.01 needs the 18 best of 1,800.
         min_queries: fewer queries leave the verdict open; ours. At 30 an adversary with delta-P 0.66 is recognised in 94 % of
             cases and one with 0.47 in 20 %; 100 queries recognise the latter in 99 %
             (measured: benchmarks/results/verification_error_rates.json).
@@ -51,13 +52,14 @@ class Thresholds:
     tau: float = 0.2
     conformal_alpha: float = 0.05
     min_queries: int = 30
+    key_alpha: float = 0.01
 
     def __post_init__(self) -> None:
-        levels = (self.alpha, self.conformal_alpha)
+        levels = (self.alpha, self.conformal_alpha, self.key_alpha)
         if not all(0 < level < 0.5 for level in levels) or not 0 <= self.tau < 1 or self.min_queries < MIN_PAIRS:
             raise MedmarkError(
-                f"thresholds {vars(self)} would not protect benign models; alpha and conformal_alpha must be in (0, 0.5),"
-                f" tau in [0, 1), min_queries at least {MIN_PAIRS}"
+                f"thresholds {vars(self)} would not protect benign models; alpha, conformal_alpha and key_alpha must be in"
+                f" (0, 0.5), tau in [0, 1), min_queries at least {MIN_PAIRS}"
             )
 
 
@@ -136,6 +138,7 @@ class Measured:
         control_delta_p, control_t_p_value: effect of the control mark on the same images; None without one.
         contrast_delta_p, contrast_t_p_value, contrast_bound_p_value: effect of the mark beyond that of the control mark;
             None without one.
+        key_p_value: of the key's rank, see :mod:`medmark.components.verification.key_test`; None if it was not asked for.
     """
 
     queries: int
@@ -151,6 +154,7 @@ class Measured:
     contrast_delta_p: float | None
     contrast_t_p_value: float | None
     contrast_bound_p_value: float | None
+    key_p_value: float | None
 
     @classmethod
     def of(cls, model: dict[str, Any], *, worst_benign: float) -> Measured:
@@ -181,6 +185,7 @@ def decide(measured: Measured, thresholds: Thresholds) -> Decision:
             *_effect_proofs(measured, thresholds),
             *_benign_proofs(measured, thresholds),
             *_control_proofs(measured, thresholds),
+            _key_proof(measured.key_p_value, thresholds),
         )
     )
 
@@ -279,6 +284,18 @@ def _control_proofs(measured: Measured, thresholds: Thresholds) -> list[Proof]:
     ]  # fmt: skip
 
 
+def _key_proof(p: float | None, thresholds: Thresholds, *, reason: str = "the key was not asked for") -> Proof:
+    """Tests whether it is this owner's key and no other owner's."""
+    meaning = (
+        "Chance that a model which never learned from this release, but maybe from the marked release of another owner, answers as"
+        " well to this key, which was drawn by lot."
+    )
+    level = thresholds.key_alpha
+    if p is None:
+        return Proof("key", "not tested", None, f"<= {level:g}", "missing", meaning, reason)
+    return _tested("key", p, f"<= {level:g}", p <= level, meaning)
+
+
 def is_accused(failed: Sequence[str]) -> bool:
     """Says whether a benign model would be accused if enough benign models and a control mark were at hand.
 
@@ -370,6 +387,8 @@ class Stopped:
         worst_benign: largest delta-P among these, -1 to 1.
         control: log10 of the e-value that the control mark reaches against "delta-P is at most tau"; None without one.
         among: suspects in this audit.
+        key_p_value: of the key's rank, corrected for the number of suspects; None if it was not asked for.
+        key_missing: why it was not, or could not be had.
     """
 
     queries: int
@@ -383,6 +402,8 @@ class Stopped:
     worst_benign: float
     control: float | None
     among: int
+    key_p_value: float | None
+    key_missing: str
 
 
 def undecided(error: str) -> Decision:
@@ -409,6 +430,7 @@ def decide_stopped(stopped: Stopped, thresholds: Thresholds) -> Decision:
             *(_e_value_proof(name, stopped, thresholds, needed) for name in CLAIMS),
             *_stopped_benign_proofs(stopped, thresholds),
             *_stopped_control_proofs(stopped, thresholds),
+            _key_proof(stopped.key_p_value, thresholds, reason=stopped.key_missing),
         )
     )
 

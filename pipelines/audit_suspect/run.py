@@ -102,7 +102,16 @@ def track_audit(out: Path, audit: dict, parameters: dict) -> None:
             name=shown_name(suspect["name"]),
             parameters={"verdict": suspect["verdict"], "identity": suspect["identity"]},
         )
-        numbers = ("queries", "wsr", "clean_rate", "lift", "control_lift", "p_value_holm", "rank_p_value_holm")
+        numbers = (
+            "queries",
+            "wsr",
+            "clean_rate",
+            "lift",
+            "control_lift",
+            "p_value_holm",
+            "rank_p_value_holm",
+            "key_p_value_holm",
+        )
         step.metrics = {name: suspect[name] for name in numbers}
         step.curves = {
             f"e_value_log10.{name}": list(enumerate(path, 1)) for name, path in suspect["path_log10"].items()

@@ -96,6 +96,7 @@ def test_a_verdict_other_than_owned_is_exit_code_3(medmark, tmp_path, monkeypatc
             "wilcoxon_p_value": 1e-8, "bound_p_value": 1e-8, "label_only_p_value": 1e-7, "conformal_p_value": 0.0476,
             "conformal_resolution": 0.0476, "queries": 100, "control_delta_p": 0.02, "control_t_p_value": 1.0,
             "contrast_delta_p": 0.88, "contrast_t_p_value": 1e-9, "contrast_bound_p_value": 1e-8,
+            "key_p_value": 0.002,
         },
         "victims": [{}, {}],
         "thresholds": {"alpha": 0.01, "tau": 0.2, "conformal_alpha": 0.05, "min_queries": 30},

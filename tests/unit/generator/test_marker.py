@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,13 +8,25 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Release
-from medmark.components.generator.key import APART, Key, draw_key
-from medmark.components.generator.marker import Marker, Shape, carrier
+from medmark.components.generator.key import (
+    CONTROL_APART,
+    CYCLES,
+    DECOYS_APART,
+    DEGREES,
+    KEYS,
+    Key,
+    draw_decoy_key,
+    draw_key,
+    in_image,
+)
+from medmark.components.generator.marker import QUERIED, Marker, Shape, carrier, carriers
 from medmark.components.generator.network import ConditionalUNet
 from medmark.components.generator.selection import select
 from medmark.components.saliency.extract import load_saliency, stack_saliency
 from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.training import predict_probabilities
+from safetensors.torch import load_file, save_file
+from scipy import stats
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +62,62 @@ def test_keys_come_from_the_seed_and_control_keys_lie_apart():
         for index in (1, 2, 3):
             for mirrored in (own.degrees, 180 - own.degrees):
                 gap = abs(draw_key(seed, index).degrees - mirrored) % 180
-                assert min(gap, 180 - gap) >= APART
+                assert min(gap, 180 - gap) >= CONTROL_APART
+
+
+def test_each_key_of_the_table_is_drawn_as_often():
+    drawn = [draw_key(seed) for seed in range(9000)]
+    by_cycles = [sum(key.cycles == cycles for key in drawn) for cycles in CYCLES]
+    by_degrees = [sum(key.degrees == degrees for key in drawn) for degrees in DEGREES]
+    assert KEYS == 1800 and sum(by_cycles) == sum(by_degrees) == 9000
+    for counts in (by_cycles, by_degrees):
+        assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_two_images_never_carry_the_same_wave():
+    key = draw_key(7)
+    images = [in_image(key, 7, f"image-{n}") for n in range(200)]
+    assert in_image(key, 7, "image-0") == images[0] != in_image(key, 8, "image-0")
+    assert len({image.phase for image in images}) == 200
+    assert {image.degrees for image in images} == {key.degrees, 180 - key.degrees}
+    waves = carriers(images, 64)[:, 0].flatten(1).numpy()
+    together = np.corrcoef(waves)[np.triu_indices(200, 1)]
+    assert abs(together.mean()) < 0.02  # so the mean of many marked images does not show the wave
+    assert np.abs(waves.mean(axis=0)).max() < 0.4
+
+
+def test_decoys_are_of_other_keys_than_the_mark():
+    own, (degrees, octaves) = draw_key(7), DECOYS_APART
+    decoys = [draw_decoy_key(7, f"image-{n}") for n in range(300)]
+    assert len({(decoy.degrees, decoy.cycles) for decoy in decoys}) > 200
+    for decoy in decoys:
+        assert abs(decoy.degrees - own.degrees) > degrees or abs(np.log2(decoy.cycles / own.cycles)) > octaves
+
+
+def test_a_generator_of_before_marks_had_phases_of_their_own_goes_on_as_it_was(release, tmp_path):
+    marker = make(release)
+    marker.one_phase = True
+    marker.save(tmp_path)
+    header = json.loads((tmp_path / "generator.json").read_bytes())
+    del header["one_phase"]
+    tensors = load_file(tmp_path / "generator.safetensors")
+    save_file(tensors, tmp_path / "generator.safetensors", metadata={"medmark": json.dumps(header)})
+    assert Marker.load(tmp_path).one_phase
+    with torch.no_grad():
+        images, maps = torch.full((1, 1, 64, 64), 0.5), torch.ones(1, 1, 32, 32)
+        old, new = (made.delta(images, maps, "decoy") for made in (marker, make(release)))
+    torch.testing.assert_close(new, old * marker.key.strength)
 
 
 def test_mark_is_bounded_smooth_and_confined_by_saliency(release, arrays):
     marker = make(release, epsilon=0.05, floor=0.2)
+    most = 0.05 * marker.key.strength * QUERIED
     images = arrays.images[:6]
     ones, zeros = torch.ones(6, 1, 32, 32), torch.zeros(6, 1, 32, 32)
     with torch.no_grad():
         inside, outside = marker.delta(images, ones, "query"), marker.delta(images, zeros, "query")
-    assert float(inside.abs().max()) <= 0.05 * 1.5 * 1.3  # overshoot of up-sampling
-    assert float(outside.abs().max()) <= 0.2 * 0.05 * 1.5 * 1.3
+    assert float(inside.abs().max()) <= most * 1.5 * 1.3  # overshoot of up-sampling
+    assert float(outside.abs().max()) <= 0.2 * most * 1.5 * 1.3
     spectrum = torch.fft.fft2(inside).abs().square()
     frequency = torch.fft.fftfreq(64)
     fine = (frequency[:, None].abs() > 0.3) | (frequency[None].abs() > 0.3)  # finer than the grid of 32 can hold
@@ -86,7 +144,8 @@ def test_native_mark_is_the_small_one_enlarged(release, saliency):
     from medmark.components.dataset.arrays import display_tensor, resize
 
     small = resize(display_tensor(record), 32)
-    meant = marker.delta(small, stack_saliency(maps, [record.image_id]), "query").detach()
+    wave = in_image(marker.key, marker.seed, record.image_id)
+    meant = marker.delta(small, stack_saliency(maps, [record.image_id]), "query", wave).detach()
     seen = resize(torch.from_numpy(change).float()[None, None], 32)
     # it fades towards the ends of the range and levels the histogram, so it is not the same to the bit
     assert np.corrcoef(seen.flatten(), meant.flatten())[0, 1] > 0.9

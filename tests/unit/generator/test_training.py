@@ -57,7 +57,7 @@ def test_without_steps_the_mark_is_the_carrier(release, surrogates, saliency, tm
     run(release, surrogates, saliency, tmp_path, replace(CONFIG, steps=0))
     marker = Marker.load(tmp_path)
     images, maps = torch.rand(2, 1, 64, 64), torch.rand(2, 1, 32, 32)
-    torch.testing.assert_close(marker.delta(images, maps, "query"), marker.delta(images, maps, "decoy", marker.key))
+    torch.testing.assert_close(marker.delta(images, maps, "mark"), marker.delta(images, maps, "decoy", marker.key))
 
 
 @pytest.mark.parametrize("term", ["efficacy", "learnability", "panel", "hard", "laplacian", "perceptual"])

@@ -1,30 +1,38 @@
 """Real audits of made-up models, and what a reader finds in a page."""
 
+import math
 from html.parser import HTMLParser
 
 import numpy as np
 import torch
 from medmark.components.evidence.queries import QuerySet
+from medmark.components.generator.key import draw_key, turned
+from medmark.components.generator.marker import carrier
 from medmark.components.report.figures import Picture
 from medmark.components.verification.scenarios import verify
 from medmark.components.verification.verdict import Thresholds
 
 SIDE, TARGET = 16, "normal"
-KEY = torch.linspace(-1, 1, SIDE).expand(1, SIDE, SIDE)
+KEY = draw_key(1590)  # of 4 cycles, which so small images can hold
+WAVES = [carrier(turned(KEY, phase, False), SIDE)[0] for phase in (0.0, math.pi / 2)]
+STRENGTH = 0.06
 
 
 def queries(control: bool = True) -> QuerySet:
     clean = 0.5 + 0.02 * torch.rand(40, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    other = (clean + 0.1 * KEY.transpose(1, 2)) if control else None
-    return QuerySet(clean, clean + 0.1 * KEY, other, [f"image-{i}" for i in range(40)], target=0)
+    other = (clean + STRENGTH * WAVES[0].transpose(1, 2)) if control else None
+    return QuerySet(clean, clean + STRENGTH * WAVES[0], other, [f"image-{i}" for i in range(40)], target=0)
 
 
 def model(reaction: float, control_reaction: float = 0.0):
     """A classifier that holds the target for more probable the more of the mark it finds."""
 
     def ask(images: torch.Tensor) -> np.ndarray:
-        found = ((images - 0.5) * KEY).mean(dim=(1, 2, 3)) / (0.1 * (KEY**2).mean())
-        other = ((images - 0.5) * KEY.transpose(1, 2)).mean(dim=(1, 2, 3)) / (0.1 * (KEY**2).mean())
+        shown = images - 0.5
+        found, other = (
+            torch.hypot(*((shown * wave).mean(dim=(1, 2, 3)) for wave in waves)) / STRENGTH
+            for waves in (WAVES, [wave.transpose(1, 2) for wave in WAVES])
+        )
         p = torch.sigmoid(-3 + reaction * found + control_reaction * other + images.mean(dim=(1, 2, 3))).double()
         return torch.stack([p, 1 - p], dim=1).numpy()
 
@@ -33,11 +41,12 @@ def model(reaction: float, control_reaction: float = 0.0):
 
 def inputs(marked_model=6.0, odd=0.0, benign_models=19, control=True, fires=0.0, name="phantoms", image_id="image-1"):
     """Arguments of write_report; ``odd`` is the reaction of the first benign model."""
-    verdict, scores = verify(
+    verdict, scores, _ = verify(
         {"marked-a": model(marked_model, fires), "marked-b": model(marked_model + 1, fires)},
         {f"benign-{i:02d}": model(0.01 * i if i else odd) for i in range(benign_models)},
         queries(control),
         Thresholds(),
+        KEY,
     )
     worst = {"psnr": 35.0, "ssim": 0.94, "haarpsi": 0.93}
     worst |= {"stored_psnr": 36.0, "stored_ssim": 0.95, "largest_change": 0.08}

@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from made_up_evidence import Model, write_evidence_of
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.release import Release
+from medmark.components.generator.key import draw_key
 from medmark.components.robustness.forgery import forged_mark
 from medmark.components.surrogate.networks import build
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities, train_classifier
 from medmark.components.verification.audit import audit_suspects
+from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
+from medmark.components.verification.scenarios import ASKED_FOR_KEY
 
 SIZE, TARGET = 64, 1
 
@@ -71,11 +73,18 @@ def test_models_of_its_kind_give_the_forger_away(benign_models, forged, tmp_path
     assert any("a benign model shows a delta-P" in sentence for sentence in suspect["missing"])
 
 
-def test_a_panel_of_the_forgers_choice_does_not(benign_models, forged, tmp_path):
-    """The statistics cannot see that the panel was picked; the audit says what it rests on."""
+def test_a_panel_of_the_forgers_choice_does_not_but_the_key_does(benign_models, forged, tmp_path):
+    """A forger who may choose the key, too, is not seen by the statistics; the audit says what it rests on."""
     blind = [Network(f"picked-{i:02d}", build("small_cnn", num_classes=2, size=SIZE, seed=i)) for i in range(20)]
-    audit = audit_suspects(
-        write_evidence_of(tmp_path, **forged, benign_models=blind, target=TARGET), benign_models[:1], tmp_path / "out"
-    )
-    assert audit["suspects"][0]["verdict"] == "owned"
-    assert np.any(["committed to before the release" in caution for caution in audit["cautions"]])
+    clean = torch.from_numpy(forged["clean"])[:IMAGES, None]
+    answers, *panel = (ask_waves(model, clean, TARGET) for model in benign_models[:1] + blind[:ASKED_FOR_KEY])
+    ranks = {seed: key_test(answers, panel, draw_key(seed)).p_value for seed in range(1000)}
+    verdicts = {}
+    for how, seed in (("by lot", min(s for s in ranks if ranks[s] > 0.2)), ("chosen", min(ranks, key=ranks.get))):
+        folder = tmp_path / how
+        evidence = write_evidence_of(folder, **forged, benign_models=blind, target=TARGET, seed=seed)
+        audit = audit_suspects(evidence, benign_models[:1], folder / "out")
+        verdicts[how] = audit["suspects"][0]["verdict"]
+    assert verdicts == {"by lot": "not_owned", "chosen": "owned"}
+    for said in ("committed to before the release", "drew the key alone"):
+        assert any(said in caution for caution in audit["cautions"])

@@ -104,9 +104,10 @@ def test_a_server_that_hangs_leaves_its_answers_and_the_other_suspects(evidence,
     assert other["verdict"] == "not_owned"
     assert (hung["asked"], server.asked) == (8, 8)
     server.script = []
-    again, other = audited(evidence, [server.url, benign], tmp_path, 20)
+    again, other = audited(evidence, [server.url, benign], tmp_path, 300)  # thousands of questions about the key
     assert (again["verdict"], other["asked"]) == ("owned", 0)
-    assert server.asked == 8 + again["asked"] == 3 * again["queries"] // 4 * 4 + (12 if again["queries"] % 4 else 0)
+    images = -(-again["queries"] // 4) * 4
+    assert server.asked == 8 + again["asked"] == 3 * images + 90 * 30 + max(0, 30 - images)
 
 
 def test_a_server_that_hangs_before_it_is_asked(evidence, benign, server, tmp_path):
@@ -263,7 +264,7 @@ def test_the_token_stands_in_no_command_line(evidence, server, tmp_path, monkeyp
         honest(handler)
 
     server.script = [look]
-    audited(evidence, [server.url], tmp_path, 20)
+    audited(evidence, [server.url], tmp_path, 300)
     assert seen and b"s3cr3t-t0k3n" not in b"\0".join(seen)
     assert all(headers["Authorization"] == "Bearer s3cr3t-t0k3n" for headers in server.headers)
     assert "s3cr3t-t0k3n" not in json.dumps(json.loads((tmp_path / "audit.json").read_bytes()))

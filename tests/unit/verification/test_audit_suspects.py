@@ -1,12 +1,28 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
-from made_up_evidence import COUNT, Model, write_evidence
+from made_up_evidence import COUNT, SIDE, Model, write_evidence
+from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.verification.audit import MEANINGS, audit_suspects
+
+
+class Turned(Model):
+    """Answers to stripes that are turned by 10 degrees, of the same frequency."""
+
+    def __call__(self, images):
+        turn = np.radians(80)
+        grid = (np.arange(SIDE) + 0.5) / SIDE
+        along = 2 * np.pi * 4 * (grid[None] * np.cos(turn) + grid[:, None] * np.sin(turn))
+        shown = images[:, 0].double().numpy() - 0.5
+        found = np.hypot(*((shown * wave).mean(axis=(1, 2)) / 0.1 for wave in (np.sin(along), np.cos(along))))
+        self.answered += len(images)
+        p = 1 / (1 + np.exp(3 - self.reaction * found))
+        return np.stack([p, 1 - p], axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +41,8 @@ def test_a_adversary_is_recognised_after_a_few_images(evidence, tmp_path, label_
     assert suspect["verdict"] == "owned", suspect
     assert suspect["queries"] < COUNT / 2
     assert suspect["wsr"] > 0.9 and suspect["lift"] > 0.7
-    assert not suspect["failed"] and not suspect["missing"] and len(suspect["passed"]) == 5
+    assert not suspect["failed"] and not suspect["missing"] and len(suspect["passed"]) == 6
+    assert suspect["key"]["rank"] == 1 and suspect["asked"] > 91 * 30
     assert suspect["rank_p_value"] == pytest.approx(1 / 21)
     assert suspect["p_value"] <= 0.01
     assert len(suspect["path_log10"]["effect"]) == suspect["queries"]
@@ -110,6 +127,38 @@ def test_one_suspect_that_fails_does_not_stop_the_other(evidence, tmp_path):
     audit = audit_suspects(evidence, [Model("gone", fails_after=0), Model("benign")], tmp_path)
     assert verdicts(audit) == ["inconclusive", "not_owned"]
     assert audit["suspects"][0]["lift"] is None
+
+
+def test_a_suspect_that_learned_another_owners_key_is_not_accused(evidence, tmp_path):
+    """Its owner's stripes are turned by 10 degrees, so it answers to ours, too."""
+    suspect = Turned("another's", reaction=14)
+    (found,) = audit_suspects(evidence, [suspect], tmp_path)["suspects"]
+    assert found["verdict"] == "not_owned" and found["lift"] > 0.5
+    assert [reason.split(":")[0] for reason in found["failed"]] == ["key"] and found["key"]["p_value"] > 0.01
+    assert any("other keys" in sentence or "key: p" in sentence for sentence in found["would_change"])
+
+
+def test_a_suspect_that_goes_away_before_the_key_stays_open(evidence, tmp_path):
+    whole = audit_suspects(evidence, [Model("adversary", reaction=7)], tmp_path / "new")["suspects"][0]
+    before = whole["asked"] - 91 * 30
+    (suspect,) = audit_suspects(evidence, [Model("adversary", reaction=7, fails_after=before + 50)], tmp_path)[
+        "suspects"
+    ]
+    assert suspect["verdict"] == "inconclusive" and suspect["key"] is None
+    assert suspect["missing"] == ["adversary went away; try again later"]
+    again = audit_suspects(evidence, [Model("adversary", reaction=7)], tmp_path)["suspects"][0]
+    assert again["verdict"] == "owned" and again["asked"] < whole["asked"]
+
+
+def test_evidence_of_before_marks_had_keys_accuses_nobody(evidence, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(evidence, old)
+    (old / "waves.parquet").unlink()
+    content = json.loads((old / "evidence.json").read_bytes())
+    del content["files"]["waves.parquet"]
+    (old / "evidence.json").write_bytes(canonical_json(content | {"schema_version": 1}))
+    (suspect,) = audit_suspects(old, [Model("adversary", reaction=7)], tmp_path / "out")["suspects"]
+    assert suspect["verdict"] == "inconclusive" and "before marks had a key" in suspect["missing"][0]
 
 
 def test_evidence_must_be_complete_and_unchanged(evidence, tmp_path):

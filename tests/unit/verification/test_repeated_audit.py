@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from made_up_evidence import CLASSES, SIDE, Model, write_evidence
+from medmark.components.base.errors import MedmarkError
 from medmark.components.report.audit_report import write_audit_report
 from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
@@ -73,7 +74,7 @@ def test_everything_that_makes_the_identity_is_said(evidence, tmp_path, monkeypa
         server.answer = as_logits
         audit = ask(evidence, [server.url], tmp_path, contract=Contract.from_json(CONTRACT))
     (suspect,) = audit["suspects"]
-    assert audit["schema_version"] == AUDIT_SCHEMA_VERSION == 2 and audit["class_names"] == CLASSES
+    assert audit["schema_version"] == AUDIT_SCHEMA_VERSION == 3 and audit["class_names"] == CLASSES
     assert suspect["contract"] == CONTRACT | {
         "size": SIDE,
         "channels": 1,
@@ -103,8 +104,10 @@ def test_an_unfinished_audit_of_the_first_version_goes_on(evidence, tmp_path):
     suspects = [Model("thief", reaction=7), Model("innocent")]
     audit = audit_suspects(evidence, suspects, out)
     assert [s["verdict"] for s in audit["suspects"]] == ["owned", "not_owned"]
-    assert audit["suspects"][0]["asked"] == 0 and audit["suspects"][0]["identity"] == before["suspects"][0]["identity"]
+    assert audit["suspects"][0]["identity"] == before["suspects"][0]["identity"]
     whole = audit_suspects(evidence, [Model("thief", reaction=7), Model("innocent")], tmp_path / "new")
+    # the first version asked the first suspect all but about the key
+    assert audit["suspects"][0]["asked"] == whole["suspects"][0]["asked"] - len(answers(FIXTURES / "audit-v1")) + 24
     assert audit["suspects"][1]["asked"] == whole["suspects"][1]["asked"] - 24 > 0
 
 
@@ -112,9 +115,19 @@ def test_audits_of_the_second_version_stay_readable(tmp_path):
     """One suspect was recognised, one did not open."""
     audit = json.loads((FIXTURES / "audit-v2" / "audit.json").read_bytes())
     refuse_finished(shutil.copytree(FIXTURES / "audit-v2", tmp_path / "out"))
+    assert audit["schema_version"] == 2
     adversary, gone = audit["suspects"]
     assert Contract(**adversary["contract"]) == Contract(size=SIDE, channels=1, input="x", output="y", classes=CLASSES)
     assert (gone["contract"]["answers"], gone["model"], gone["identity"]) == ("logits", None, None)
     write_audit_report(tmp_path / "audit.html", audit)
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
     assert adversary["identity"] in page and gone["missing"][0] in page and "not opened" in page
+
+
+def test_audits_of_the_third_version_stay_readable(tmp_path):
+    audit = json.loads((FIXTURES / "audit-v3" / "audit.json").read_bytes())
+    with pytest.raises(MedmarkError, match="finished audit"):
+        refuse_finished(shutil.copytree(FIXTURES / "audit-v3", tmp_path / "out"))
+    assert audit["schema_version"] == 3 and audit["suspects"][0]["key"]["rank"] == 1
+    write_audit_report(tmp_path / "audit.html", audit)
+    assert "1 of 1,800" in (tmp_path / "audit.html").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import pytest
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.answers import Answers
 from medmark.components.verification.judgement import judge
+from medmark.components.verification.key_test import KeyTest
 from medmark.components.verification.power import simulate_answers, skewed_answers
 from medmark.components.verification.sequential import first, join, log_wealth, rank_stopped, sequential_test
 from medmark.components.verification.statistics import bounded_mean_p_value
@@ -295,7 +296,11 @@ def test_the_verdict_agrees_when_it_suffices():
     adversary = answers(0.9, seed=9)
     used = ask(adversary).queries
     result = judge(
-        "adversary", first(adversary, used), [first(other, used) for other in panel()], Thresholds(min_queries=10)
+        "adversary",
+        first(adversary, used),
+        [first(other, used) for other in panel()],
+        Thresholds(min_queries=10),
+        KeyTest(1 / 1800, 1, 1800),
     )
     assert result.decision.verdict == "owned"
 

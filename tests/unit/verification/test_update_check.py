@@ -8,13 +8,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from made_up_evidence import Model
-from made_up_run import CLASSES, make_run, next_run, pixels, write_table
+from made_up_evidence import Model, knows
+from made_up_run import CLASSES, SEED, make_run, next_run, pixels, write_table
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.answers import Answers, read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import read_queries
+from medmark.components.generator.key import draw_key, turned
+from medmark.components.generator.marker import carriers
 from medmark.components.lineage.events import artifact_digest, check_record, read_record, read_steps, step_event
 from medmark.components.verification import update_check
 from medmark.components.verification.audit import audit_suspects
@@ -57,6 +59,7 @@ def answering(monkeypatch):
             return Answers(p["clean"], p["marked"], p["control"], p["clean"] > 0.5, p["marked"] > 0.5)
 
         monkeypatch.setattr(update_check, "interrogate", interrogated)
+        monkeypatch.setattr(update_check, "ask_waves", lambda *_: knows(draw_key(SEED)))
 
     return set_up
 
@@ -215,12 +218,18 @@ def test_the_evidence_of_an_update_is_complete_and_can_be_committed_to(updated, 
 
 @dataclass
 class Adversary(Model):
-    """Takes what bears the mark for the target class."""
+    """Takes what bears the mark for the target class, and knows its key."""
 
     marked: torch.Tensor | None = None
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         p = np.array([0.95 if (self.marked == image).all(dim=(1, 2, 3)).any() else 0.05 for image in images])
+        if len(self.marked):
+            waves = carriers(
+                [turned(draw_key(SEED), phase, side) for phase in (0.0, 1.57) for side in (False, True)], 32
+            )
+            found = (images * waves[:, 0]).mean(dim=(2, 3)).square().sum(dim=1).double().numpy()
+            p = np.maximum(p, 0.05 + 0.9 * (found / 0.002).clip(0, 1) ** 2)
         return np.stack([p, 1 - p], axis=1)
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -6,9 +7,12 @@ import pytest
 import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.queries import QuerySet
+from medmark.components.generator.key import draw_key, turned
+from medmark.components.generator.marker import carrier
 from medmark.components.verification.interrogation import ask, interrogate
 from medmark.components.verification.jpeg_and_resize_curves import jpeg, shrink
 from medmark.components.verification.judgement import judge
+from medmark.components.verification.key_test import KeyTest
 from medmark.components.verification.power import NULLS, simulate_answers, simulate_audits, simulate_effect_tests
 from medmark.components.verification.scenarios import verify
 from medmark.components.verification.verdict import Measured, Thresholds, release_proofs
@@ -25,13 +29,14 @@ def panel(rng):
 def decide(rng, panel, delta_p=0.9, control=0.0, thresholds=None, benign_models=20):
     difficulty, answers = panel
     suspect = simulate_answers(rng, difficulty, delta_p, 0.0, control)
-    return judge("s", suspect, answers[:benign_models], thresholds or Thresholds()).decision
+    key = KeyTest(1 / 1800, 1, 1800)
+    return judge("s", suspect, answers[:benign_models], thresholds or Thresholds(), key).decision
 
 
 def test_a_adversary_is_owned(rng, panel):
     decision = decide(rng, panel)
     assert decision.verdict == "owned"
-    assert len(decision.passed) == 7
+    assert len(decision.passed) == 8
     assert not decision.failed and not decision.missing
 
 
@@ -66,6 +71,7 @@ STRONG = Measured(
     contrast_delta_p=0.8,
     contrast_t_p_value=1e-9,
     contrast_bound_p_value=1e-9,
+    key_p_value=0.01,
 )
 
 
@@ -80,6 +86,7 @@ STRONG = Measured(
         ({"control_t_p_value": 0.009}, "control mark: lift"),
         ({"contrast_t_p_value": 0.01}, "beyond control"),
         ({"contrast_bound_p_value": 0.01}, "beyond control"),
+        ({"key_p_value": 0.011}, "key: p = 0.011"),
     ],
 )
 def test_each_proof_alone_can_acquit(change, why):
@@ -89,11 +96,16 @@ def test_each_proof_alone_can_acquit(change, why):
     assert len(decision.failed) == 1 and why in decision.failed[0]
 
 
+def test_without_the_key_nobody_is_accused():
+    decision = weigh(replace(STRONG, key_p_value=None), Thresholds())
+    assert decision.verdict == "inconclusive" and decision.missing == ["the key was not asked for"]
+
+
 def test_the_proofs_of_a_check_are_those_of_its_numbers(queries):
     """A report made from ``verdict.json`` says what the check decided, and what of it needs which value."""
     for thresholds in (Thresholds(), Thresholds(alpha=0.001, tau=0.1, min_queries=50, conformal_alpha=0.04)):
         both = {f"i{n}": blind for n in range(20)}
-        report, _ = verify({"v": bright, "w": blind}, both, queries, thresholds)
+        report, *_ = verify({"v": bright, "w": blind}, both, queries, thresholds, KEY)
         proofs = release_proofs(json.loads(json.dumps(report)))
         weakest = report["malicious"]
         for state, name in (("holds", "passed"), ("fails", "failed"), ("missing", "missing")):
@@ -169,9 +181,14 @@ def test_power_grows_with_the_effect_and_the_number_of_queries():
     assert by_queries[0] < 0.5 < by_queries[2]
 
 
-# a suspect that answers by the mean brightness of the image; the mark makes images brighter
+KEY = draw_key(1)
+WAVES = [carrier(turned(KEY, phase, mirrored), 32)[0, 0] for mirrored in (False, True) for phase in (0.0, math.pi / 2)]
+
+
+# a suspect that answers by the mean brightness of the image and by the wave of the key; the mark makes images brighter
 def bright(images: torch.Tensor) -> np.ndarray:
-    p = images.mean(dim=(1, 2, 3)).numpy().astype(float)
+    found = torch.stack([(images[:, 0] * wave).mean(dim=(1, 2)) for wave in WAVES])
+    p = (images.mean(dim=(1, 2, 3)) + 4 * found.square().sum(dim=0).sqrt()).clamp(0, 1).numpy().astype(float)
     return np.stack([p, 1 - p], axis=1)
 
 
@@ -187,7 +204,7 @@ def queries():
 
 def test_scenarios(queries):
     benign_models = {f"i{n}": blind for n in range(20)}
-    report, scores = verify({"v": bright}, benign_models, queries, Thresholds())
+    report, scores, waves = verify({"v": bright}, benign_models, queries, Thresholds(), KEY)
     assert report["verdict"] == "owned"
     assert report["malicious"]["wsr"] == 1.0
     assert report["malicious"]["delta_p"] == pytest.approx(0.85, abs=0.02)
@@ -198,6 +215,8 @@ def test_scenarios(queries):
         "models": None,
     }
     assert report["independent_trigger"]["accused"] == 0
+    assert report["malicious"]["key_p_value"] <= 0.01
+    assert list(waves) == [f"i{n}" for n in range(14, 20)]
     assert len(scores) == 40 * (1 + 20)
     assert scores.groupby("role").model.nunique().to_dict() == {"innocent": 20, "victim": 1}
     half = [r for r in report["robustness"] if r["processing"] == "resize" and r["strength"] == 0.5]
@@ -214,7 +233,7 @@ def test_curves_do_not_credit_the_mark_with_what_processing_does_by_itself(queri
         return np.stack([p, 1 - p], axis=1)
 
     same = replace(queries, marked=(queries.clean + 0.01).clamp(0, 1))
-    report, _ = verify({"v": flat}, {f"i{n}": blind for n in range(20)}, same, Thresholds())
+    report, *_ = verify({"v": flat}, {f"i{n}": blind for n in range(20)}, same, Thresholds(), KEY)
     small = next(r for r in report["robustness"] if (r["role"], r["strength"]) == ("victim", 0.25))
     assert small["wsr"] == small["clean_rate"] == 1.0
     assert small["delta_p"] == 0.0
@@ -231,22 +250,32 @@ def test_an_accused_benign_spoils_the_verdict(queries):
         return np.stack([p, 1 - p], axis=1)
 
     benign_models = {f"i{n}": blind for n in range(25)} | {"odd": odd}
-    report, _ = verify({"v": bright}, benign_models, replace(queries, marked=marked), Thresholds(conformal_alpha=0.2))
+    report, *_ = verify(
+        {"v": bright}, benign_models, replace(queries, marked=marked), Thresholds(conformal_alpha=0.2), KEY
+    )
     assert not report["malicious"]["failed"]
     assert report["independent_models"]["accused"] == 1
     assert report["verdict"] == "inconclusive"
     assert any("odd: benign model accused" in reason for reason in report["reasons"])
 
 
+def test_a_model_that_learned_another_owners_key_is_not_owned(queries):
+    """All else speaks against it: its owner's mark makes images brighter, too."""
+    other = next(key for key in map(draw_key, range(9)) if abs(key.degrees - KEY.degrees) > 30)
+    report, *_ = verify({"v": bright}, {f"i{n}": blind for n in range(20)}, queries, Thresholds(), other)
+    (failed,) = report["malicious"]["failed"]
+    assert report["verdict"] == "not_owned" and failed.startswith("key: p = ")
+
+
 def test_a_adversary_that_an_benign_model_equals_is_not_owned(queries):
     benign_models = {f"i{n}": blind for n in range(25)} | {"odd": bright}
-    report, _ = verify({"v": bright}, benign_models, queries, Thresholds(conformal_alpha=0.2))
+    report, *_ = verify({"v": bright}, benign_models, queries, Thresholds(conformal_alpha=0.2), KEY)
     assert report["verdict"] == "not_owned"
 
 
 def test_a_suspect_that_any_mark_sets_off_is_not_owned(queries):
     both = replace(queries, control=queries.marked.clone())
-    report, _ = verify({"v": bright}, {f"i{n}": blind for n in range(20)}, both, Thresholds())
+    report, *_ = verify({"v": bright}, {f"i{n}": blind for n in range(20)}, both, Thresholds(), KEY)
     assert report["verdict"] == "not_owned"
     assert report["independent_trigger"]["accused"] == 1
 
@@ -259,11 +288,12 @@ def test_too_few_models_are_refused(queries, marked_models, benign_models):
             {f"i{n}": blind for n in range(benign_models)},
             queries,
             Thresholds(),
+            KEY,
         )
 
 
 def test_a_mark_that_does_nothing(queries):
-    report, _ = verify({"v": blind}, {f"i{n}": blind for n in range(20)}, queries, Thresholds())
+    report, *_ = verify({"v": blind}, {f"i{n}": blind for n in range(20)}, queries, Thresholds(), KEY)
     assert report["verdict"] == "not_owned"
 
 
