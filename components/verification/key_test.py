@@ -115,16 +115,16 @@ def key_test(answers: KeyAnswers, benign: Sequence[KeyAnswers], key: Key, *, lab
     except ValueError:
         raise MedmarkError("key that is not in the table; restore the evidence from a backup") from None
     given = answers.labels if label_only else answers.log_odds
-    panel = np.stack([other.labels if label_only else other.log_odds for other in benign])
-    fits = np.tensordot(_expected(), _calibrated(given, panel), axes=2)
+    others = np.stack([other.labels if label_only else other.log_odds for other in benign])
+    fits = np.tensordot(_expected(), _calibrated(given, others), axes=2)
     rank = int((fits >= fits[own] - 1e-9 * np.abs(fits).max()).sum())
     return KeyTest(rank / fits.size, rank, fits.size)
 
 
-def _calibrated(given: np.ndarray, panel: np.ndarray) -> np.ndarray:
+def _calibrated(given: np.ndarray, benign: np.ndarray) -> np.ndarray:
     """Answers less those of benign models, in units of how much these differ."""
-    change, variance = given - panel.mean(axis=0), panel.var(axis=0, ddof=1)
-    moderated = (PRIOR_MODELS * variance.mean() + (len(panel) - 1) * variance) / (PRIOR_MODELS + len(panel) - 1)
+    change, variance = given - benign.mean(axis=0), benign.var(axis=0, ddof=1)
+    moderated = (PRIOR_MODELS * variance.mean() + (len(benign) - 1) * variance) / (PRIOR_MODELS + len(benign) - 1)
     scale = np.sqrt(moderated + OWN_SHARE**2 * np.mean(change**2))
     return change / np.where(scale > 0, scale, 1.0)
 

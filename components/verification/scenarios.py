@@ -73,9 +73,9 @@ def verify(
         )
     asked = {name: interrogate(model, queries) for name, model in track(benign_models.items(), "asking benign models")}
     caught = {name: interrogate(model, queries) for name, model in track(marked_models.items(), "asking marked models")}
-    panel = track(list(benign_models.items())[-ASKED_FOR_KEY:], "asking benign models for the key")
+    few = track(list(benign_models.items())[-ASKED_FOR_KEY:], "asking benign models for the key")
     clean = queries.clean[:IMAGES]
-    waves = {name: ask_waves(model, clean, queries.target) for name, model in panel}
+    waves = {name: ask_waves(model, clean, queries.target) for name, model in few}
     keys = {
         name: key_test(ask_waves(model, clean, queries.target), list(waves.values()), key)
         for name, model in marked_models.items()
