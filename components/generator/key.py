@@ -21,7 +21,7 @@ DEGREES = tuple(float(d) for d in range(1, 91, 2))  # a direction and its mirror
 KEYS = len(CYCLES) * len(DEGREES)
 # a model that learned one wave answers within 20 degrees and a quarter octave, and not at 40 degrees (frontier_kermany.json)
 CONTROL_APART = 40.0  # degrees
-DECOYS_APART = (15.0, 0.3)  # degrees or octaves, ours: half as far a model cannot tell a decoy from the mark
+DECOYS_APART = (15.0, 0.3)  # degrees or octaves from the mark, ours
 MIDDLE = 6.7  # cycles of a wave that has the amplitude that was asked for
 SLOPE = 0.9  # waves of equal SSIM are fainter the finer they are: by this power of their cycles; ours, from two frequencies on phantoms
 
