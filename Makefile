@@ -33,7 +33,7 @@ $(VENV)/mlserver/.installed: $(VENV)/.installed
 	touch $@
 
 test: install $(VENV)/mlserver/.installed ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # medmark lives in two top-level folders: to mypy these links are the package
 build/types/medmark:

@@ -1,21 +1,48 @@
-"""Shared fixtures. Small releases and models are made once a session."""
+"""Shared fixtures, and how the tests share the machine. Small releases and models are made once a session."""
 
 import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch: kernels of other thread counts give other sums
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: kernels of other thread counts give other sums
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has its cores, so that no test slows down those of another
+    cores = sorted(os.sched_getaffinity(0))
+    first, step = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, cores[first % len(cores) :: step])
 
 import numpy as np
 import pytest
 import torch
+from medmark.components.base.threads import available_cores
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.saliency.extract import extract
 from medmark.components.surrogate.models import train_models
 from medmark.components.surrogate.training import TrainConfig
 from medmark.pipelines import cli
+from once import once
 from wheel import build_wheel, install_wheel
+
+# by the minutes that they take; begun last, one of them would run on alone
+LONGEST_FIRST = (
+    "test_cluster", "test_segmenter", "test_docs", "test_update_release", "test_marking", "test_mark_release",
+    "test_components", "test_reconcile", "test_publish", "test_submit", "test_mlflow_sync", "test_services", "test_mlserver",
+    "test_places", "test_store", "test_update", "test_stress", "test_examples", "test_tutorial", "test_outputs", "test_audit",
+    "test_audit_lineage",
+)  # fmt: skip
+WORKER_BYTES = 3 << 30  # measured: what a worker needs with the processes that it starts
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """A worker a core, if the memory allows."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(available_cores(), memory // WORKER_BYTES))
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Puts the files that take longest first."""
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +71,15 @@ def medmark(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
     """medmark as users get it."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+    _, file = once(tmp_path_factory, "wheel", lambda folder: str(build_wheel(folder)))
+    return Path(file)
 
 
 @pytest.fixture(scope="session")
 def installed(wheel, tmp_path_factory) -> Path:
     """The folder with the ``medmark`` command of an environment that has the wheel and cannot see the source tree."""
-    return install_wheel(wheel, tmp_path_factory.mktemp("environment"))
+    _, programs = once(tmp_path_factory, "environment", lambda folder: str(install_wheel(wheel, folder)))
+    return Path(programs)
 
 
 @pytest.fixture(scope="session")
@@ -78,17 +107,14 @@ def release(source, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def surrogates(release, tmp_path_factory) -> Path:
     """Two classifiers, trained for two epochs."""
-    path = tmp_path_factory.mktemp("surrogates")
     configs = [TrainConfig(name=f"surrogate-{i}", size=64, epochs=2, seed=i) for i in range(2)]
-    train_models(release, path, configs=configs)
-    return path
+    return once(tmp_path_factory, "surrogates", lambda folder: train_models(release, folder, configs=configs))[0]
 
 
 @pytest.fixture(scope="session")
 def saliency(release, surrogates, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("saliency")
-    extract(release, surrogates / "surrogate-0.safetensors", path)
-    return path
+    model = surrogates / "surrogate-0.safetensors"
+    return once(tmp_path_factory, "saliency", lambda folder: extract(release, model, folder))[0]
 
 
 @pytest.fixture

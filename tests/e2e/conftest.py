@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.lineage.keys import new_key
 from medmark.pipelines.services import EVIDENCE, down, up
 from medmark.pipelines.submitting import kfp_server
+from once import once
 
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
 TINY = {
@@ -38,17 +40,19 @@ def tiny() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
     """Phantoms in files that are named as hospitals name them: surname, first name, birth date and record number."""
-    folder = make_phantoms(tmp_path_factory.mktemp("source") / "phantoms", count=120, size=64, seed=1)
-    for path in sorted(folder.rglob("*.png")):
-        patient, number = path.stem.split("_")
-        path.rename(path.with_name(f"Lindqvist{patient}-Annika-19610203-mrn88{patient}_{number}.png"))
-    return folder
+
+    def make(folder: Path) -> None:
+        for path in sorted(make_phantoms(folder / "phantoms", count=120, size=64, seed=1).rglob("*.png")):
+            patient, number = path.stem.split("_")
+            path.rename(path.with_name(f"Lindqvist{patient}-Annika-19610203-mrn88{patient}_{number}.png"))
+
+    return once(tmp_path_factory, "hospital", make)[0] / "phantoms"
 
 
 @pytest.fixture(scope="session")
 def patients(tmp_path_factory):
-    """Private file with the key of the pseudonyms."""
-    return tmp_path_factory.mktemp("patients") / "patients.json"
+    """Private file with the key of the pseudonyms; the first run makes it."""
+    return once(tmp_path_factory, "patients", lambda folder: None)[0] / "patients.json"
 
 
 @pytest.fixture(scope="session")
@@ -58,19 +62,23 @@ def runs(installed, source, tiny, patients, tmp_path_factory):
 
     Folder, exit codes, what lay in the folder, and lines on the terminal; the folder is only read.
     """
-    out = tmp_path_factory.mktemp("run") / "out"
     command = [installed / "medmark", "run", "mark-release", "--data", source, "--out", "out", "--profile", "smoke"]
     command += ["--seed", tiny.seed, "--patients", patients, *(f"--set={k}={v}" for k, v in tiny.settings.items())]
     absent = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in absent}
-    codes, left, shown = [], [], []
-    for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
-        given = [str(part) for part in command + cause]
-        done = subprocess.run(given, cwd=out.parent, env=environment, umask=0, capture_output=True, text=True)
-        codes.append(done.returncode)
-        left.append(sorted(os.listdir(out)))
-        shown.append(done.stderr.splitlines())
-    return out, codes, left, shown
+
+    def make(folder: Path) -> list[list]:
+        codes, left, shown = [], [], []
+        for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
+            given = [str(part) for part in command + cause]
+            done = subprocess.run(given, cwd=folder, env=environment, umask=0, capture_output=True, text=True)
+            codes.append(done.returncode)
+            left.append(sorted(os.listdir(folder / "out")))
+            shown.append(done.stderr.splitlines())
+        return [codes, left, shown]
+
+    folder, made = once(tmp_path_factory, "run", make)
+    return folder / "out", *made
 
 
 @pytest.fixture(scope="session")
@@ -84,8 +92,8 @@ def services(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def steps(source, patients, tmp_path_factory):
-    """Every artifact of a run, made by calling each component's function."""
+def steps(source, runs, patients, tmp_path_factory):
+    """Every artifact of a run, made by calling each component's function; with the key of the pseudonyms that ``runs`` made."""
     from medmark.components.dataset.component import ingest_component
     from medmark.components.delivery.component import draw_secrets_component
     from medmark.components.generator.component import train_generator_component

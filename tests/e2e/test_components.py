@@ -56,6 +56,10 @@ def test_poison(steps):
     assert steps.marked_digest == Release(steps.marked.path).digest
 
 
+def test_the_same_seed_gives_the_same_release(runs, steps):
+    assert Release(runs[0] / "release").digest == steps.marked_digest
+
+
 def test_check_release(steps):
     verdict = json.loads((Path(steps.check.path) / "verdict.json").read_bytes())
     assert verdict["verdict"] == steps.checked["verdict"] == steps.check.metadata["verdict"]

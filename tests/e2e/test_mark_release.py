@@ -68,10 +68,6 @@ def test_no_name_is_public(runs, source):
     assert leaks(public, secrets - {"normal", "pneumonia"}) == []
 
 
-def test_the_same_seed_gives_the_same_release(runs, steps):
-    assert Release(runs[0] / "release").digest == steps.marked_digest
-
-
 def test_verdict_has_every_field(runs, tiny):
     verdict = json.loads((runs[0] / "verdict.json").read_bytes())
     assert verdict["malicious"].keys() >= {
