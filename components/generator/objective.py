@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from medmark.components.dataset.arrays import resize
-from piq import ssim
 from torch.nn import functional as F
 
 
@@ -82,6 +81,8 @@ def laplacian(delta: torch.Tensor) -> torch.Tensor:
 
 def invisibility(marked: torch.Tensor, clean: torch.Tensor, floor: float) -> torch.Tensor:
     """Mean shortfall of each image's SSIM below ``floor``."""
+    from piq import ssim  # with torchvision: takes seconds, and the bare carrier needs none
+
     return F.relu(
         floor - ssim(marked.float(), clean.float(), data_range=1.0, downsample=False, reduction="none")
     ).mean()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import piq
 import torch
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.display import to_unit
 from medmark.components.dataset.release import Record
-from medmark.components.poisoning.lpips import lpips
 
 LPIPS_REASON = (
     "LPIPS needs the weights of a network that medmark does not ship; MEDMARK_LPIPS_WEIGHTS names a file with them"
@@ -58,6 +56,9 @@ def likeness(clean: np.ndarray, marked: np.ndarray) -> dict[str, float | None]:
         (Reisenhofer et al. 2018), by the library piq; ``lpips``, None without weights, see
         :mod:`medmark.components.poisoning.lpips`.
     """
+    import piq  # with torchvision: takes seconds, and a report or a run's table needs constants of this room only
+    from medmark.components.poisoning.lpips import lpips
+
     x, y = (torch.from_numpy(np.ascontiguousarray(a))[None, None].float() for a in (marked, clean))
     squared = float(((x - y) ** 2).mean())
     return {

@@ -17,7 +17,6 @@ from medmark.components.dataset.release import Release
 from medmark.components.evidence.marked_model import read_marked_model
 from medmark.components.segmentation.detector import fit_detector
 from medmark.components.segmentation.evidence import Payload, payload_of, read_segmenter_evidence
-from medmark.components.segmentation.harm import compare_segmenters
 from medmark.components.segmentation.models import load_segmenters
 from medmark.components.segmentation.networks import Segmenter, load_segmenter, predict_maps
 from medmark.components.segmentation.reading import Reading, read_payload
@@ -52,6 +51,8 @@ def check_segmenter(
     Raises:
         MedmarkError: things that do not belong together, or too few images.
     """
+    from medmark.components.segmentation.harm import compare_segmenters  # takes seconds, and an audit does not need it
+
     use_threads()
     release, marked, evidence = (
         Release(release_dir),
