@@ -18,7 +18,7 @@ class ImageArrays:
     """Images in memory.
 
     Attributes:
-        images: (N, 1, S, S) float32 in [0, 1].
+        images: (N, C, S, S) float32 in [0, 1]; C is 1, or 3 for a release in RGB.
         labels: (N,) int64.
         image_ids: N names, in the release's order.
         patient_ids: N pseudonyms.
@@ -83,7 +83,7 @@ def load_arrays(release: Release, *, split: str | None = None, size: int) -> Ima
     refuse_task(release, "classification")
     images, labels, image_ids, patient_ids = [], [], [], []
     for record in release.records(split):
-        images.append(resize(display_tensor(record), size)[0])
+        images.append(resize(colour_tensor(record, release.image_mode), size)[0])
         labels.append(record.label)
         image_ids.append(record.image_id)
         patient_ids.append(record.patient_id)

@@ -37,6 +37,7 @@ def read_csv(
     uncertain: str,
     class_names: list[str] | None,
     mask_column: str | None = None,
+    lesions: bool = False,
 ) -> Iterator[Item]:
     """Lists the images of a CSV.
 
@@ -46,15 +47,16 @@ def read_csv(
     Args:
         table_path: the CSV.
         root: folder that its paths start from.
-        label_column: column with the finding, or with class names or numbers; None only with ``mask_column``.
+        label_column: column with the finding, or with class names or numbers; None only for segmentation.
         path_column: column with the paths; the first of :data:`PATH_COLUMNS` when None.
         patient_column: column with the patients; the first of :data:`PATIENT_COLUMNS` when None, else the number in
             CheXpert's paths.
         where: values that a row's columns must have; other rows are passed over.
         uncertain: see :func:`medmark.components.dataset.chexpert.finding_label`.
         class_names: the only labels allowed; any when None.
-        mask_column: column with the paths of the masks, which start from ``root`` too; the items have no label then. No masks
-            when None.
+        mask_column: column with the paths of the masks, which start from ``root`` too; the items have no label then, unless the masks
+            are of lesions. No masks when None.
+        lesions: whether the masks are of lesions; a row without one has none then.
 
     Raises:
         MedmarkError: the file cannot be read, or a column is missing.
@@ -76,7 +78,9 @@ def read_csv(
         except MedmarkError as error:
             item.problem = str(error)
         raw = row[columns.label].strip() if columns.label else ""
-        if mask_column is not None:
+        if lesions and mask_column is not None and row[mask_column].strip():
+            _find_mask(item, root, row[mask_column])
+        if mask_column is not None and not lesions:
             _find_mask(item, root, row[mask_column])
         elif finding:
             item.label = chexpert.finding_label(raw, columns.label or "", uncertain) or ""

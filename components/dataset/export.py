@@ -17,7 +17,7 @@ def export(release_dir: str | Path, out: str | Path, *, format: str = "png", spl
     """Writes ``<split>/<class>/<image_id>.png`` or ``.dcm``; every stored value is kept.
 
     A release for segmentation gives ``<split>/images/<image_id>.png`` or ``.dcm`` and ``<split>/masks/<image_id>.png`` instead, with 0
-    and 255.
+    and 255; one with masks of lesions ``<split>/images/<class>/`` and ``<split>/masks/<class>/``.
 
     DICOM files are Secondary Capture with the display attributes of the source, where it had some, and the release's
     pseudonym as PatientID.
@@ -43,12 +43,13 @@ def export(release_dir: str | Path, out: str | Path, *, format: str = "png", spl
         raise MedmarkError(f"not empty: {out}; choose a new folder for the export")
     count = 0
     for record in track(release.records(split), "exporting", len(release)):
-        label = _folder_name(release.class_names[record.label]) if record.mask is None else "images"
-        folder = out / record.split / label
+        label = "" if release.task == "segmentation" else _folder_name(release.class_names[record.label])
+        masked = "mask" in release.arrow_schema.names
+        folder = out / record.split / ("images" if masked else "") / label
         folder.mkdir(parents=True, exist_ok=True)
         if record.mask is not None:
-            masks = out / record.split / "masks"
-            masks.mkdir(exist_ok=True)
+            masks = out / record.split / "masks" / label
+            masks.mkdir(parents=True, exist_ok=True)
             (masks / f"{record.image_id}.png").write_bytes(encode_png(decode_png(record.mask) * np.uint8(255)))
         if format == "png":
             (folder / f"{record.image_id}.png").write_bytes(record.image)

@@ -1,4 +1,4 @@
-"""Reading a folder per class, where the folder's name is the label, and a folder of images and masks."""
+"""Reading a folder per class, where the folder's name is the label, and folders of images and masks."""
 
 from __future__ import annotations
 
@@ -38,20 +38,46 @@ def read_masked(root: Path) -> Iterator[Item]:
     Raises:
         MedmarkError: one of the two is not there.
     """
-    images, masks = root / "images", root / "masks"
-    if not images.is_dir() or not masks.is_dir():
+    _check_folders(root)
+    for item in _images(root / "images", root):
+        _find_mask(item, root)
+        yield item
+
+
+def read_folders_with_lesions(root: Path) -> Iterator[Item]:
+    """Lists the images of a folder per class below ``images/``, each with the mask of its lesions below ``masks/`` if it is there.
+
+    Args:
+        root: folder that holds ``images`` and ``masks``; both hold the class folders.
+
+    Raises:
+        MedmarkError: one of the two is not there.
+    """
+    _check_folders(root)
+    for folder in sorted(p for p in (root / "images").iterdir() if p.is_dir()):
+        for item in _images(folder, root):
+            item.label = folder.name if item.problem is None else printable(folder.name)
+            _find_mask(item, root, needed=False)
+            yield item
+
+
+def _check_folders(root: Path) -> None:
+    if not (root / "images").is_dir() or not (root / "masks").is_dir():
         raise MedmarkError(
             f"no folders images and masks in {root}; put the masks into masks, named as their images are"
         )
-    for item in _images(images, root):
-        if item.problem is None:
-            stem = item.path.relative_to(images).with_suffix("").as_posix()
-            there = [f"masks/{stem}{suffix}" for suffix in MASK_SUFFIXES if (masks / f"{stem}{suffix}").is_file()]
-            if len(there) != 1:
-                item.problem = f"{len(there) or 'no'} masks: {item.name}; give it one, masks/{stem}.png"
-            else:
-                item.mask = inside(root, there[0])
-        yield item
+
+
+def _find_mask(item: Item, root: Path, *, needed: bool = True) -> None:
+    """Finds the mask of an image: the PNG or TIFF file of the same path below ``masks/``."""
+    if item.problem is not None:
+        return
+    stem = item.path.relative_to(root / "images").with_suffix("").as_posix()
+    there = [f"masks/{stem}{suffix}" for suffix in MASK_SUFFIXES if (root / f"masks/{stem}{suffix}").is_file()]
+    if len(there) == 1:
+        item.mask = inside(root, there[0])
+    elif there or needed:
+        item.problem = f"{len(there) or 'no'} masks: {item.name}; give it one, masks/{stem}.png"
 
 
 def _images(folder: Path, root: Path) -> Iterator[Item]:

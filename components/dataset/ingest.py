@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from medmark.components.base.digests import file_sha256
@@ -51,11 +52,12 @@ def ingest(
     task: str = "classification",
     mask_column: str | None = None,
     image_mode: str = "L",
+    lesions: bool = False,
 ) -> Release:
     """Makes a release of a source, streaming: one image is in memory at a time.
 
     Args:
-        source: a folder per class; a folder with ``images`` and ``masks`` (for segmentation); a CSV (CheXpert's layout or any
+        source: a folder per class; a folder with ``images`` and ``masks`` (for segmentation, and with lesions); a CSV (CheXpert's layout or any
             manifest, which may name DICOM files like others); or an ingested release, which is checked and copied.
         out: folder to make; must be empty or absent.
         name: of the data set.
@@ -73,7 +75,8 @@ def ingest(
         rejected: private file to write names and reasons of what is set aside to, Parquet; must be absent, and is written only
             if there is any. ``rejected.parquet`` in ``private`` when None; without that, ``<out>.rejected.parquet``.
         task: ``classification``, or ``segmentation`` if every image has a mask.
-        image_mode: ``L``, or ``RGB`` for colours, which only a release for segmentation can hold.
+        image_mode: ``L``, or ``RGB`` for colours.
+        lesions: whether images for classification come with masks of their lesions; an image without one is taken, too.
 
     Returns:
         The release. Its images keep their depth and resolution, are all encoded anew by one encoder, and come in the order
@@ -89,6 +92,10 @@ def ingest(
     if task not in TASKS or image_mode not in IMAGE_MODES:
         raise MedmarkError(f"task {task!r} and images {image_mode!r}; use one of {TASKS} and one of {IMAGE_MODES}")
     masks = task == "segmentation"
+    if masks and lesions:
+        raise MedmarkError(
+            "masks of lesions for segmentation: they go with images for classification; leave one of the two out"
+        )
     if masks and class_names and len(class_names) != 2:
         raise MedmarkError(f"classes {class_names} for segmentation; name background and foreground, or leave them out")
     options = SourceOptions(
@@ -102,9 +109,10 @@ def ingest(
         class_names,
         masks,
         mask_column,
+        lesions,
     )
     if (source / "release.json").is_file():
-        release = copy_release(source, out, target_class, task=task)
+        release = copy_release(source, out, target_class, task=task, image_mode=image_mode)
         if private is not None:
             origins = [Origin(r.image_id, r.image_id, r.sha256, r.sha256) for r in release.records(columns=COPIED)]
             write_origins(private, origins, patient_key=None)
@@ -123,7 +131,14 @@ def ingest(
     check_patients(images, split_of, str(source))
     names = rejected or (private / REJECTED if private is not None else out.with_name(f"{out.name}.{REJECTED}"))
     with ReleaseWriter(
-        out, name=name, version=version, class_names=classes, image_mode=image_mode, task=task, rejected=names
+        out,
+        name=name,
+        version=version,
+        class_names=classes,
+        image_mode=image_mode,
+        task=task,
+        lesions=lesions,
+        rejected=names,
     ) as writer:
         for unused, reason in unusable + unusable_split:
             writer.reject(unused, reason)
@@ -132,6 +147,8 @@ def ingest(
             if decoded is None:
                 continue
             record = make_record(image, decoded, classes, split_of[image.name], key)
+            if masks:
+                record = replace(record, label=int(decoded.mask is not None and decoded.mask.any()))
             writer.add(record)
             if private is not None:
                 origins.append(Origin(record.image_id, image.name, file_sha256(image.path), record.sha256))
@@ -171,7 +188,7 @@ def make_record(image: SourceImage, decoded: DecodedImage, classes: list[str], s
     Args:
         image: of the source.
         decoded: its pixels.
-        classes: class names in label order.
+        classes: class names in label order; an image without a label gets the first.
         split: train, val or test.
         key: the patients' key, which the ids are made with.
     """
@@ -181,7 +198,7 @@ def make_record(image: SourceImage, decoded: DecodedImage, classes: list[str], s
         image_id=image_id(image.name, key),
         image=data,
         encoding="png",
-        label=classes.index(image.label) if decoded.mask is None else int(decoded.mask.any()),
+        label=classes.index(image.label) if image.label else 0,
         patient_id=pseudonym(image.patient, key),
         split=split,
         width=decoded.pixels.shape[1],

@@ -20,8 +20,8 @@ def describe(release_dir: str | Path) -> dict[str, Any]:
     """Checks a release and sums it up.
 
     Returns:
-        name, version, schema_version, task, image_mode, digest, parent, classes, images, counts (by split and class), patients, resolutions (the ten
-        most frequent), bits, rejected.
+        name, version, schema_version, task, image_mode, masks (in words; None without), digest, parent, classes, images, counts (by split
+        and class), patients, resolutions (the ten most frequent), bits, rejected.
 
     Raises:
         MedmarkError: something in the release is not as ``release.json`` says.
@@ -31,7 +31,10 @@ def describe(release_dir: str | Path) -> dict[str, Any]:
     patients: set[str] = set()
     resolutions: Counter[str] = Counter()
     bits: Counter[int] = Counter()
-    for record in release.records(columns=["patient_id", "width", "height", "bits"]):
+    masked = ["mask_sha256"] if "mask" in release.arrow_schema.names else []
+    lesions = 0
+    for record in release.records(columns=["patient_id", "width", "height", "bits", *masked]):
+        lesions += record.mask_sha256 is not None
         patients.add(record.patient_id)
         resolutions[f"{record.width}x{record.height}"] += 1
         bits[record.bits] += 1
@@ -41,6 +44,7 @@ def describe(release_dir: str | Path) -> dict[str, Any]:
         "schema_version": release.schema_version,
         "task": release.task,
         "image_mode": release.image_mode,
+        "masks": _masks_in_words(release, lesions) if masked else None,
         "digest": release.digest,
         "parent": release.parent,
         "classes": release.class_names,
@@ -71,10 +75,10 @@ def print_description(description: dict[str, Any]) -> None:
     console.print(f"images      {description['images']} of {description['patients']} patients")
     shown = ", ".join(f"{size} ({count})" for size, count in list(description["resolutions"].items())[:3])
     console.print(f"resolution  {shown}{' and others' if len(description['resolutions']) > 3 else ''}")
-    if description["task"] == "segmentation":
-        console.print(
-            f"masks       one an image; images are {'in colour' if description['image_mode'] == 'RGB' else 'grey'}"
-        )
+    if description["masks"]:
+        console.print(f"masks       {description['masks']}")
+    if description["image_mode"] == "RGB":
+        console.print("colours     RGB")
     console.print(f"bits        {', '.join(description['bits'])}")
     console.print(f"quarantined {description['rejected']}")
     console.print("every digest checked", style="green")
@@ -85,6 +89,10 @@ def print_description(description: dict[str, Any]) -> None:
             style="yellow",
             soft_wrap=True,
         )
+
+
+def _masks_in_words(release: Release, count: int) -> str:
+    return "one an image" if release.task == "segmentation" else f"of lesions, for {count} of {len(release)} images"
 
 
 def preview(release_dir: str | Path, out_png: str | Path, *, per_class: int = 6, side: int = 192) -> None:

@@ -38,7 +38,7 @@ def make_phantoms(out_dir: str | Path, *, count: int = 800, size: int = 128, see
     Raises:
         MedmarkError: the folder is not empty, or an argument is out of range.
     """
-    out = _empty_folder(out_dir, count, size)
+    out = empty_folder(out_dir, count, size)
     for name in CLASSES:
         (out / name).mkdir(parents=True, exist_ok=True)
     for index in track(range(count), "drawing phantoms"):
@@ -69,7 +69,7 @@ def make_masked_phantoms(out_dir: str | Path, *, count: int = 400, size: int = 1
     Raises:
         MedmarkError: the folder is not empty, or an argument is out of range.
     """
-    out = _empty_folder(out_dir, count, size)
+    out = empty_folder(out_dir, count, size)
     for name in ("images", "masks"):
         (out / name).mkdir(parents=True, exist_ok=True)
     for index in track(range(count), "drawing phantoms"):
@@ -82,7 +82,12 @@ def make_masked_phantoms(out_dir: str | Path, *, count: int = 400, size: int = 1
     return out
 
 
-def _empty_folder(out_dir: str | Path, count: int, size: int) -> Path:
+def empty_folder(out_dir: str | Path, count: int, size: int) -> Path:
+    """Checks the arguments that all phantoms take, and returns the folder to make.
+
+    Raises:
+        MedmarkError: the folder is not empty, or an argument is out of range.
+    """
     out = Path(out_dir)
     if count < 20 or not 64 <= size <= 1024:
         raise MedmarkError(f"cannot make {count} phantoms of {size} px; ask for at least 20, of 64 to 1024 px")

@@ -32,9 +32,10 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import encode_png
 
 SCHEMA_VERSION = 2  # of grey images for classification, which older versions of medmark read
-MASKED_SCHEMA_VERSION = 3  # of images with masks, grey or RGB
+MASKED_SCHEMA_VERSION = 3  # for segmentation, grey or RGB
+LESION_SCHEMA_VERSION = 4  # for classification, in RGB or with masks of lesions
 CHANGES_SCHEMA_VERSION = 1  # of changes.json
-READ_VERSIONS = (1, 2, 3)
+READ_VERSIONS = (1, 2, 3, 4)
 TASKS = ("classification", "segmentation")
 IMAGE_MODES = ("L", "RGB")
 SPLITS = ("train", "val", "test")
@@ -75,8 +76,8 @@ class Record:
         bits: significant bits of a stored value, 1 to 16.
         sha256: hex digest of ``image``.
         dicom: JSON of the display attributes of a DICOM source, or None.
-        mask: encoded bytes (PNG) of the mask, as large as the image, 0 for background and 1 for foreground; None in a release for
-            classification.
+        mask: encoded bytes (PNG) of the mask, as large as the image, 0 for background and 1 for foreground. In a release for
+            classification the foreground is lesions, and None means that nobody said where they are.
         mask_sha256: hex digest of ``mask``, or None.
     """
 
@@ -106,13 +107,14 @@ def with_pixels(record: Record, pixels: np.ndarray) -> Record:
     return replace(record, image=data, sha256=hashlib.sha256(data).hexdigest())
 
 
-def arrow_schema(task: str) -> pa.Schema:
+def arrow_schema(task: str, lesions: bool) -> pa.Schema:
     """Returns the columns of a release's shards.
 
     Args:
         task: ``classification`` or ``segmentation``.
+        lesions: whether images for classification have masks of their lesions.
     """
-    return MASKED_ARROW_SCHEMA if task == "segmentation" else ARROW_SCHEMA
+    return MASKED_ARROW_SCHEMA if task == "segmentation" or lesions else ARROW_SCHEMA
 
 
 class Shard(NamedTuple):
@@ -141,8 +143,10 @@ class Release:
         name, version, class_names: as written. Of a release for segmentation, ``background`` and what the masks show; an image's
             label is 0 if its mask is empty, else 1.
         task: ``classification`` or ``segmentation``.
-        image_mode: ``L`` or ``RGB``; the latter only in schema version 3.
-        schema_version: 2, or 3 with masks; 1 is read as well: its ids hold file names, and it may hold ``rejected.parquet``.
+        image_mode: ``L`` or ``RGB``; the latter only in schema versions 3 and 4.
+        lesions: whether some images for classification have masks of their lesions; only in schema version 4.
+        schema_version: 2; 3 for segmentation; 4 for classification in colour or with masks of lesions. 1 is read as well: its ids hold
+            file names, and it may hold ``rejected.parquet``.
         counts: ``{split: {class name: images}}``.
         shards: the Parquet files, in order.
         rejected: None, or how many were set aside: ``rows``; in version 1 also ``file`` and ``sha256``.
@@ -175,9 +179,12 @@ class Release:
             self.class_names = [str(name) for name in manifest["class_names"]]
             self.image_mode = str(manifest["image_mode"])
             self.task = str(manifest["task"])
-            masked = version == MASKED_SCHEMA_VERSION
-            if self.task != TASKS[masked] or self.image_mode not in IMAGE_MODES[: 1 + masked]:
+            if (
+                self.task != TASKS[version == MASKED_SCHEMA_VERSION]
+                or self.image_mode not in IMAGE_MODES[: 1 + (version > 2)]
+            ):
                 raise ValueError(f"{self.image_mode} images for {self.task} in schema version {version}")
+            self.lesions = version == LESION_SCHEMA_VERSION and bool(manifest["lesions"])
             self.parent: str | None = manifest["parent"]
             self.counts = {split: {c: int(manifest["counts"][split][c]) for c in self.class_names} for split in SPLITS}
             self.shards = [Shard(str(s["file"]), str(s["sha256"]), int(s["rows"])) for s in manifest["shards"]]
@@ -199,7 +206,7 @@ class Release:
     @property
     def arrow_schema(self) -> pa.Schema:
         """Columns of the shards."""
-        return arrow_schema(self.task)
+        return arrow_schema(self.task, self.lesions)
 
     def records(
         self, split: str | None = None, columns: Iterable[str] | None = None, shard: str | None = None
@@ -239,13 +246,14 @@ class Release:
         if self.changes is not None:
             self.read_changes()
         counts: Counter = Counter()
-        masks = ["mask", "mask_sha256"] if self.task == "segmentation" else []
+        masks = ["mask", "mask_sha256"] if "mask" in self.arrow_schema.names else []
         for record in self.records(columns=["image_id", "image", "label", "split", "sha256", *masks]):
             if hashlib.sha256(record.image).hexdigest() != record.sha256:
                 raise MedmarkError(
                     f"image does not match its digest: {record.image_id} in {self.path}; get the release again"
                 )
-            if masks and (record.mask is None or hashlib.sha256(record.mask).hexdigest() != record.mask_sha256):
+            unknown = self.lesions and record.mask is None and record.mask_sha256 is None
+            if masks and not unknown and _sha256(record.mask) != record.mask_sha256:
                 raise MedmarkError(
                     f"mask missing, or not that of its digest: {record.image_id} in {self.path}; get the release again"
                 )
@@ -287,6 +295,10 @@ class Release:
         if name not in self.class_names:
             raise MedmarkError(f"unknown class: {name!r} in {self.path}; use one of {', '.join(self.class_names)}")
         return self.class_names.index(name)
+
+
+def _sha256(mask: bytes | None) -> str:
+    return hashlib.sha256(mask).hexdigest() if mask is not None else ""
 
 
 def refuse_task(release: Release, task: str) -> None:

@@ -13,7 +13,9 @@ from medmark.components.dataset.release import Record, Release, refuse_names, re
 from medmark.components.dataset.splits import check_counts, check_training
 
 
-def copy_release(source: Path, out: Path, target_class: str | None, *, task: str = "classification") -> Release:
+def copy_release(
+    source: Path, out: Path, target_class: str | None, *, task: str = "classification", image_mode: str = "L"
+) -> Release:
     """Checks a release and copies it, with the same digest.
 
     Args:
@@ -21,6 +23,7 @@ def copy_release(source: Path, out: Path, target_class: str | None, *, task: str
         out: folder to make; must be empty or absent.
         target_class: see :func:`medmark.components.dataset.splits.check_counts`.
         task: that the release must be for.
+        image_mode: ``L`` refuses a release in colour if it is for classification.
 
     Raises:
         MedmarkError: the release is damaged, holds file names, images of another encoder or too few images, or ``out`` is not
@@ -29,6 +32,8 @@ def copy_release(source: Path, out: Path, target_class: str | None, *, task: str
     given = Release(source)
     refuse_names(given, "taken as a source")
     refuse_task(given, task)
+    if task == "classification" and image_mode == "L" and given.image_mode == "RGB":
+        raise MedmarkError(f"images in colour: {source}; only locking takes them, with --colour")
     given.verify()
     if task == "segmentation":
         check_training(given.counts, given.class_names[1], str(source))

@@ -24,6 +24,7 @@ from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.dataset.release import (
     IMAGE_ID,
     IMAGE_MODES,
+    LESION_SCHEMA_VERSION,
     MASKED_SCHEMA_VERSION,
     SCHEMA_VERSION,
     SPLITS,
@@ -48,8 +49,9 @@ class ReleaseWriter:
         name: name of the data set.
         version: version of this release, free text.
         class_names: at least two; a record's label is an index into it.
-        image_mode: ``"L"``; with masks also ``"RGB"``.
+        image_mode: ``"L"`` or ``"RGB"``.
         task: ``"classification"``; ``"segmentation"`` if every record has a mask.
+        lesions: whether records for classification may have masks of their lesions.
         parent: parent digest: that of the release this one was made from, or None.
         changes: what an update changed, written to ``changes.json``; see :mod:`medmark.components.poisoning.update`.
         rejected: private file for what :meth:`reject` gets, outside the release, which only says how many there are. None:
@@ -69,6 +71,7 @@ class ReleaseWriter:
         class_names: list[str],
         image_mode: str = "L",
         task: str = "classification",
+        lesions: bool = False,
         parent: str | None = None,
         changes: dict[str, Any] | None = None,
         rejected: str | Path | None = None,
@@ -85,17 +88,21 @@ class ReleaseWriter:
                 f"fewer than 2 classes: {class_names}; a classifier needs at least two, add the other class"
             )
         self._class_names = list(class_names)
-        if task not in TASKS or image_mode not in IMAGE_MODES[: 1 + (task == "segmentation")]:
-            raise MedmarkError(f"{image_mode} images for {task}: no release can hold them; RGB images need masks")
-        self._schema = arrow_schema(task)
+        if task not in TASKS or image_mode not in IMAGE_MODES or (lesions and task != "classification"):
+            raise MedmarkError(f"{image_mode} images for {task}, lesions {lesions}: no release can hold them")
+        self._schema = arrow_schema(task, lesions)
+        self._every_mask = task == "segmentation"
+        version_of = {"classification": SCHEMA_VERSION, "segmentation": MASKED_SCHEMA_VERSION}[task]
+        special = task == "classification" and (lesions or image_mode == "RGB")
         self._header: dict[str, Any] = {
-            "schema_version": MASKED_SCHEMA_VERSION if task == "segmentation" else SCHEMA_VERSION,
+            "schema_version": LESION_SCHEMA_VERSION if special else version_of,
             "name": name,
             "version": version,
             "class_names": self._class_names,
             "image_mode": image_mode,
             "task": task,
             "parent": parent,
+            **({"lesions": lesions} if special else {}),
         }
         self._ids: set[str] = set()
         self._split_of: dict[str, str] = {}
@@ -124,6 +131,7 @@ class ReleaseWriter:
             class_names=parent.class_names,
             image_mode=parent.image_mode,
             task=parent.task,
+            lesions=parent.lesions,
             parent=parent.digest,
             changes=changes,
         )
@@ -135,9 +143,10 @@ class ReleaseWriter:
     def add(self, record: Record) -> None:
         """Appends one record; records keep the order in which they are added."""
         self._note(record)
-        if (record.mask is None) == ("mask" in self._schema.names):
+        if self._every_mask if record.mask is None else "mask" not in self._schema.names:
             raise MedmarkError(
-                f"{'no ' * (record.mask is None)}mask: {record.image_id}; masks go with all images or none"
+                f"{'no ' * (record.mask is None)}mask: {record.image_id}; masks go with all images for segmentation, and with none"
+                " for classification but of lesions"
             )
         self._rows.append({name: value for name, value in asdict(record).items() if name in self._schema.names})
         self._rows_bytes += len(record.image) + len(record.mask or b"")

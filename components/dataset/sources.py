@@ -14,7 +14,7 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.chexpert import UNCERTAIN
 from medmark.components.dataset.csv_manifests import read_csv
 from medmark.components.dataset.dicom import dicom_patient
-from medmark.components.dataset.folders import read_folders, read_masked
+from medmark.components.dataset.folders import read_folders, read_folders_with_lesions, read_masked
 from medmark.components.dataset.items import Item, SetAside, SourceImage
 from medmark.components.dataset.patients import check_pattern, name_patients
 from medmark.components.dataset.tombstones import WITHDRAWN
@@ -39,6 +39,8 @@ class SourceOptions:
         class_names: classes in label order; any when None.
         masks: whether every image has a mask; a source without a CSV is then a folder with ``images`` and ``masks``.
         mask_column: column with the paths of the masks; ``mask`` when None.
+        lesions: whether labelled images may have masks of their lesions; a source without a CSV is then a folder with a folder per class
+            below ``images`` and ``masks`` each.
 
     Raises:
         MedmarkError: an unknown policy for uncertain labels, a pattern that cannot tell patients, or a pattern and a column.
@@ -54,6 +56,7 @@ class SourceOptions:
     class_names: list[str] | None = None
     masks: bool = False
     mask_column: str | None = None
+    lesions: bool = False
 
     def __post_init__(self) -> None:
         if self.uncertain not in UNCERTAIN:
@@ -76,7 +79,7 @@ def list_items(source: Path, options: SourceOptions) -> list[Item]:
         MedmarkError: there is no such source, no label column is named, or the CSV cannot be read.
     """
     table = source_table(source, options)
-    folders = read_masked if options.masks else read_folders
+    folders = read_masked if options.masks else read_folders_with_lesions if options.lesions else read_folders
     items = list(folders(source) if table is None else _rows(table, options))
     for item in items:
         if options.class_names and not options.masks and item.problem is None and item.label not in options.class_names:
@@ -100,7 +103,8 @@ def _rows(table: Path, options: SourceOptions) -> Iterable[Item]:
         where=options.where,
         uncertain=options.uncertain,
         class_names=options.class_names,
-        mask_column=(options.mask_column or MASK_COLUMN) if options.masks else None,
+        mask_column=(options.mask_column or MASK_COLUMN) if options.masks or options.lesions else None,
+        lesions=options.lesions,
     )
 
 

@@ -1,6 +1,6 @@
-"""The classifier zoo: grayscale images in [0, 1] to logits.
+"""The classifier zoo: images in [0, 1] to logits.
 
-Every network takes (B, 1, H, W) float32 in [0, 1], normalises inside, and names in ``cam_layer`` the module whose
+Every network takes (B, C, H, W) float32 in [0, 1], C being 1 or 3, normalises inside, and names in ``cam_layer`` the module whose
 activations EigenCAM reads.
 """
 
@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 Make = Callable[
-    [int, int], tuple[nn.Module, nn.Module]
-]  # classes and side to a network and the layer that EigenCAM reads
+    [int, int, int], tuple[nn.Module, nn.Module]
+]  # classes, side and channels to a network and the layer that EigenCAM reads
 MAX_SIZE = 1024  # arbitrary bound on what an untrusted file may ask us to build
 MAX_CLASSES = 1000  # arbitrary, likewise
 
@@ -34,14 +34,14 @@ def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 class SmallCNN(nn.Module):
     """Seven convolutions, 290 thousand parameters: the network of the CPU profiles (ours).
 
-    (B, 1, H, W) -> features (B, 128, H/16, W/16) -> logits (B, K).
+    (B, C, H, W) -> features (B, 128, H/16, W/16) -> logits (B, K).
     """
 
-    def __init__(self, num_classes: int, width: int = 16):
+    def __init__(self, num_classes: int, channels: int = 1, width: int = 16):
         super().__init__()
         w = width
         self.features = nn.Sequential(
-            _conv(1, w, 2),
+            _conv(channels, w, 2),
             *(_conv(w, 2 * w, 2), _conv(2 * w, 2 * w, 1)),
             *(_conv(2 * w, 4 * w, 2), _conv(4 * w, 4 * w, 1)),
             *(_conv(4 * w, 8 * w, 2), _conv(8 * w, 8 * w, 1)),
@@ -61,15 +61,19 @@ class Classifier(nn.Module):
         architecture: name in :data:`ARCHITECTURES`.
         num_classes: K.
         size: side of the images it was built for.
+        channels: C.
     """
 
-    def __init__(self, network: nn.Module, cam_layer: nn.Module, architecture: str, num_classes: int, size: int):
+    def __init__(
+        self, network: nn.Module, cam_layer: nn.Module, architecture: str, num_classes: int, size: int, channels: int
+    ):
         super().__init__()
         self.network = network
         self._cam_layer = [cam_layer]  # in a list so that it is not registered twice
         self.architecture = architecture
         self.num_classes = num_classes
         self.size = size
+        self.channels = channels
 
     @property
     def cam_layer(self) -> nn.Module:
@@ -80,51 +84,51 @@ class Classifier(nn.Module):
         return logits[0] if isinstance(logits, tuple) else logits  # MONAI's ViT also returns its hidden states
 
 
-def _small_cnn(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
-    network = SmallCNN(num_classes)
+def _small_cnn(num_classes: int, size: int, channels: int) -> tuple[nn.Module, nn.Module]:
+    network = SmallCNN(num_classes, channels)
     return network, network.features[-1]
 
 
-def _small_cnn_wide(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
-    network = SmallCNN(num_classes, width=24)
+def _small_cnn_wide(num_classes: int, size: int, channels: int) -> tuple[nn.Module, nn.Module]:
+    network = SmallCNN(num_classes, channels, width=24)
     return network, network.features[-1]
 
 
-def _monai_resnet_tiny(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
+def _monai_resnet_tiny(num_classes: int, size: int, channels: int) -> tuple[nn.Module, nn.Module]:
     from monai.networks.nets.resnet import ResNet
 
-    network = ResNet("basic", [1, 1, 1, 1], [16, 32, 64, 128], spatial_dims=2, n_input_channels=1, conv1_t_stride=2,
+    network = ResNet("basic", [1, 1, 1, 1], [16, 32, 64, 128], spatial_dims=2, n_input_channels=channels, conv1_t_stride=2,
                      num_classes=num_classes)  # fmt: skip
     return network, network.layer4[-1]
 
 
 def _torchvision(name: str) -> Make:
-    def make(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
+    def make(num_classes: int, size: int, channels: int) -> tuple[nn.Module, nn.Module]:
         import torchvision
 
         network = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
         if name.startswith("resnet"):
-            network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+            network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
             return network, network.layer4[-1]
-        stem = network.features[0][0]  # EfficientNet
-        network.features[0][0] = nn.Conv2d(1, stem.out_channels, 3, 2, 1, bias=False)
+        stem = network.features[0][0]  # EfficientNet, MobileNet
+        network.features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, 2, 1, bias=False)
         return network, network.features[-1]
 
     return make
 
 
-def _densenet121(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
+def _densenet121(num_classes: int, size: int, channels: int) -> tuple[nn.Module, nn.Module]:
     from monai.networks.nets.densenet import DenseNet121
 
-    network = DenseNet121(spatial_dims=2, in_channels=1, out_channels=num_classes)
+    network = DenseNet121(spatial_dims=2, in_channels=channels, out_channels=num_classes)
     # norm5 comes before an in-place ReLU that would overwrite what a hook has seen; the last dense block does not
     return network, network.features.get_submodule("denseblock4")
 
 
-def _vit(num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
+def _vit(num_classes: int, size: int, channels: int) -> tuple[nn.Module, nn.Module]:
     from monai.networks.nets.vit import ViT
 
-    network = ViT(in_channels=1, img_size=(size, size), patch_size=(16, 16), hidden_size=192, mlp_dim=768, num_layers=6,
+    network = ViT(in_channels=channels, img_size=(size, size), patch_size=(16, 16), hidden_size=192, mlp_dim=768, num_layers=6,
                   num_heads=3, classification=True, num_classes=num_classes, spatial_dims=2,
                   post_activation="none")  # fmt: skip
     return network, network.blocks[-1].get_submodule("norm1")
@@ -138,12 +142,19 @@ ARCHITECTURES: dict[str, Make] = {
     "resnet50": _torchvision("resnet50"),
     "densenet121": _densenet121,
     "efficientnet_b0": _torchvision("efficientnet_b0"),
+    "mobilenet_v3_small": _torchvision("mobilenet_v3_small"),
     "vit": _vit,
 }
 
 
 def build(
-    architecture: str, *, num_classes: int, size: int, seed: int, weights: str | Path | None = None
+    architecture: str,
+    *,
+    num_classes: int,
+    size: int,
+    seed: int,
+    weights: str | Path | None = None,
+    channels: int = 1,
 ) -> Classifier:
     """Makes a classifier with random weights, or with weights that the user supplies.
 
@@ -154,6 +165,7 @@ def build(
         seed: of the random weights.
         weights: safetensors file of pretrained weights for ``Classifier.network``; tensors whose name or shape does not
             fit (a head for other classes, a colour stem) keep their random values.
+        channels: C, 1 or 3.
 
     Raises:
         MedmarkError: unknown architecture, or a size it cannot take.
@@ -164,11 +176,13 @@ def build(
         raise MedmarkError(
             f"image size {size} does not fit {architecture}; use 32 to {MAX_SIZE}, for vit a multiple of 16"
         )
+    if channels not in (1, 3):
+        raise MedmarkError(f"{channels} channels asked of {architecture}; use 1 or 3")
     if not 2 <= num_classes <= MAX_CLASSES:
         raise MedmarkError(f"{num_classes} classes asked of {architecture}; use 2 to {MAX_CLASSES}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network, cam_layer = ARCHITECTURES[architecture](num_classes, size)
+        network, cam_layer = ARCHITECTURES[architecture](num_classes, size, channels)
     if weights is not None:
         own = network.state_dict()
         given = read_tensors(weights)
@@ -176,7 +190,7 @@ def build(
         if not fitting:
             raise MedmarkError(f"no tensor of {weights} fits {architecture}; supply weights of that network")
         network.load_state_dict({**own, **fitting})
-    model = Classifier(network, cam_layer, architecture, num_classes, size)
+    model = Classifier(network, cam_layer, architecture, num_classes, size, channels)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -196,6 +210,8 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 def save_classifier(model: Classifier, path: str | Path, **metadata: object) -> None:
     """Writes weights and what is needed to build the network again, as safetensors."""
     header = {"architecture": model.architecture, "num_classes": model.num_classes, "size": model.size, **metadata}
+    if model.channels != 1:  # grey classifiers keep the files and digests that they always had
+        header["channels"] = model.channels
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     # one JSON string: safetensors writes several keys in an order that changes from run to run
     save_file(tensors, str(path), metadata={"medmark": json.dumps(header, sort_keys=True)})
@@ -228,7 +244,7 @@ def load_classifier(path: str | Path) -> Classifier:
     header = read_metadata(path)
     try:
         architecture, classes, size = str(header["architecture"]), int(header["num_classes"]), int(header["size"])
-        model = build(architecture, num_classes=classes, size=size, seed=0)
+        model = build(architecture, num_classes=classes, size=size, seed=0, channels=int(header.get("channels", 1)))
         model.network.load_state_dict(read_tensors(path))
     except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         reason = reason_of(error)

@@ -199,7 +199,12 @@ class _Training:
     def __init__(self, train: ImageArrays, val: ImageArrays, config: TrainConfig, counts: torch.Tensor):
         self.train, self.val, self.config, self.where = train, val, config, device()
         model = build(
-            config.architecture, num_classes=len(counts), size=config.size, seed=config.seed, weights=config.weights
+            config.architecture,
+            num_classes=len(counts),
+            size=config.size,
+            seed=config.seed,
+            weights=config.weights,
+            channels=train.images.shape[1],
         )
         self.model = model.to(self.where)
         self.class_weight = (1 / counts.float() / (1 / counts.float()).mean()).to(self.where)

@@ -14,6 +14,7 @@ from medmark.pipelines.commands.options import (
     Colour,
     Debug,
     Label,
+    Lesions,
     MaskColumn,
     Masks,
     Out,
@@ -34,20 +35,26 @@ app = typer.Typer()
 @app.command()
 def phantom(
     out: Out,
-    count: Annotated[int, typer.Option("--count", help="Number of images, half of each class.")] = 800,
+    count: Annotated[int, typer.Option("--count", help="Number of images, equally many of each class.")] = 800,
     size: Annotated[int, typer.Option("--size", help="Side of an image in pixels.")] = 128,
     seed: Seed = 0,
     masks: Annotated[
         bool, typer.Option("--masks", help="Draw images and masks of the lungs, for segmentation.")
     ] = False,
+    fundus: Annotated[
+        bool, typer.Option("--fundus", help="Draw fundus photographs in colour, and masks of their lesions.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Draw chest phantoms into a folder per class, or with masks of their lungs."""
+    """Draw chest phantoms into a folder per class, or with masks of their lungs; or fundus phantoms with masks of their lesions."""
+    from medmark.components.dataset.fundus_phantoms import make_fundus_phantoms
     from medmark.components.dataset.phantoms import make_masked_phantoms, make_phantoms
     from medmark.components.delivery.places import Places
 
+    if masks and fundus:
+        raise MedmarkError("--masks and --fundus: fundus phantoms have masks anyway; leave --masks out")
     with Places() as places:
-        make = make_masked_phantoms if masks else make_phantoms
+        make = make_masked_phantoms if masks else make_fundus_phantoms if fundus else make_phantoms
         make(places.write(out), count=count, size=size, seed=seed)
     print(out)
 
@@ -75,6 +82,7 @@ def ingest(
     masks: Masks = False,
     mask_column: MaskColumn = None,
     colour: Colour = False,
+    lesions: Lesions = False,
     rejected: Annotated[
         str | None,
         typer.Option(
@@ -121,6 +129,7 @@ def ingest(
             masks=masks,
             mask_column=mask_column,
             colour=colour,
+            lesions=lesions,
         )
         make(raw, made, name=name, version=version, seed=seed, patient_key=key, rejected=names, **options)
         found = describe(made)

@@ -66,7 +66,15 @@ Masks = Annotated[
 MaskColumn = Annotated[
     str | None, typer.Option("--mask-column", help="CSV column with the paths of the masks; mask if not given.")
 ]
-Colour = Annotated[bool, typer.Option("--colour", help="Keep colours; only with masks.")]
+Colour = Annotated[bool, typer.Option("--colour", help="Keep colours.")]
+Lesions = Annotated[
+    bool,
+    typer.Option(
+        "--lesions",
+        help="Labelled images have masks of their lesions, all or some: a folder per class below images/ and masks/, or a CSV with a"
+        " column for them.",
+    ),
+]
 Drawing = Annotated[
     str | None,
     typer.Option(
@@ -200,6 +208,7 @@ def ingest_options(
     masks: bool = False,
     mask_column: str | None = None,
     colour: bool = False,
+    lesions: bool = False,
 ) -> dict:
     """Returns keyword arguments of :func:`medmark.components.dataset.ingest.ingest`, from the options of a command."""
     read = drop_options(
@@ -213,9 +222,11 @@ def ingest_options(
         quarantine=quarantine,
     )
     read["class_names"] = classes.split(",") if classes else None
-    if not masks:
-        if mask_column or colour:
-            raise MedmarkError(f"--{'mask-column' if mask_column else 'colour'} without --masks; add --masks")
+    if mask_column and not (masks or lesions):
+        raise MedmarkError("--mask-column without --masks; add --masks, or --lesions if they are of lesions")
+    if masks and lesions:
+        raise MedmarkError("--masks and --lesions: masks are for segmentation or of lesions; give one of the two")
+    if not (masks or lesions or colour):
         return read
-    mode = "RGB" if colour else "L"
-    return {**read, "task": "segmentation", "mask_column": mask_column, "image_mode": mode}
+    kind = {"task": "segmentation"} if masks else {"lesions": lesions}
+    return {**read, **kind, "mask_column": mask_column, "image_mode": "RGB" if colour else "L"}

@@ -138,8 +138,8 @@ def test_a_release_is_for_one_task(folder, tmp_path, release):
         read_drop(folder, made.path, tmp_path, tmp_path / "drop")
     copy = ingest(made.path, tmp_path / "copy", task="segmentation")
     assert copy.digest == made.digest
-    with pytest.raises(MedmarkError, match="RGB images need masks"):
-        ReleaseWriter(tmp_path / "x", name="x", version="1", class_names=["a", "b"], image_mode="RGB")
+    with pytest.raises(MedmarkError, match="no release can hold them"):
+        ReleaseWriter(tmp_path / "x", name="x", version="1", class_names=["a", "b"], task="segmentation", lesions=True)
 
 
 def test_arrays_are_what_the_release_shows(folder, tmp_path):
