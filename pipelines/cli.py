@@ -7,11 +7,23 @@ import sys
 import typer
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import one_line
-from medmark.pipelines.commands import audit, compile, dataset, lineage, publish, reissue, run, services, submit, track
+from medmark.pipelines.commands import (
+    audit,
+    compile,
+    dataset,
+    lineage,
+    locking,
+    publish,
+    reissue,
+    run,
+    services,
+    submit,
+    track,
+)
 
 HELP = "Mark data sets of medical images, and recognise models that were trained on them."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
-for module in (run, audit, lineage, dataset, reissue, compile, services, publish, submit, track):
+for module in (run, audit, lineage, locking, dataset, reissue, compile, services, publish, submit, track):
     app.add_typer(module.app)
 
 

@@ -33,6 +33,7 @@ LONGEST_FIRST = (
 WORKER_BYTES = 3 << 30  # measured: what a worker needs with the processes that it starts
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """A worker a core, if the memory allows."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

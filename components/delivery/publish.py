@@ -82,8 +82,8 @@ class Kind:
 def publish(release_dir: str | Path, uri: str, store: Store) -> Published:
     """Checks a release, or a marked model, and stores it under ``<uri>/<digest>/``.
 
-    Only the files that ``release.json`` or ``model.json`` names are sent, and ``lineage.json``, ``commitment.json`` and ``commitment.tsr`` if they
-    are there. A second call with the same release sends nothing; a call after an interruption, or after a commitment was made,
+    Only the files that ``release.json`` or ``model.json`` names are sent, and ``lineage.json``, ``commitment.json``, ``commitment.tsr`` and
+    ``certificates.json`` if they are there. A second call with the same release sends nothing; a call after an interruption, or after a commitment was made,
     sends what is missing. If there is no commitment, a line on standard error says so.
 
     Args:
@@ -367,7 +367,7 @@ RELEASE = Kind(
     "release.json",
     _release_files,
     _check_release,
-    ("commitment.tsr", "commitment.json", "lineage.json"),
+    ("commitment.tsr", "commitment.json", "lineage.json", "certificates.json"),
 )
 EVIDENCE = Kind("evidence.json", _named_files("evidence.json"), read_evidence, ("opening.json",))
 KEEP = Kind("keep.json", _named_files("keep.json"), read_keep)

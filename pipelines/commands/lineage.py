@@ -32,9 +32,12 @@ OWN_KEY = "a private key belongs in no object store"
 @keys_app.command("new")
 def keys_new(
     out: Annotated[str, typer.Option("--out", help="Folder to write medmark.key and medmark.pub to.")],
+    locking: Annotated[
+        bool, typer.Option("--locking", help="Make locking.key and locking.pub, which open locked releases, instead.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Make a signing key.
+    """Make a signing key, or one that opens locked releases.
 
     The environment variable MEDMARK_KEY_PASSPHRASE gives its passphrase; without it, medmark asks.
     """
@@ -42,8 +45,9 @@ def keys_new(
     from medmark.components.lineage.keys import ask_passphrase, new_key
 
     folder = local(out, OWN_KEY)
-    print(f"key id: {new_key(folder, ask_passphrase(twice=True))}")
-    print(f"private: {folder / 'medmark.key'}\npublic: {folder / 'medmark.pub'}")
+    print(f"key id: {new_key(folder, ask_passphrase(twice=True), locking=locking)}")
+    name = "locking" if locking else "medmark"
+    print(f"private: {folder / f'{name}.key'}\npublic: {folder / f'{name}.pub'}")
 
 
 @keys_app.command("draw")
