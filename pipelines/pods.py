@@ -21,10 +21,13 @@ from typing import Any
 
 import yaml
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.image import RUNS_IN
 from medmark.components.base.text import reason_of
 
 LARGEST_FILE = 1 << 16  # bytes
 DEFINING = threading.Lock()  # KFP keeps the pipeline that is being defined in one variable of the process
+# Namespaces with the Pod Security Standard 'restricted' refuse pods that do not state this; KFP states the rest of it.
+NON_ROOT = {"securityContext": {"runAsNonRoot": True}}
 # components that train models, or attack some that they train
 TRAINING = (
     "check-update-component",
@@ -120,7 +123,7 @@ def _shape(kind: type) -> str:
 
 
 def ask_for(documents: list[dict], pods: Pods) -> list[dict]:
-    """Puts what pods ask for into a compiled pipeline.
+    """Puts what pods ask for into a compiled pipeline. Steps in an image of medmark ask not to be root, too; others may have to be.
 
     Args:
         documents: the pipeline and, if there is one, what Kubernetes gives its steps.
@@ -148,6 +151,8 @@ def ask_for(documents: list[dict], pods: Pods) -> list[dict]:
         container = spec["deploymentSpec"]["executors"][label].get("container")
         if container is not None:
             container["resources"] = deepcopy(resources)
+            ours = any(variable["name"] == RUNS_IN for variable in container.get("env", []))
+            kubernetes = kubernetes | NON_ROOT if ours else kubernetes
             if kubernetes:
                 executors[label] = executors.get(label, {}) | deepcopy(kubernetes)
     for component in (spec["root"], *spec["components"].values()):

@@ -52,6 +52,7 @@ def test_a_step_asks_as_with_kfps_own_functions(asked, tmp_path):
         kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", "medmark")
         kubernetes.add_node_selector(task, "pool", "gpu")
         kubernetes.add_toleration(task, key="gpu", operator="Exists", effect="NoSchedule")
+        kubernetes.set_security_context(task, run_as_non_root=True)
 
     compiler.Compiler().compile(wanted, str(tmp_path / "wanted.yaml"))
     spec, platform = yaml.safe_load_all((tmp_path / "wanted.yaml").read_text())
@@ -85,6 +86,18 @@ def test_steps_that_train_ask_for_more_and_keep_their_secrets(asked, tmp_path):
     assert secrets == {"medmark-run"}
     inner = spec["components"]["comp-condition-1"]["dag"]["tasks"]
     assert all(task["retryPolicy"]["maxRetryCount"] == 2 for task in inner.values())
+
+
+def test_a_step_in_an_image_of_its_own_may_be_root(tmp_path):
+    @dsl.component(base_image="python:3.11", install_kfp_package=False)
+    def other() -> None:
+        pass
+
+    @dsl.pipeline(name="foreign")
+    def foreign():
+        other()
+
+    assert len(list(compiled(foreign, tmp_path / "foreign.yaml", None))) == 1  # nothing for Kubernetes
 
 
 def test_every_step_asks_for_something_by_default(tmp_path):
