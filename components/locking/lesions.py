@@ -25,12 +25,10 @@ class Lesions:
     Attributes:
         boxes: x, y, width and height of each, pixels of the image.
         source: ``mask`` if a mask of the release says where they are, ``saliency`` if it was guessed from where a classifier looks.
-        mask: (H, W) bool, the lesions themselves; None if they were guessed.
     """
 
     boxes: list[Box]
     source: str
-    mask: np.ndarray | None
 
     def forbidden(self, shape: tuple[int, int], margin: int) -> np.ndarray:
         """Where no logo may be: (H, W) bool, the boxes and a margin around them.
@@ -54,14 +52,13 @@ def find_lesions(record: Record, mode: str, model: Classifier) -> Lesions:
         model: classifier to ask where there is no mask.
     """
     if record.mask is not None:
-        mask = decode_png(record.mask) > 0
-        return Lesions(boxes_of(mask), "mask", mask)
+        return Lesions(boxes_of(decode_png(record.mask) > 0), "mask")
     shown = saliency_maps(model, colour_tensor(record, mode))
     wide = torch.nn.functional.interpolate(
         shown, size=(record.height, record.width), mode="bilinear", align_corners=False
     )
     salient = wide[0, 0].numpy() >= SALIENT * max(float(wide.max()), 1e-6)
-    return Lesions(boxes_of(salient), "saliency", None)
+    return Lesions(boxes_of(salient), "saliency")
 
 
 def boxes_of(mask: np.ndarray) -> list[Box]:

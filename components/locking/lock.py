@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,8 @@ class LockOptions:
     version: str
     logos: tuple[Logo, ...]
     search: SearchConfig
-    mark_key: str
-    seed: int
+    mark_key: str = field(repr=False)
+    seed: int = field(repr=False)
     recipients: Mapping[str, str]
 
 

@@ -1,6 +1,7 @@
 """Locking a release, and what it does to images."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,16 +83,10 @@ def test_nothing_secret_is_public_and_no_key_is_in_the_evidence(locked):
 def test_lesions_are_guessed_where_there_is_no_mask(locked):
     (net,) = load_models(locked.models)
     record = next(locked.clean.records())
-    guessed = find_lesions(_without_mask(record), "RGB", net.model)
-    assert guessed.source == "saliency" and guessed.mask is None
+    guessed = find_lesions(replace(record, mask=None, mask_sha256=None), "RGB", net.model)
+    assert guessed.source == "saliency"
     assert 0 < guessed.forbidden((64, 64), 0).mean() < 0.7
     assert boxes_of(np.eye(5, dtype=bool)) == [(0, 0, 5, 5)]
-
-
-def _without_mask(record):
-    from dataclasses import replace
-
-    return replace(record, mask=None, mask_sha256=None)
 
 
 def test_who_cannot_be_locked_is_refused(locked, release, tmp_path):
