@@ -65,7 +65,13 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, cam_layer: nn.Module, architecture: str, num_classes: int, size: int, channels: int
+        self,
+        network: nn.Module,
+        cam_layer: nn.Module,
+        architecture: str,
+        num_classes: int,
+        size: int,
+        channels: int = 1,
     ):
         super().__init__()
         self.network = network
