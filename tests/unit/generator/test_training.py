@@ -60,12 +60,20 @@ def test_without_steps_the_mark_is_the_carrier(release, surrogates, saliency, tm
     torch.testing.assert_close(marker.delta(images, maps, "mark"), marker.delta(images, maps, "decoy", marker.key))
 
 
+EVERY_TERM = replace(CONFIG, ssim_floor=0.999)  # so that the perceptual term is at work
+
+
+@pytest.fixture(scope="module")
+def with_every_term(release, surrogates, saliency, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("every-term")
+    run(release, surrogates, saliency, folder, EVERY_TERM)
+    return weights(folder)
+
+
 @pytest.mark.parametrize("term", ["efficacy", "learnability", "panel", "hard", "laplacian", "perceptual"])
-def test_every_term_can_be_switched_off(release, surrogates, saliency, tmp_path, term):
-    config = replace(CONFIG, ssim_floor=0.999)  # so that the perceptual term is at work
-    run(release, surrogates, saliency, tmp_path / "on", config)
-    run(release, surrogates, saliency, tmp_path / "off", replace(config, weights=replace(Weights(), **{term: 0.0})))
-    assert not same(weights(tmp_path / "on"), weights(tmp_path / "off"))
+def test_every_term_can_be_switched_off(release, surrogates, saliency, with_every_term, tmp_path, term):
+    run(release, surrogates, saliency, tmp_path, replace(EVERY_TERM, weights=replace(Weights(), **{term: 0.0})))
+    assert not same(with_every_term, weights(tmp_path))
 
 
 def test_refusals(release, surrogates, saliency, tmp_path):
