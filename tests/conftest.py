@@ -23,14 +23,13 @@ from medmark.pipelines import cli
 from once import once
 from wheel import build_wheel, install_wheel
 
-# by the minutes that they take; begun last, one of them would run on alone
+# those over a minute by how long they take; begun last, one of them would run on alone
 LONGEST_FIRST = (
-    "test_cluster", "test_segmenter", "test_docs", "test_update_release", "test_marking", "test_mark_release",
-    "test_components", "test_reconcile", "test_publish", "test_submit", "test_mlflow_sync", "test_services", "test_mlserver",
-    "test_places", "test_store", "test_update", "test_stress", "test_examples", "test_tutorial", "test_outputs", "test_audit",
-    "test_audit_lineage",
+    "test_cluster", "test_marking", "test_docs", "test_update_release", "test_segmenter", "test_components",
+    "test_mark_release", "test_hostile_suspects", "test_forgery", "test_update", "test_mlflow_sync", "test_suspects",
+    "test_submit", "test_traces", "test_places", "test_reconcile", "test_report", "test_registry",
 )  # fmt: skip
-WORKER_BYTES = 3 << 30  # measured: what a worker needs with the processes that it starts
+WORKER_BYTES = 3 << 30  # of a worker with the processes that it starts; a rough estimate, not measured
 
 
 @pytest.hookimpl(optionalhook=True)
