@@ -1,5 +1,5 @@
-"""Procedural fundus phantoms: drawn photographs of the retina in colour, healthy, with haemorrhages or
-with hard exudates, and masks of these lesions.
+"""Procedural fundus phantoms: drawn photographs of the retina in colour, healthy, with haemorrhages or with hard exudates, and masks of
+these lesions.
 
 Each phantom has a round field, an optic disc, a macula, two arcades of vessels with branches, its own pigment, exposure and grain;
 haemorrhages are dark red and exudates yellow. Ours; no patient's photograph was used.
@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 CLASSES = ("healthy", "haemorrhages", "exudates")
-LESIONS = (5, 12)
+LESIONS = (5, 12)  # of an image, at least and at most; ours, so that small networks can learn to see them
 
 
 def make_fundus_phantoms(out_dir: str | Path, *, count: int = 300, size: int = 128, seed: int = 0) -> Path:

@@ -33,7 +33,9 @@ def copy_release(
     refuse_names(given, "taken as a source")
     refuse_task(given, task)
     if task == "classification" and image_mode == "L" and given.image_mode == "RGB":
-        raise MedmarkError(f"images in colour: {source}; only locking takes them, with --colour")
+        raise MedmarkError(
+            f"images in colour: {source}; marks are for grey images, and 'medmark ingest' takes colours with --colour"
+        )
     given.verify()
     if task == "segmentation":
         check_training(given.counts, given.class_names[1], str(source))

@@ -121,9 +121,18 @@ class ReleaseWriter:
 
     @classmethod
     def child(
-        cls, path: str | Path, parent: Release, *, version: str, changes: dict[str, Any] | None = None
+        cls,
+        path: str | Path,
+        parent: Release,
+        *,
+        version: str,
+        changes: dict[str, Any] | None = None,
+        lesions: bool | None = None,
     ) -> ReleaseWriter:
-        """Makes the writer of a release that comes from another, with its name and classes; arguments as of the class."""
+        """Makes the writer of a release that comes from another, with its name and classes; arguments as of the class.
+
+        ``lesions`` is that of the other release when None.
+        """
         return cls(
             path,
             name=parent.name,
@@ -131,7 +140,7 @@ class ReleaseWriter:
             class_names=parent.class_names,
             image_mode=parent.image_mode,
             task=parent.task,
-            lesions=parent.lesions,
+            lesions=parent.lesions if lesions is None else lesions,
             parent=parent.digest,
             changes=changes,
         )

@@ -83,8 +83,8 @@ def publish(release_dir: str | Path, uri: str, store: Store) -> Published:
     """Checks a release, or a marked model, and stores it under ``<uri>/<digest>/``.
 
     Only the files that ``release.json`` or ``model.json`` names are sent, and ``lineage.json``, ``commitment.json``, ``commitment.tsr`` and
-    ``certificates.json`` if they are there. A second call with the same release sends nothing; a call after an interruption, or after a commitment was made,
-    sends what is missing. If there is no commitment, a line on standard error says so.
+    ``certificates.json`` if they are there. A second call with the same release sends nothing; a call after an interruption, or after a
+    commitment was made, sends what is missing. If there is no commitment, a line on standard error says so.
 
     Args:
         release_dir: the release or the marked model.

@@ -38,7 +38,9 @@ def read_lock_evidence(folder: str | Path) -> dict[str, Any]:
     """
     evidence = read_evidence(folder)
     if evidence.get("kind") != KIND:
-        raise MedmarkError(f"no evidence of a locked release: {folder}; give what 'medmark run lock-release' wrote")
+        raise MedmarkError(
+            f"no evidence of a locked release: {folder}; give what was written beside the locked release"
+        )
     return evidence
 
 

@@ -46,8 +46,8 @@ class LockOptions:
         version: of the locked release.
         logos: one or more of one shape, to choose from.
         search: see :class:`medmark.components.locking.search.SearchConfig`.
-        mark_key: of the run's secrets, 64 hex digits; the key of the locks follows from it.
-        seed: of the run's secrets; the searches follow from it.
+        mark_key: secret, 64 hex digits; the key of the locks follows from it, so do not keep it.
+        seed: of the searches; secret, so that nobody can repeat them.
         recipients: text of ``locking.pub`` by name: who may unlock, the owner first.
     """
 
@@ -78,38 +78,34 @@ def lock_release(
         ``locked``, ``left_out`` (images), ``evaluations`` (candidates) and ``release_digest``.
 
     Raises:
-        MedmarkError: the release is for segmentation or its ids hold file names, no classifiers or of several sizes, a recipient's key
-            that is none, or no image can be locked.
+        MedmarkError: the release is for segmentation or its ids hold file names, classifiers that are not of one size and for such
+            images, logos of several shapes, no recipient or a key that is none, or no image can be locked.
     """
     use_threads()
     release = Release(release_dir)
     refuse_names(release, "locked")
     refuse_task(release, "classification")
     models = [trained.model for trained in load_models(models_dir)]
-    if len({(model.size, model.channels) for model in models}) != 1:
-        raise MedmarkError(f"classifiers of several sizes in {models_dir}; train them all with one size")
+    wanted = (3 if release.image_mode == "RGB" else 1, len(release.class_names))
+    if len({m.size for m in models}) != 1 or {(m.channels, m.num_classes) for m in models} != {wanted}:
+        raise MedmarkError(f"classifiers that do not fit: {models_dir}; train them on {release_dir}, all with one size")
+    if len({logo.pixels.shape for logo in options.logos}) != 1:
+        raise MedmarkError("no logo, or logos of several shapes; give one or more of one shape")
     keys = {name: locking_public(pem.encode(), f"key of {name}") for name, pem in options.recipients.items()}
     if not keys:
         raise MedmarkError("nobody could unlock this release; give the owner's locking.pub")
-    key, evidence = release_key(options.mark_key), private_folder(evidence_dir)
+    key, evidence = release_key(options.mark_key, release.digest), private_folder(evidence_dir)
     locks: list[Lock] = []
     counts = {"left_out": 0, "evaluations": 0}
-    with ReleaseWriter(
-        out_dir,
-        name=release.name,
-        version=options.version,
-        class_names=release.class_names,
-        image_mode=release.image_mode,
-        parent=release.digest,
-    ) as writer:
+    with ReleaseWriter.child(out_dir, release, version=options.version, lesions=False) as writer:
         for record, lesions, found, best in _locked(release, models, options):
             counts["evaluations"] += found.evaluations
             if best is None:
                 counts["left_out"] += 1
                 continue
-            made = with_pixels(replace(record, mask=None, mask_sha256=None), _put(record, release, best))
-            writer.add(made)
-            locks.append(_lock(record, made, lesions, best, release.image_mode, key))
+            at, made = best
+            writer.add(replace(made, mask=None, mask_sha256=None))
+            locks.append(_lock(record, made, lesions, at, release.image_mode, key))
         if not locks:
             raise MedmarkError(f"no image can be locked: {release_dir}; lesions leave no place, use a smaller logo")
     locked = Release(out_dir)
@@ -135,8 +131,8 @@ def lock_release(
 
 def _locked(
     release: Release, models: list[Classifier], options: LockOptions
-) -> Iterator[tuple[Record, Lesions, Found, Placement | None]]:
-    """Finds the place of the logo on every image, in their order; None where there is none."""
+) -> Iterator[tuple[Record, Lesions, Found, tuple[Placement, Record] | None]]:
+    """Finds the place of the logo on every image, in their order, with the image that has it; None where there is none."""
     config, size = options.search, models[0].size
     records = iter(track(release.records(), "locking", len(release)))
     while chunk := list(islice(records, TOGETHER)):
@@ -150,7 +146,7 @@ def _locked(
         ]
 
         def score(index: np.ndarray, batch: torch.Tensor, labels: torch.Tensor = labels) -> np.ndarray:
-            return true_class(models, batch, labels[index])
+            return _true_class(models, batch, labels[index])
 
         seeds = [_seed(options.seed, record.image_id) for record in chunk]
         for record, lesions, place, found in zip(
@@ -162,18 +158,24 @@ def _locked(
             yield record, lesions, found, _best(record, release, models, placements)
 
 
-def _best(record: Record, release: Release, models: list[Classifier], placements: list[Placement]) -> Placement | None:
+def _best(
+    record: Record, release: Release, models: list[Classifier], placements: list[Placement]
+) -> tuple[Placement, Record] | None:
     """Takes the placement that works best on the image as it will be stored, at its own resolution."""
     if not placements:
         return None
-    stored = [with_pixels(record, _put(record, release, placement)) for placement in placements]
+    pixels = decode_png(record.image, mode=release.image_mode)
+    stored = [
+        with_pixels(record, put(pixels, record.bits, record.display, at.logo, box=at.box, alpha=at.alpha))
+        for at in placements
+    ]
     shown = torch.cat([resize(colour_tensor(made, release.image_mode), models[0].size) for made in stored])
-    scores = true_class(models, shown, torch.full((len(placements),), record.label))
-    return placements[int(scores.argmin())]
+    best = int(_true_class(models, shown, torch.full((len(placements),), record.label)).argmin())
+    return placements[best], stored[best]
 
 
 @torch.no_grad()
-def true_class(models: list[Classifier], images: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+def _true_class(models: list[Classifier], images: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
     """The ensemble's objective: the mean over classifiers of the probability of the true class.
 
     Args:
@@ -186,11 +188,6 @@ def true_class(models: list[Classifier], images: torch.Tensor, labels: torch.Ten
     """
     rows = torch.arange(len(labels))
     return torch.stack([model(images).softmax(1)[rows, labels] for model in models]).double().mean(0).numpy()
-
-
-def _put(record: Record, release: Release, at: Placement) -> np.ndarray:
-    pixels = decode_png(record.image, mode=release.image_mode)
-    return put(pixels, record.bits, record.display, at.logo, box=at.box, alpha=at.alpha)
 
 
 def _seed(seed: int, image_id: str) -> int:

@@ -22,8 +22,8 @@ from medmark.components.dataset.dicom import shown_window
 from PIL import Image, ImageDraw, ImageFont
 
 MAX_SIDE = 2048  # arbitrary bound on a user's file, pixels
-TEXT_PX = 96  # height of the letters of a text logo; larger than logos are put onto images
-EDGE = TEXT_PX // 4
+TEXT_PX = 96  # height of the letters of a text logo; arbitrary
+EDGE = TEXT_PX // 4  # of the plate around them
 DARK, WHITE = (20, 30, 60, 255), (255, 255, 255, 255)
 MAX_TEXT = 24
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
@@ -55,9 +55,7 @@ class Logo:
 def text_logos(text: str) -> tuple[Logo, Logo]:
     """Draws a text in white on a dark plate and in dark on a white plate, in lines that make it about as wide as high.
 
-    With one of them alone, classifiers can take every logo for the same finding.
-
-    The design is ours: letters without a plate, or on a light one, made classifiers fail less often in trials.
+    With one of them alone, classifiers can take every logo for the same finding. The design is ours.
 
     Args:
         text: 1 to 24 printable characters; lines break at spaces.

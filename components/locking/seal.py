@@ -1,8 +1,8 @@
 """Sealing what a logo hides, and opening it again: AES-256-GCM with a key for each image, and grants of the release's key.
 
 Each release has a key of its own, from which the key of each image follows (HKDF-SHA256). A grant is the release's key, encrypted for one
-recipient's public key (HPKE, RFC 9180: X25519, HKDF-SHA256, AES-256-GCM). The owner is a recipient like others, so neither the pipeline
-nor the evidence holds a key that opens anything. All of it is done by the library cryptography.
+recipient's public key (HPKE, RFC 9180: X25519, HKDF-SHA256, AES-256-GCM). The owner is a recipient like others, so the evidence holds no
+key that opens anything. All of it is done by the library cryptography.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 LOCK, GRANT = b"medmark lock, version 1", b"medmark grant, version 1"
 
 
-def release_key(mark_key: str) -> bytes:
-    """Returns the key of a release's locks, 32 bytes.
+def release_key(mark_key: str, clean_digest: str) -> bytes:
+    """Returns the key of a release's locks, 32 bytes: another one for each release, even if the secret is the same.
 
     Args:
-        mark_key: of the run's secrets, 64 hex digits.
+        mark_key: secret, 64 hex digits; whoever has it can open the release.
+        clean_digest: of the release before it was locked.
     """
-    return HKDFExpand(SHA256(), KEY_BYTES, LOCK).derive(bytes.fromhex(mark_key))
+    return HKDFExpand(SHA256(), KEY_BYTES, LOCK + b":" + clean_digest.encode()).derive(bytes.fromhex(mark_key))
 
 
 def seal(key: bytes, image_id: str, content: bytes, bound: bytes) -> bytes:

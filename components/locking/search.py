@@ -32,7 +32,7 @@ class SearchConfig:
         generations: at most.
         scales: shares of the image's longer side that the logo's longer side may take, smallest first.
         alphas: smallest and largest opacity, of 255; 100 is the least of MedLocker's ancestor.
-        enough: an image leaves the search when no classifier gives its true class more than this.
+        enough: an image leaves the search when its score is this or less.
         margin: pixels between the logo and a lesion, at least, at the image's own resolution.
     """
 

@@ -53,15 +53,8 @@ def unlock_release(
         raise MedmarkError(f"grant of another release: {grant_file or path}; ask the owner for one of {release.path}")
     key = open_grant(given, private_key)
     by_id = {lock.image_id: lock for lock in read_locks(path)}
-    with ReleaseWriter(
-        out_dir,
-        name=release.name,
-        version=release.version,
-        class_names=release.class_names,
-        image_mode=release.image_mode,
-        lesions=any(lock.masked for lock in by_id.values()),
-        parent=release.digest,
-    ) as writer:
+    masked = any(lock.masked for lock in by_id.values())
+    with ReleaseWriter.child(out_dir, release, version=release.version, lesions=masked) as writer:
         for record in track(release.records(), "unlocking", len(release)):
             if record.image_id not in by_id:
                 raise MedmarkError(

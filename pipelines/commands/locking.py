@@ -77,7 +77,7 @@ def grant_command(
 
 @certificate_app.command("sign")
 def certificate_sign(
-    release: Annotated[Path, typer.Argument(help="The locked release, a folder.")],
+    release: Annotated[str, typer.Argument(help="The locked release, a folder.")],
     evidence: LockEvidence,
     key: Annotated[str, typer.Option("--key", help="Your medmark.key.")],
     debug: Debug = False,
@@ -87,10 +87,11 @@ def certificate_sign(
     from medmark.components.lineage.keys import ask_passphrase, load_private
     from medmark.components.locking.certificate import CERTIFICATES, sign_certificates
 
+    folder = local(release, "sign its certificates before it is published")
     private = load_private(local(key, OWN_KEY), ask_passphrase())
     with Places() as places:
-        root = sign_certificates(release, places.read(evidence, private=True), private)
-    print(f"root: {root}\n{release / CERTIFICATES}")
+        root = sign_certificates(folder, places.read(evidence, private=True), private)
+    print(f"root: {root}\n{folder / CERTIFICATES}")
 
 
 @certificate_app.command("issue")

@@ -87,7 +87,7 @@ def test_colour_alone(phantoms, tmp_path):
     assert describe(release.path)["masks"] is None
     images = load_arrays(release, split="train", size=32).images
     assert images.shape[1:] == (3, 32, 32) and images[:, 0].mean() > images[:, 2].mean()  # red before blue
-    with pytest.raises(MedmarkError, match="only locking takes them"):
+    with pytest.raises(MedmarkError, match="marks are for grey images"):
         ingest(release.path, tmp_path / "grey")
     assert ingest(release.path, tmp_path / "same", image_mode="RGB").digest == release.digest
 

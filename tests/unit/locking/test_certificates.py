@@ -74,6 +74,6 @@ def test_what_cannot_be_issued(locked, tmp_path, release):
         sign_certificates(locked.clean.path, locked.evidence, locked.signer)
 
 
-def test_the_hash_of_an_entry_tells_nothing(locked):
+def test_each_entry_has_a_salt_of_its_own(locked):
     locks = read_locks(locked.evidence)
     assert len({lock.salt for lock in locks}) == len(locks) and all(len(lock.salt) == 32 for lock in locks)

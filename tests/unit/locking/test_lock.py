@@ -94,6 +94,12 @@ def test_who_cannot_be_locked_is_refused(locked, release, tmp_path):
         lock_release(locked.clean.path, locked.models, tmp_path / "r", tmp_path / "e", _for(locked, {}))
     with pytest.raises(MedmarkError, match="no public key: key of x"):
         lock_release(locked.clean.path, locked.models, tmp_path / "r", tmp_path / "e", _for(locked, {"x": "no key"}))
+    logos = (*text_logos("A"), *text_logos("A longer one"))
+    with pytest.raises(MedmarkError, match="logos of several shapes"):
+        options = LockOptions(**{**vars(locked.options), "logos": logos})
+        lock_release(locked.clean.path, locked.models, tmp_path / "r", tmp_path / "e", options)
+    with pytest.raises(MedmarkError, match="classifiers that do not fit"):  # two classes of grey images
+        lock_release(release, locked.models, tmp_path / "r", tmp_path / "e", locked.options)
     assert not (tmp_path / "r" / "release.json").exists()
 
 

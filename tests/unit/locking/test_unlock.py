@@ -81,7 +81,7 @@ def test_a_grant_opens_it_for_a_new_key_and_is_no_use_for_a_later_release(locked
         for record, _ in zip(locked.clean.records(), range(40), strict=False):
             writer.add(record)
     owner_only = {"owner": locked.options.recipients["owner"]}
-    options = LockOptions(**{**vars(locked.options), "recipients": owner_only, "mark_key": "77" * 32})
+    options = LockOptions(**{**vars(locked.options), "recipients": owner_only})
     lock_release(small, locked.models, tmp_path / "next", tmp_path / "private", options)
     with pytest.raises(MedmarkError, match="grant of another release"):
         unlock_release(tmp_path / "next", tmp_path / "private", tmp_path / "x", new, grant_file=file)
@@ -91,7 +91,7 @@ def test_a_grant_opens_it_for_a_new_key_and_is_no_use_for_a_later_release(locked
 
 def test_nothing_tampered_is_accepted(locked):
     """A changed image, lock, sealed part, key or place: refused, in all of a thousand cases."""
-    key, rng = release_key(locked.options.mark_key), np.random.default_rng(0)
+    key, rng = release_key(locked.options.mark_key, locked.clean.digest), np.random.default_rng(0)
     locks = read_locks(locked.evidence)
     accepted = 0
     for number in range(TAMPERINGS):
@@ -162,7 +162,8 @@ def test_a_changed_release_is_refused_whole(locked, tmp_path):
 
 
 def test_sealing_is_bound_to_image_and_words():
-    key = release_key("ab" * 32)
+    key = release_key("ab" * 32, "0" * 64)
+    assert key != release_key("ab" * 32, "1" * 64)  # a recipient of one release cannot open the next
     sealed = seal(key, "image-1", b"content", b"bound")
     assert unseal(key, "image-1", sealed, b"bound") == b"content"
     assert seal(key, "image-1", b"content", b"bound") != sealed
