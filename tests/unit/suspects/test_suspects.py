@@ -1,7 +1,9 @@
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import mlflow
@@ -351,12 +353,13 @@ def registry(tmp_path_factory):
     """A registry of its own; returns its URI."""
     folder, before = tmp_path_factory.mktemp("mlflow"), mlflow.get_tracking_uri()
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    mlflow.set_experiment(experiment_id=mlflow.create_experiment("e", artifact_location=(folder / "a").as_uri()))
-    yield uri
-    mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri(None)
+    with patch.dict(os.environ):  # MLflow hands its settings on to processes that other tests start
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        mlflow.set_experiment(experiment_id=mlflow.create_experiment("e", artifact_location=(folder / "a").as_uri()))
+        yield uri
+        mlflow.set_tracking_uri(before)
+        mlflow.set_registry_uri(None)
 
 
 def test_a_registered_onnx_model_is_asked(registry, exported, classifier, images, tmp_path, monkeypatch):
