@@ -145,6 +145,7 @@ def compile_all(out: str | Path, images: Mapping[str, str], pods: Pods | None = 
     from medmark.pipelines.audit_segmenter.pipeline import audit_segmenter
     from medmark.pipelines.audit_suspect.pipeline import audit_suspect
     from medmark.pipelines.compare_methods.pipeline import compare_methods
+    from medmark.pipelines.lock_release.pipeline import lock_release
     from medmark.pipelines.mark_release.pipeline import mark_release
     from medmark.pipelines.mark_segmenter.pipeline import mark_segmenter
     from medmark.pipelines.stress_release.pipeline import stress_release
@@ -154,7 +155,7 @@ def compile_all(out: str | Path, images: Mapping[str, str], pods: Pods | None = 
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for pipeline in (
-        *(audit_lineage, audit_segmenter, audit_suspect, compare_methods),
+        *(audit_lineage, audit_segmenter, audit_suspect, compare_methods, lock_release),
         *(mark_release, mark_segmenter, stress_release, update_release),
     ):
         path = out / f"{pipeline.name}.yaml"

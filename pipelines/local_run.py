@@ -42,6 +42,21 @@ def private_work(out: Path) -> Path:
     return private_folder(out / WORK)
 
 
+def kept_phantoms(work: Path, make: Callable[..., Path], **arguments: int) -> Path:
+    """Makes phantoms once a run, and the same for every run: phantoms drawn from the run's seed would let anybody try seeds.
+
+    Args:
+        work: folder of :func:`private_work`.
+        make: takes a folder to make, ``arguments`` and ``seed``.
+        arguments: such as ``count`` and ``size``.
+    """
+    source, drawing = work / "-".join(["phantoms", *map(str, arguments.values())]), work / "drawing"
+    if not source.exists():
+        shutil.rmtree(drawing, ignore_errors=True)
+        make(drawing, **arguments, seed=0).rename(source)
+    return source
+
+
 def hand_over(parts: dict[str, Path], out: Path) -> None:
     """Copies release, model, evidence, keep and record of a run, as far as it made them, from its steps to where users look for them.
 

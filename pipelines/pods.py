@@ -28,14 +28,17 @@ LARGEST_FILE = 1 << 16  # bytes
 DEFINING = threading.Lock()  # KFP keeps the pipeline that is being defined in one variable of the process
 # Namespaces with the Pod Security Standard 'restricted' refuse pods that do not state this; KFP states the rest of it.
 NON_ROOT = {"securityContext": {"runAsNonRoot": True}}
-# components that train models, or attack some that they train
+# components that train models, or ask or attack them many times over
 TRAINING = (
+    "check-locks-component",
     "check-update-component",
     "compare-methods-component",
+    "lock-release-component",
     "mark-segmenter-component",
     "stress-component",
     "train-classifiers-component",
     "train-generator-component",
+    "train-lesion-segmenter-component",
     "train-segmenters-component",
 )
 

@@ -6,7 +6,9 @@ import base64
 import io
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 INK, RED, BLUE, GRAY = "#1f2933", "#b4233a", "#1f5fa8", "#8a94a0"
 STYLE: dict[Any, Any] = {
@@ -37,3 +39,11 @@ def svg(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
     return stream.getvalue()
+
+
+def picture(pixels: np.ndarray, side: int) -> str:
+    """Embeds (H, W, 3) floats in [0, 1] as a square PNG, enlarged without smoothing."""
+    image = Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8))
+    stream = io.BytesIO()
+    image.resize((side, side), Image.Resampling.NEAREST).save(stream, "PNG", optimize=True)
+    return data_uri(stream.getvalue(), "image/png")

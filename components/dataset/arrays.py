@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,18 +125,33 @@ def load_masks(release: Release, *, split: str | None = None, size: int) -> Mask
         MedmarkError: the split has no image, the release is for classification, or a mask is not as large as its image.
     """
     refuse_task(release, "segmentation")
-    images, masks, image_ids, patient_ids = [], [], [], []
-    for record in release.records(split):
+    arrays = masks_of_records(release, release.records(split), size)
+    if not len(arrays):
+        raise _no_image(split, release)
+    return arrays
+
+
+def masks_of_records(release: Release, records: Iterable[Record], size: int) -> MaskArrays:
+    """Likewise decodes some records of any release, all of which have a mask.
+
+    Args:
+        release: that they are from.
+        records: any number.
+        size: side of the square in pixels.
+
+    Raises:
+        MedmarkError: a mask is not as large as its image.
+    """
+    images, masks, image_ids, patient_ids = [torch.empty(0, 1, size, size)], [torch.empty(0, 1, size, size)], [], []
+    for record in records:
         image, mask = colour_tensor(record, release.image_mode), torch.from_numpy(decode_png(record.mask or b""))
         if mask.shape != image.shape[-2:]:
             raise MedmarkError(f"mask of another size: {record.image_id} in {release.path}; get the release again")
-        images.append(resize(image, size)[0])
-        masks.append((resize((mask > 0).float()[None, None], size)[0] >= 0.5).float())
+        images.append(resize(image, size))
+        masks.append((resize((mask > 0).float()[None, None], size) >= 0.5).float())
         image_ids.append(record.image_id)
         patient_ids.append(record.patient_id)
-    if not images:
-        raise _no_image(split, release)
-    return MaskArrays(torch.stack(images), torch.stack(masks), image_ids, patient_ids)
+    return MaskArrays(torch.cat(images[1:] or images), torch.cat(masks), image_ids, patient_ids)
 
 
 def _no_image(split: str | None, release: Release) -> MedmarkError:

@@ -16,9 +16,9 @@ from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_file, encode_png
 from medmark.components.dataset.release import Release
-from medmark.components.evidence.evidence import read_evidence
 from medmark.components.lineage.dsse import Signed, check_signature, sign, understood
 from medmark.components.lineage.files import parse_exact, read_small, write_new
+from medmark.components.locking.evidence import read_lock_evidence
 from medmark.components.locking.locks import PUBLIC_FIELDS, Lock, read_locks
 from medmark.components.locking.merkle import inclusion_proof, root_from, root_of
 
@@ -27,21 +27,6 @@ PREDICATE_TYPE = "urn:medmark:certificates:v1"
 CERTIFICATE_SCHEMA_VERSION = 1
 TREE = "RFC 9162, SHA-256"
 MAX_IMAGES = 2**40
-KIND = "locks"
-
-
-def read_lock_evidence(folder: str | Path) -> dict[str, Any]:
-    """Content of ``evidence.json``, after checking every file that it names.
-
-    Raises:
-        MedmarkError: something is missing or changed, or the evidence is not that of a locked release.
-    """
-    evidence = read_evidence(folder)
-    if evidence.get("kind") != KIND:
-        raise MedmarkError(
-            f"no evidence of a locked release: {folder}; give what was written beside the locked release"
-        )
-    return evidence
 
 
 def certificates_root(locks: list[Lock]) -> str:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from medmark.components.dataset.arrays import colour_tensor
+from medmark.components.dataset.arrays import colour_tensor, resize
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Record
 from medmark.components.saliency.extract import saliency_maps
+from medmark.components.segmentation.networks import Segmenter, predict_maps
 from medmark.components.surrogate.networks import Classifier
 from scipy import ndimage
 
 SALIENT = 0.7  # ours: share of a saliency map's maximum from which a place counts as a lesion's
+LIKELY = 0.3  # ours: probability from which it does where a segmenter says so; below one half, since a lesion missed is worse
 
 Box = tuple[int, int, int, int]
 
@@ -24,7 +26,8 @@ class Lesions:
 
     Attributes:
         boxes: x, y, width and height of each, pixels of the image.
-        source: ``mask`` if a mask of the release says where they are, ``saliency`` if it was guessed from where a classifier looks.
+        source: ``mask`` if a mask of the release says where they are, ``segmenter`` if one that was trained on such masks does,
+            ``saliency`` if it was guessed from where a classifier looks.
     """
 
     boxes: list[Box]
@@ -37,28 +40,39 @@ class Lesions:
             shape: height and width of the image.
             margin: pixels.
         """
-        found = np.zeros(shape, bool)
-        for x, y, width, height in self.boxes:
-            found[max(0, y - margin) : y + height + margin, max(0, x - margin) : x + width + margin] = True
-        return found
+        return inside(self.boxes, shape, margin)
 
 
-def find_lesions(record: Record, mode: str, model: Classifier) -> Lesions:
-    """Finds the lesions of an image: from its mask, or, if it has none, from where a classifier looks (EigenCAM).
+def inside(boxes: list[Box], shape: tuple[int, ...], margin: int = 0) -> np.ndarray:
+    """(H, W) bool, true in boxes and a margin of so many pixels around them."""
+    found = np.zeros(shape, bool)
+    for x, y, width, height in boxes:
+        found[max(0, y - margin) : y + height + margin, max(0, x - margin) : x + width + margin] = True
+    return found
+
+
+def find_lesions(record: Record, mode: str, model: Classifier, segmenter: Segmenter | None) -> Lesions:
+    """Finds the lesions of an image: from its mask, else with a segmenter, else from where a classifier looks (EigenCAM).
 
     Args:
         record: the image.
         mode: the release's ``image_mode``.
-        model: classifier to ask where there is no mask.
+        model: classifier to ask where there is neither mask nor segmenter.
+        segmenter: finds lesions where there is no mask; None if there is none.
     """
     if record.mask is not None:
         return Lesions(boxes_of(decode_png(record.mask) > 0), "mask")
-    shown = saliency_maps(model, colour_tensor(record, mode))
-    wide = torch.nn.functional.interpolate(
-        shown, size=(record.height, record.width), mode="bilinear", align_corners=False
-    )
-    salient = wide[0, 0].numpy() >= SALIENT * max(float(wide.max()), 1e-6)
-    return Lesions(boxes_of(salient), "saliency")
+    image, shape = colour_tensor(record, mode), (record.height, record.width)
+    if segmenter is not None:
+        found = _enlarged(predict_maps(segmenter, resize(image, segmenter.size))[:, None], shape)
+        return Lesions(boxes_of(found >= LIKELY), "segmenter")
+    found = _enlarged(saliency_maps(model, image), shape)
+    return Lesions(boxes_of(found >= SALIENT * max(float(found.max()), 1e-6)), "saliency")
+
+
+def _enlarged(maps: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """(1, 1, h, w) as (H, W)."""
+    return torch.nn.functional.interpolate(maps, size=shape, mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
 def boxes_of(mask: np.ndarray) -> list[Box]:

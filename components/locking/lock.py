@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,16 +25,20 @@ from medmark.components.dataset.release import Record, Release, refuse_names, re
 from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.evidence.evidence import EVIDENCE_SCHEMA_VERSION, write_evidence
 from medmark.components.lineage.keys import locking_public
-from medmark.components.locking.certificate import KIND, certificates_root
+from medmark.components.locking.certificate import certificates_root
+from medmark.components.locking.evidence import KIND, read_lock_evidence
+from medmark.components.locking.lesion_segmenter import load_lesion_segmenter
 from medmark.components.locking.lesions import Lesions, find_lesions
 from medmark.components.locking.locks import LOCKS, Lock, write_locks
-from medmark.components.locking.logo import Logo, put
+from medmark.components.locking.logo import Logo, put, read_logo
 from medmark.components.locking.seal import grant, pack, release_key, seal
 from medmark.components.locking.search import Found, Placement, Places, SearchConfig, search
+from medmark.components.segmentation.networks import Segmenter
 from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.networks import Classifier
 
 GRANTS, LOGO = "grants.json", "logo-{}.png"
+LOGO_FILE = re.compile(r"logo-\d+\.png")
 TOGETHER = 64  # images that are searched together; arbitrary
 FINALISTS = 3  # candidates that are tried on the image as it will be stored
 
@@ -60,7 +65,13 @@ class LockOptions:
 
 
 def lock_release(
-    release_dir: str | Path, models_dir: str | Path, out_dir: str | Path, evidence_dir: str | Path, options: LockOptions
+    release_dir: str | Path,
+    models_dir: str | Path,
+    out_dir: str | Path,
+    evidence_dir: str | Path,
+    options: LockOptions,
+    *,
+    segmenter_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Locks every image of a release.
 
@@ -73,6 +84,8 @@ def lock_release(
         out_dir: gets the locked release, a child of the first; public.
         evidence_dir: gets ``locks.parquet``, ``grants.json``, the logos and ``evidence.json``; private.
         options: see :class:`LockOptions`.
+        segmenter_dir: what :func:`medmark.components.locking.lesion_segmenter.train_lesion_segmenter` wrote, to find lesions where
+            there is no mask; without it, or if it trained none, they are guessed from where the first classifier looks.
 
     Returns:
         ``locked``, ``left_out`` (images), ``evaluations`` (candidates) and ``release_digest``.
@@ -94,18 +107,18 @@ def lock_release(
     keys = {name: locking_public(pem.encode(), f"key of {name}") for name, pem in options.recipients.items()}
     if not keys:
         raise MedmarkError("nobody could unlock this release; give the owner's locking.pub")
+    segmenter = load_lesion_segmenter(segmenter_dir) if segmenter_dir is not None else None
     key, evidence = release_key(options.mark_key, release.digest), private_folder(evidence_dir)
     locks: list[Lock] = []
     counts = {"left_out": 0, "evaluations": 0}
     with ReleaseWriter.child(out_dir, release, version=options.version, lesions=False) as writer:
-        for record, lesions, found, best in _locked(release, models, options):
-            counts["evaluations"] += found.evaluations
-            if best is None:
+        for image in lock_images(release, models, options, segmenter):
+            counts["evaluations"] += image.found.evaluations
+            if image.at is None or image.made is None:
                 counts["left_out"] += 1
                 continue
-            at, made = best
-            writer.add(replace(made, mask=None, mask_sha256=None))
-            locks.append(_lock(record, made, lesions, at, release.image_mode, key))
+            writer.add(replace(image.made, mask=None, mask_sha256=None))
+            locks.append(_lock(image.record, image.made, image.lesions, image.at, release.image_mode, key))
         if not locks:
             raise MedmarkError(f"no image can be locked: {release_dir}; lesions leave no place, use a smaller logo")
     locked = Release(out_dir)
@@ -129,14 +142,51 @@ def lock_release(
     return {"locked": len(locks), **counts, "release_digest": locked.digest}
 
 
-def _locked(
-    release: Release, models: list[Classifier], options: LockOptions
-) -> Iterator[tuple[Record, Lesions, Found, tuple[Placement, Record] | None]]:
-    """Finds the place of the logo on every image, in their order, with the image that has it; None where there is none."""
+def read_logos(evidence_dir: str | Path) -> dict[str, Logo]:
+    """Reads the logos of a locked release from its evidence, by digest."""
+    names = [name for name in read_lock_evidence(evidence_dir)["files"] if LOGO_FILE.fullmatch(name)]
+    return {logo.digest: logo for logo in (read_logo(Path(evidence_dir) / name) for name in sorted(names))}
+
+
+@dataclass(frozen=True)
+class LockedImage:
+    """An image and its logo.
+
+    Attributes:
+        record: as it was.
+        lesions: where they are.
+        found: by the search.
+        at: place of the logo; None if there is none.
+        made: the image with the logo; None likewise.
+    """
+
+    record: Record
+    lesions: Lesions
+    found: Found
+    at: Placement | None
+    made: Record | None
+
+
+def lock_images(
+    release: Release,
+    models: list[Classifier],
+    options: LockOptions,
+    segmenter: Segmenter | None,
+    split: str | None = None,
+) -> Iterator[LockedImage]:
+    """Finds the place of the logo on every image, in their order.
+
+    Args:
+        release: for classification.
+        models: the classifiers that are to fail, of one size.
+        options: see :class:`LockOptions`.
+        segmenter: see :func:`medmark.components.locking.lesions.find_lesions`.
+        split: train, val or test; all when None.
+    """
     config, size = options.search, models[0].size
-    records = iter(track(release.records(), "locking", len(release)))
+    records = iter(track(release.records(split), "locking", len(release)))
     while chunk := list(islice(records, TOGETHER)):
-        known = [find_lesions(record, release.image_mode, models[0]) for record in chunk]
+        known = [find_lesions(record, release.image_mode, models[0], segmenter) for record in chunk]
         images = torch.cat([resize(colour_tensor(record, release.image_mode), size) for record in chunk])
         labels = torch.tensor([record.label for record in chunk])
         places = [
@@ -155,7 +205,8 @@ def _locked(
             placements = list(dict.fromkeys(place.placement(genes) for genes in found.genes[: 4 * FINALISTS]))[
                 :FINALISTS
             ]
-            yield record, lesions, found, _best(record, release, models, placements)
+            best = _best(record, release, models, placements)
+            yield LockedImage(record, lesions, found, *(best or (None, None)))
 
 
 def _best(

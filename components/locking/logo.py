@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import printable, reason_of
 from medmark.components.dataset.dicom import shown_window
@@ -106,6 +108,20 @@ def read_logo(path: str | Path) -> Logo:
     if not pixels[..., 3].any():
         raise MedmarkError(f"invisible logo: {path} is transparent everywhere; supply another")
     return Logo(pixels)
+
+
+def read_logos_of(files: Iterable[tuple[str | Path, str]]) -> tuple[Logo, ...]:
+    """Reads logos from PNG files, each with the SHA-256 that it must have.
+
+    Raises:
+        MedmarkError: as of :func:`read_logo`, or a file is another one.
+    """
+    logos = []
+    for path, sha256 in files:
+        logos.append(read_logo(path))
+        if file_sha256(path) != sha256:
+            raise MedmarkError(f"logo was changed: {path} is not the file that was given; start the run again")
+    return tuple(logos)
 
 
 @lru_cache(maxsize=512)

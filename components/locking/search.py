@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -42,6 +43,11 @@ class SearchConfig:
     alphas: tuple[int, int] = (100, 255)
     enough: float = 0.1
     margin: int = 2
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """Reads it from JSON values, which know no tuples."""
+        return cls(**values | {name: tuple(values[name]) for name in ("scales", "alphas")})
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,12 @@ class Places:
         x, y = column / max(1, self.size - w), row / max(1, self.size - h)
         return np.array([x, y, (number + rng.random()) / len(self.grid), *rng.random(2)])
 
+    def random_box(self, scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Draws a free place for a logo of one of the scales: the control to a place that was searched."""
+        number = self.config.scales.index(scale)
+        (row, column), (h, w) = rng.choice(np.argwhere(self.free[number])), self.grid[number]
+        return self._box(int(row), int(column), h, w)
+
     def is_free(self, genes: np.ndarray) -> bool:
         """Whether the logo would touch nothing forbidden."""
         number, row, column, _, _ = self.decode(genes)
@@ -137,13 +149,14 @@ class Places:
     def placement(self, genes: np.ndarray) -> Placement:
         """Turns genes into pixels of the image."""
         number, row, column, alpha, logo = self.decode(genes)
-        h, w = self.grid[number]
+        return Placement(self._box(row, column, *self.grid[number]), alpha, self.config.scales[number], logo)
+
+    def _box(self, row: int, column: int, height: int, width: int) -> tuple[int, int, int, int]:
         (top, bottom), (left, right) = (
-            self._pixels(np.array([row, row + h]), 0),
-            self._pixels(np.array([column, column + w]), 1),
+            self._pixels(np.array([row, row + height]), 0),
+            self._pixels(np.array([column, column + width]), 1),
         )
-        box = (int(left), int(top), int(right - left), int(bottom - top))
-        return Placement(box, alpha, self.config.scales[number], logo)
+        return int(left), int(top), int(right - left), int(bottom - top)
 
     def draw(self, image: torch.Tensor, genes: np.ndarray) -> None:
         """Puts the logo onto an image as classifiers see it, (C, size, size) float32 in [0, 1], in place."""

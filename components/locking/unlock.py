@@ -17,7 +17,7 @@ from medmark.components.dataset.release import Record, Release, with_pixels
 from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.lineage.files import read_small
 from medmark.components.lineage.keys import key_id
-from medmark.components.locking.certificate import read_lock_evidence
+from medmark.components.locking.evidence import read_lock_evidence
 from medmark.components.locking.lock import GRANTS
 from medmark.components.locking.locks import Lock, read_locks
 from medmark.components.locking.seal import Grant, grant, grant_of, open_grant, read_grant, unpack, unseal

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
-from medmark.components.base.figures import data_uri
+from medmark.components.base.figures import data_uri, picture
 from medmark.components.base.html import environment, p_value, percent
 from medmark.components.base.private_files import write_private
 from medmark.components.dataset.arrays import load_masks
@@ -24,7 +23,6 @@ from medmark.components.segmentation.networks import load_segmenter
 from medmark.components.segmentation.payload import SIDE
 from medmark.components.segmentation.qr import qr_png, scan
 from medmark.components.segmentation.reading import Reading, read_payload
-from PIL import Image
 
 HEADLINES = {
     "owned": ("good", "The mark works, accuses no benign model, and costs no more than it may"),
@@ -124,20 +122,12 @@ def report_segmenter(
     write_private(out_html, html.encode())
 
 
-def _png(pixels: np.ndarray, side: int = SIDE_PX) -> str:
-    """Embeds (H, W, 3) floats in [0, 1] as PNG, enlarged without smoothing."""
-    picture = Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8))
-    stream = io.BytesIO()
-    picture.resize((side, side), Image.Resampling.NEAREST).save(stream, "PNG", optimize=True)
-    return data_uri(stream.getvalue(), "image/png")
-
-
 def _rgb(image: torch.Tensor) -> np.ndarray:
     return image.expand(3, -1, -1).permute(1, 2, 0).numpy().copy()
 
 
 def _image(image: torch.Tensor) -> str:
-    return _png(_rgb(image))
+    return picture(_rgb(image), SIDE_PX)
 
 
 def _outlined(image: torch.Tensor, mask: torch.Tensor) -> str:
@@ -145,17 +135,17 @@ def _outlined(image: torch.Tensor, mask: torch.Tensor) -> str:
 
     pixels, inside = _rgb(image), mask.numpy() > 0
     pixels[inside & ~ndimage.binary_erosion(inside)] = (1.0, 0.67, 0.0)
-    return _png(pixels)
+    return picture(pixels, SIDE_PX)
 
 
 def _map(probabilities: torch.Tensor) -> str:
-    return _png(mpl.colormaps["gray"](probabilities.numpy())[..., :3])
+    return picture(mpl.colormaps["gray"](probabilities.numpy())[..., :3], SIDE_PX)
 
 
 def _uncertainty(probabilities: torch.Tensor) -> str:
     """min(p, 1 - p), with 0.15 and more drawn brightest, so that a floor of 0.1 can be seen."""
     doubt = torch.minimum(probabilities, 1 - probabilities).numpy()
-    return _png(mpl.colormaps["inferno"](np.clip(doubt / 0.15, 0, 1))[..., :3])
+    return picture(mpl.colormaps["inferno"](np.clip(doubt / 0.15, 0, 1))[..., :3], SIDE_PX)
 
 
 def _modules(read: np.ndarray, payload: np.ndarray | None = None) -> str:
@@ -163,15 +153,15 @@ def _modules(read: np.ndarray, payload: np.ndarray | None = None) -> str:
     pixels = np.repeat(1.0 - read[..., None].astype(float), 3, axis=2)
     if payload is not None:
         pixels[read != payload] = (0.71, 0.14, 0.23)
-    return _png(pixels, side=SIDE * 16)
+    return picture(pixels, SIDE * 16)
 
 
 def _weights(reason: np.ndarray) -> str:
     """Draws -1 to 1: red raises the detector's score, blue lowers it, white does nothing."""
-    return _png(mpl.colormaps["RdBu_r"](reason / 2 + 0.5)[..., :3])
+    return picture(mpl.colormaps["RdBu_r"](reason / 2 + 0.5)[..., :3], SIDE_PX)
 
 
 def _values(reading: Reading) -> str:
     values = reading.values
     scaled = (values - values.min()) / (np.ptp(values) or 1.0)
-    return _png(mpl.colormaps["inferno"](scaled)[..., :3], side=SIDE * 16)
+    return picture(mpl.colormaps["inferno"](scaled)[..., :3], SIDE * 16)

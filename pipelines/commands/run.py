@@ -13,6 +13,7 @@ from medmark.pipelines.commands.options import (
     Drawing,
     DrawnWith,
     Label,
+    Lesions,
     MaskColumn,
     Out,
     PathColumn,
@@ -222,6 +223,110 @@ def run_mark_segmenter_command(
         )
     print_rows("medmark: mark-segmenter", rows(verdict), verdict, out)
     if verdict["verdict"] != "owned":
+        raise typer.Exit(3)
+
+
+@run_app.command("lock-release")
+def run_lock_release_command(
+    out: Out,
+    recipient: Annotated[
+        list[str],
+        typer.Option(
+            "--recipient",
+            help="Who may unlock, as NAME=locking.pub, the owner first; may be repeated. 'medmark keys new --locking' makes keys.",
+        ),
+    ],
+    text: Annotated[
+        str, typer.Option("--text", help="Text of the logo, 1 to 24 printable characters.")
+    ] = "NOT FOR ANALYSIS",
+    logo: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--logo", help="PNG file of a logo in place of the text; may be repeated, for a choice of one shape."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="Folder per class, CSV, release, or s3://bucket/prefix; fundus phantoms if not given."
+        ),
+    ] = None,
+    profile: Annotated[str, typer.Option("--profile", help="smoke, standard or full.")] = "standard",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a parameter of the profile, as name=value; may be repeated.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the data set; 'release' or 'phantoms' if not given.")
+    ] = None,
+    version: Annotated[str, typer.Option("--version", help="Version of the locked release.")] = "1-locked",
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            help="Seed, for figures that can be repeated. Do not use it for releases: the seed opens every lock.",
+        ),
+    ] = None,
+    patients: Annotated[
+        Path | None,
+        typer.Option("--patients", help="Private file with the key of the patients' pseudonyms, made if missing."),
+    ] = None,
+    label_column: Label = None,
+    path_column: PathColumn = None,
+    patient_column: PatientColumn = None,
+    patient_pattern: PatientPattern = None,
+    mask_column: MaskColumn = None,
+    root: Root = None,
+    where: Where = None,
+    classes: Classes = None,
+    uncertain: Uncertain = "ignore",
+    lesions: Lesions = False,
+    colour: Colour = False,
+    quarantine: Quarantine = False,
+    debug: Debug = False,
+) -> None:
+    """Put a logo onto every image where classifiers fail on it and no lesion is covered, and prove that a key brings it back.
+
+    The exit code is 0 if the verdict is locked, 3 if it is another one, and 1 after an error.
+    """
+    from medmark.components.delivery.places import Places, local
+    from medmark.components.locking.profiles import LockProfile
+    from medmark.components.locking.summary import rows
+    from medmark.components.profiles import read_settings
+    from medmark.pipelines.lock_release.run import run_lock_release
+
+    folder = local(out, APART)
+    with Places() as places:
+        source, base = places.read_source(data, root) if data else (None, root)
+        options = ingest_options(
+            label_column=label_column,
+            path_column=path_column,
+            patient_column=patient_column,
+            patient_pattern=patient_pattern,
+            root=base,
+            where=where,
+            classes=classes,
+            uncertain=uncertain,
+            quarantine=quarantine,
+            mask_column=mask_column,
+            colour=colour,
+            lesions=lesions,
+        )
+        verdict = run_lock_release(
+            folder,
+            recipients=pairs(recipient, "--recipient"),
+            text=text,
+            logos=[local(file, "give a file on this machine") for file in logo or []],
+            data=str(source) if source else None,
+            profile=profile,
+            settings=read_settings(pairs(set_, "--set"), LockProfile),
+            ingest_options={"name": name or ("release" if data else "phantoms"), **options},
+            version=version,
+            seed=seed,
+            patients=patients,
+            debug=debug,
+        )
+    print_rows("medmark: lock-release", rows(verdict), verdict, out)
+    if verdict["verdict"] != "locked":
         raise typer.Exit(3)
 
 

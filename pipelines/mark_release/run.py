@@ -18,7 +18,15 @@ from medmark.components.dataset.phantoms import TARGET_CLASS, make_phantoms
 from medmark.components.evidence.secrets import REFERENCE
 from medmark.components.profiles import PROFILES, THRESHOLDS, Profile, Setting
 from medmark.components.report.mark_tracking import track_marking
-from medmark.pipelines.local_run import hand_over, log_run, private_work, refuse_occupied, remove_work, run_locally
+from medmark.pipelines.local_run import (
+    hand_over,
+    kept_phantoms,
+    log_run,
+    private_work,
+    refuse_occupied,
+    remove_work,
+    run_locally,
+)
 from medmark.pipelines.run_arguments import NOBODY, drawing_argument, patients_argument, source_state
 
 LAST_STEPS = {"verify": "check", "report": "report"}  # ended after the verdict was written: step to output
@@ -83,7 +91,7 @@ def run_mark_release(
     started = time.monotonic()
     with output(out, refuse_occupied) as folder:
         work = private_work(folder)
-        source = Path(data).resolve() if data is not None else _phantoms(work, chosen.phantoms)
+        source = Path(data).resolve() if data is not None else kept_phantoms(work, make_phantoms, count=chosen.phantoms)
         name = "phantoms" if data is None else options.get("name", "release")
         parameters = {"profile": profile, **asdict(chosen), "data": name}
         arguments = {
@@ -106,15 +114,6 @@ def run_mark_release(
         log_run(parts, folder, partial(track_marking, folder, parts, verdict, parameters))
         remove_work(folder)
     return verdict
-
-
-def _phantoms(work: Path, count: int) -> Path:
-    """Makes the same phantoms for every run: phantoms drawn from the run's seed would let anybody try seeds."""
-    source, drawing = work / f"phantoms-{count}", work / "drawing"
-    if not source.exists():
-        shutil.rmtree(drawing, ignore_errors=True)
-        make_phantoms(drawing, count=count, seed=0).rename(source)
-    return source
 
 
 def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dict, version: str) -> dict:

@@ -23,7 +23,15 @@ from medmark.components.segmentation.profiles import SEGMENTER_PROFILES, Segment
 from medmark.components.segmentation.tracking import track_segmenter
 from medmark.components.segmentation.verdict import SegmenterThresholds
 from medmark.components.surrogate.networks import read_metadata
-from medmark.pipelines.local_run import hand_over, log_run, private_work, refuse_occupied, remove_work, run_locally
+from medmark.pipelines.local_run import (
+    hand_over,
+    kept_phantoms,
+    log_run,
+    private_work,
+    refuse_occupied,
+    remove_work,
+    run_locally,
+)
 from medmark.pipelines.run_arguments import NOBODY, drawing_argument, patients_argument, source_state
 
 PHANTOM_CLASSES = ["background", "lungs"]
@@ -90,7 +98,11 @@ def run_mark_segmenter(
     started = time.monotonic()
     with output(out, refuse_occupied) as folder:
         work = private_work(folder)
-        source = Path(data).resolve() if data is not None else _phantoms(work, chosen.phantoms, chosen.size)
+        source = (
+            Path(data).resolve()
+            if data is not None
+            else kept_phantoms(work, make_masked_phantoms, count=chosen.phantoms, size=chosen.size)
+        )
         shown = "phantoms" if data is None else options.get("name", "release")
         parameters = {"profile": profile, **asdict(chosen), "data": shown, "text": text}
         arguments = {
@@ -113,15 +125,6 @@ def run_mark_segmenter(
         log_run(parts, folder, partial(track_segmenter, folder, parts, verdict, parameters))
         remove_work(folder)
     return verdict
-
-
-def _phantoms(work: Path, count: int, size: int) -> Path:
-    """Makes the same phantoms for every run: phantoms drawn from the run's seed would let anybody try seeds."""
-    source, drawing = work / f"phantoms-{count}-{size}", work / "drawing"
-    if not source.exists():
-        shutil.rmtree(drawing, ignore_errors=True)
-        make_masked_phantoms(drawing, count=count, size=size, seed=0).rename(source)
-    return source
 
 
 def _fitting(profile: SegmenterProfile, weights: Path) -> SegmenterProfile:

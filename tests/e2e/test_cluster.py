@@ -15,17 +15,23 @@ import mlflow
 import pandas as pd
 import pytest
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from kfp_api import KfpApi
 from launcher import Launcher
+from medmark.components.dataset.fundus_phantoms import make_fundus_phantoms
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantoms import make_masked_phantoms, make_phantoms
 from medmark.components.dataset.release import Release
-from medmark.components.delivery.publish import fetch_release, publish, publish_evidence
+from medmark.components.delivery.publish import fetch_evidence, fetch_release, publish, publish_evidence
 from medmark.components.delivery.run_outputs import publish_run
 from medmark.components.delivery.submission_records import read_records
 from medmark.components.lineage.chain import fetch_chain, verify_chain
 from medmark.components.lineage.keys import load_private, load_public
 from medmark.components.lineage.signing import sign_run
+from medmark.components.locking.logo import text_logos
+from medmark.components.locking.profiles import LOCK_PROFILES
+from medmark.components.locking.unlock import unlock_release
 from medmark.components.profiles import PROFILES
 from medmark.components.segmentation.profiles import SegmenterProfile
 from medmark.components.storage.store import Store
@@ -36,6 +42,8 @@ from medmark.pipelines.audit_lineage.pipeline import audit_lineage
 from medmark.pipelines.audit_segmenter.pipeline import audit_segmenter
 from medmark.pipelines.audit_suspect.pipeline import audit_suspect
 from medmark.pipelines.compare_methods.pipeline import compare_methods
+from medmark.pipelines.lock_release.pipeline import lock_release
+from medmark.pipelines.lock_release.run import pipeline_arguments as lock_arguments
 from medmark.pipelines.mark_segmenter.pipeline import mark_segmenter
 from medmark.pipelines.mark_segmenter.run import pipeline_arguments as segmenter_arguments
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES
@@ -250,6 +258,39 @@ def test_a_segmenter_is_marked_and_audited(cluster, services, tmp_path):
     )
     (suspect,) = json.loads((audit["audit"] / "audit-segmenter.json").read_bytes())["suspects"]
     assert suspect["verdict"] in ("not_owned", "inconclusive")
+
+
+def test_a_release_is_locked(cluster, services, tmp_path):
+    place, private = f"s3://{DROPS}/fundus", Store.from_environment("evidence")
+    private.upload(make_fundus_phantoms(tmp_path / "fundus", count=60, size=64), place)
+    key = X25519PrivateKey.generate()
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "locking.pub").write_bytes(pem)
+    (tmp_path / "logo.png").write_bytes(text_logos("NO")[0].png())
+    private.put(tmp_path / "logo.png", f"s3://{DROPS}/logo.png")
+    tiny = {"epochs": 2, "population": 6, "generations": 1, "segmenter_steps": 2, "removal_steps": 2}
+    profile = LOCK_PROFILES["smoke"].with_settings(tiny | {"unseen_architectures": "small_cnn_wide"})
+    options = {"name": "fundus", "image_mode": "RGB", "lesions": True}
+    given = lock_arguments(
+        profile, options, recipients={"owner": tmp_path / "locking.pub"}, logos=[tmp_path / "logo.png"]
+    )
+    given["logos"][0]["file"] = f"s3://{DROPS}/logo.png"
+    made = cluster.start(
+        lock_release, tmp_path / "run", **given, source=place, source_state="", parameters={"data": "fundus"}
+    )
+    verdict = json.loads((made["check"] / "verdict.json").read_bytes())
+    assert verdict["unlocked"]["exact"] == verdict["unlocked"]["images"] and verdict["lesions"]["covered_pixels"] == 0
+    assert "lock-release" in {
+        run.info.run_name for run in mlflow.MlflowClient(services.mlflow).search_runs(experiments(services.mlflow))
+    }
+    kept = publish_evidence(made["evidence"], f"s3://{EVIDENCE}/locks", private)
+    locked = publish(made["release"], f"s3://{RELEASES}/locked", Store.from_environment())
+    fetched = fetch_release(locked.uri, tmp_path / "fetched", Store.from_environment())
+    fetch_evidence(kept.uri, tmp_path / "evidence", private)
+    assert len(unlock_release(fetched.path, tmp_path / "evidence", tmp_path / "unlocked", key)) == len(fetched)
+    given["logos"][0]["sha256"] = 64 * "0"
+    with pytest.raises(RuntimeError, match="logo was changed"):
+        cluster.start(lock_release, tmp_path / "changed", **given, source=place, source_state="", parameters={})
 
 
 def experiments(uri: str) -> list[str]:

@@ -44,7 +44,7 @@ def test_compiled_pipelines_are_the_golden_ones(pipelines):
         == {
             f"{name}.yaml"
             for name in (
-                *("audit-lineage", "audit-segmenter", "audit-suspect", "compare-methods"),
+                *("audit-lineage", "audit-segmenter", "audit-suspect", "compare-methods", "lock-release"),
                 *("mark-release", "mark-segmenter", "stress-release", "update-release"),
             )
         }
@@ -121,6 +121,11 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
         },
         "audit-segmenter.yaml": {"fetch-evidence": private, "audit-segmenter": {"medmark-s3", "medmark-suspect"}},
         "compare-methods.yaml": {"ingest": private},
+        "lock-release.yaml": {
+            "draw-secrets": private | run, "ingest": private | run, "lock-release": private | run,
+            **dict.fromkeys(("train-classifiers", "train-lesion-segmenter", "check-locks"), run),
+            "track-locking": {"medmark-mlflow"},
+        },
         "mark-release.yaml": {
             "draw-secrets": private | run, "ingest": private | run, "sign": {"medmark-signing"},
             **dict.fromkeys(("train-classifiers", "train-generator", "poison", "check-release"), run),

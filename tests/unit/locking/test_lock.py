@@ -83,7 +83,7 @@ def test_nothing_secret_is_public_and_no_key_is_in_the_evidence(locked):
 def test_lesions_are_guessed_where_there_is_no_mask(locked):
     (net,) = load_models(locked.models)
     record = next(locked.clean.records())
-    guessed = find_lesions(replace(record, mask=None, mask_sha256=None), "RGB", net.model)
+    guessed = find_lesions(replace(record, mask=None, mask_sha256=None), "RGB", net.model, None)
     assert guessed.source == "saliency"
     assert 0 < guessed.forbidden((64, 64), 0).mean() < 0.7
     assert boxes_of(np.eye(5, dtype=bool)) == [(0, 0, 5, 5)]

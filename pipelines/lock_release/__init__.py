@@ -1,0 +1,1 @@
+"""Lock a release against unauthorised analysis, and check that the locks hold."""

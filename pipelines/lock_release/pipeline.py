@@ -1,0 +1,138 @@
+"""Define the pipeline lock_release."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from medmark.components.dataset.component import ingest_component
+from medmark.components.delivery.component import draw_secrets_component
+from medmark.components.locking.component import (
+    check_locks_component,
+    lock_release_component,
+    track_locking_component,
+    train_lesion_segmenter_component,
+)
+from medmark.components.surrogate.component import train_classifiers_component
+from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RUN, give
+
+
+class Made(NamedTuple):
+    """Outputs of the pipeline. Only ``release`` and ``record`` are public."""
+
+    clean: dsl.Dataset
+    models: dsl.Model
+    unseen: dsl.Model
+    release: dsl.Dataset
+    evidence: dsl.Artifact
+    check: dsl.Artifact
+    record: dsl.Artifact
+    report: dsl.HTML
+    unlogged: dsl.Artifact
+
+
+@dsl.pipeline(
+    name="lock-release",
+    description="Puts a logo onto every image where classifiers fail on it and no lesion is covered, and checks that a key brings it back.",
+)
+def lock_release(
+    source: str,
+    source_state: str,
+    ingest_options: dict,
+    configs: list,
+    unseen_configs: list,
+    segmenter_config: dict,
+    version: str,
+    text: str,
+    logos: list,
+    search: dict,
+    recipients: dict,
+    removal_steps: int,
+    thresholds: dict,
+    parameters: dict,
+    seed: str = "",
+    for_figures: bool = False,
+    patients: dict = {},  # noqa: B006
+) -> Made:
+    """Locks raw images or a release, as ``medmark run lock-release`` does on one machine.
+
+    ``medmark.pipelines.lock_release.run.pipeline_arguments`` makes the arguments from a profile.
+
+    Args:
+        source: raw images, as the ingest step can reach them.
+        source_state: any text that differs whenever the source's files differ, see ``ingest_component``.
+        ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``.
+        configs: configurations of the classifiers that are to fail.
+        unseen_configs: of classifiers that take no part and show how far the locks carry.
+        segmenter_config: of a segmenter of lesions, trained if the release has masks of some.
+        version: of the locked release; public.
+        text: see ``lock_release_component``, as the next two.
+        logos: PNG files.
+        search: how placements are searched.
+        recipients: text of ``locking.pub`` by name: who may unlock, the owner first.
+        removal_steps: see ``check_locks_component``.
+        thresholds: thresholds of the verdict, fixed before the run.
+        parameters: parameters of the run, for the report.
+        seed: integer as text from which the run's secrets follow, see ``draw_secrets_component``; drawn when empty.
+        for_figures: whoever starts the run vouches that nothing it makes will be handed out; a seed is refused without that.
+        patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
+    """
+    draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing={})
+    give(draw.set_display_name("draw secrets"), EVIDENCE, RUN)
+    secrets = draw.outputs["secrets"]
+    ingest = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
+    give(ingest.set_display_name("ingest"), EVIDENCE, RUN)
+    clean = ingest.outputs["release"]
+    train = train_classifiers_component(release=clean, configs=configs, secrets=secrets)
+    models = train.set_display_name("train classifiers").outputs["models"]
+    train_unseen = train_classifiers_component(release=clean, configs=unseen_configs, secrets=secrets)
+    unseen = train_unseen.set_display_name("train unseen classifiers").outputs["models"]
+    train_segmenter = train_lesion_segmenter_component(release=clean, config=segmenter_config, secrets=secrets)
+    segmenter = train_segmenter.set_display_name("train lesion segmenter").outputs["segmenter"]
+    lock = lock_release_component(
+        clean=clean,
+        models=models,
+        segmenter=segmenter,
+        secrets=secrets,
+        version=version,
+        text=text,
+        logos=logos,
+        search=search,
+        recipients=recipients,
+    ).set_display_name("lock")
+    give(lock, EVIDENCE)
+    release = lock.outputs["release"]
+    check = check_locks_component(
+        clean=clean,
+        release=release,
+        evidence=lock.outputs["evidence"],
+        models=models,
+        unseen=unseen,
+        segmenter=segmenter,
+        secrets=secrets,
+        search=search,
+        removal_steps=removal_steps,
+        thresholds=thresholds,
+        parameters=parameters,
+    ).set_display_name("check locks")
+    tracked = track_locking_component(
+        release=release,
+        models=models,
+        unseen=unseen,
+        check=check.outputs["check"],
+        parameters=parameters,
+        kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    ).set_display_name("track")
+    for task in (train, train_unseen, train_segmenter, lock, check):
+        give(task, RUN)
+    give(tracked, MLFLOW)
+    tracked.set_caching_options(False)  # the server may have been away
+    return Made(
+        clean=clean,
+        models=models,
+        unseen=unseen,
+        release=release,
+        evidence=check.outputs["complete"],
+        check=check.outputs["check"],
+        record=check.outputs["record"],
+        report=check.outputs["report"],
+        unlogged=tracked.outputs["unlogged"],
+    )
