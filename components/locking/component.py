@@ -84,7 +84,7 @@ def lock_release_component(
     with step("lock", inputs=inputs, outputs=outputs, parameters=parameters, seed={"$secret": "seed"}):
         drawn = read_secrets(secrets.path)
         with Places() as places:
-            given = [(places.read(logo["file"], raw=True), logo["sha256"]) for logo in logos]
+            given = [(places.read(logo["file"], raw=True, private=True), logo["sha256"]) for logo in logos]
             options = LockOptions(
                 version=version,
                 logos=read_logos_of(given) if given else text_logos(text),
