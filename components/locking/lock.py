@@ -18,7 +18,7 @@ from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import private_folder, write_private
 from medmark.components.base.progress import track
-from medmark.components.base.threads import use_threads
+from medmark.components.base.threads import device, mixed_precision, use_threads
 from medmark.components.dataset.arrays import colour_tensor, resize
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Record, Release, refuse_names, refuse_task, with_pixels
@@ -98,7 +98,7 @@ def lock_release(
     release = Release(release_dir)
     refuse_names(release, "locked")
     refuse_task(release, "classification")
-    models = [trained.model for trained in load_models(models_dir)]
+    models = [trained.model.to(device()) for trained in load_models(models_dir)]
     wanted = (3 if release.image_mode == "RGB" else 1, len(release.class_names))
     if len({m.size for m in models}) != 1 or {(m.channels, m.num_classes) for m in models} != {wanted}:
         raise MedmarkError(f"classifiers that do not fit: {models_dir}; train them on {release_dir}, all with one size")
@@ -196,7 +196,8 @@ def lock_images(
         ]
 
         def score(index: np.ndarray, batch: torch.Tensor, labels: torch.Tensor = labels) -> np.ndarray:
-            return _true_class(models, batch, labels[index])
+            with mixed_precision(device()):  # finalists are asked about again without
+                return true_class(models, batch, labels[index])
 
         seeds = [_seed(options.seed, record.image_id) for record in chunk]
         for record, lesions, place, found in zip(
@@ -221,12 +222,12 @@ def _best(
         for at in placements
     ]
     shown = torch.cat([resize(colour_tensor(made, release.image_mode), models[0].size) for made in stored])
-    best = int(_true_class(models, shown, torch.full((len(placements),), record.label)).argmin())
+    best = int(true_class(models, shown, torch.full((len(placements),), record.label)).argmin())
     return placements[best], stored[best]
 
 
 @torch.no_grad()
-def _true_class(models: list[Classifier], images: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+def true_class(models: list[Classifier], images: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
     """The ensemble's objective: the mean over classifiers of the probability of the true class.
 
     Args:
@@ -237,8 +238,11 @@ def _true_class(models: list[Classifier], images: torch.Tensor, labels: torch.Te
     Returns:
         (N,) float64.
     """
-    rows = torch.arange(len(labels))
-    return torch.stack([model(images).softmax(1)[rows, labels] for model in models]).double().mean(0).numpy()
+    rows, where = torch.arange(len(labels)), next(models[0].parameters()).device
+    shown = images.to(where).contiguous(memory_format=torch.channels_last)
+    return (
+        torch.stack([model(shown).float().softmax(1).cpu()[rows, labels] for model in models]).double().mean(0).numpy()
+    )
 
 
 def _seed(seed: int, image_id: str) -> int:
