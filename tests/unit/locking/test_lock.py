@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.codecs import decode_png
@@ -13,7 +14,7 @@ from medmark.components.dataset.release import Release
 from medmark.components.locking.lesions import boxes_of, find_lesions
 from medmark.components.locking.lock import LockOptions, lock_release
 from medmark.components.locking.locks import read_locks
-from medmark.components.locking.logo import Logo, put, read_logo, text_logos
+from medmark.components.locking.logo import Logo, put, read_logo, read_logos_of, text_logos
 from medmark.components.surrogate.models import load_models
 from PIL import Image
 
@@ -127,6 +128,14 @@ def test_a_logo_on_stored_values_of_12_bits(display):
         outside[20:50, 10:50] = False
         assert (made == pixels)[outside].all()
         assert (put(pixels, 12, display, logo, box=(10, 20, 40, 30), alpha=0) == pixels).all()
+
+
+def test_logos_that_were_changed_are_refused(tmp_path):
+    (tmp_path / "logo.png").write_bytes(text_logos("NO")[0].png())
+    (read,) = read_logos_of([(tmp_path / "logo.png", file_sha256(tmp_path / "logo.png"))])
+    assert read.digest == text_logos("NO")[0].digest
+    with pytest.raises(MedmarkError, match="logo was changed"):
+        read_logos_of([(tmp_path / "logo.png", 64 * "0")])
 
 
 def test_logos_are_read_and_refused(tmp_path):
