@@ -3,8 +3,9 @@
     python images/locks/lock.py
 
 Resolves what ``setup.cfg`` asks for to the versions that are installed here, which the tests ran with. Writes, beside this file,
-``torch.lock`` (torch, torchvision and what they alone need), ``requirements.lock`` (everything else), ``kfp.lock`` (KFP without
-its dependencies: the executor in a pod needs none that is not there already) and ``build.lock`` (for packages without a wheel).
+``torch.lock`` (torch, torchvision and what they alone need), ``requirements.lock`` (everything else), ``kfp.lock`` (KFP and what it
+alone needs: the executor in a pod needs none of that, ``medmark submit`` and ``reconcile`` in a pod do) and ``build.lock`` (for packages
+without a wheel).
 Needs ``uv``.
 """
 
@@ -31,25 +32,25 @@ def required() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def resolve(requirements: list[str], *options: str) -> list[str]:
+def resolve(requirements: list[str]) -> list[str]:
     """Returns a block of text for each package, ``name==version`` with its hashes."""
     constraints = HERE.parents[1] / "build" / "installed.txt"
     constraints.parent.mkdir(exist_ok=True)
     installed = {d.metadata["Name"]: d.version for d in distributions()}
     constraints.write_text("".join(f"{n}=={v}\n" for n, v in sorted(installed.items()) if n != "medmark"))
-    command = [*RESOLVE, *FORM, "--constraint", str(constraints), *options]
+    command = [*RESOLVE, *FORM, "--constraint", str(constraints)]
     done = subprocess.run(command, input="\n".join(requirements), check=True, stdout=subprocess.PIPE, text=True)
     return re.split(r"\n(?=\S)", done.stdout.strip())
 
 
 def main() -> None:
     wanted = required()
-    kfp = [line for line in wanted if line.startswith("kfp ")]
     packages = resolve([line for line in wanted if not line.startswith("kfp")])
+    others = {package.split("==")[0] for package in packages}
     locks = {
         "torch.lock": [package for package in packages if WITH_TORCH.match(package)],
         "requirements.lock": [package for package in packages if not WITH_TORCH.match(package)],
-        "kfp.lock": resolve(kfp, "--no-deps"),
+        "kfp.lock": [package for package in resolve(wanted) if package.split("==")[0] not in others],
         "build.lock": resolve(["setuptools", "wheel"]),
     }
     for name, blocks in locks.items():
