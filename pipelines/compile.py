@@ -131,16 +131,8 @@ def compile_components(out: str | Path, images: Mapping[str, str]) -> list[Path]
     return paths
 
 
-def compile_all(out: str | Path, images: Mapping[str, str], pods: Pods | None = None) -> list[Path]:
-    """Writes the IR YAML of every pipeline of medmark as ``<name>.yaml``, and of every component in ``components/``.
-
-    Args:
-        out: folder to write; made if missing.
-        images, pods: see :func:`compile_pipeline`.
-
-    Returns:
-        The files that were written.
-    """
+def pipelines() -> list[GraphComponent]:
+    """Returns every pipeline of medmark, each a function decorated with ``dsl.pipeline``."""
     from medmark.pipelines.audit_lineage.pipeline import audit_lineage
     from medmark.pipelines.audit_segmenter.pipeline import audit_segmenter
     from medmark.pipelines.audit_suspect.pipeline import audit_suspect
@@ -151,13 +143,24 @@ def compile_all(out: str | Path, images: Mapping[str, str], pods: Pods | None = 
     from medmark.pipelines.stress_release.pipeline import stress_release
     from medmark.pipelines.update_release.pipeline import update_release
 
+    marking = [lock_release, mark_release, mark_segmenter, update_release]
+    return [audit_lineage, audit_segmenter, audit_suspect, compare_methods, stress_release, *marking]
+
+
+def compile_all(out: str | Path, images: Mapping[str, str], pods: Pods | None = None) -> list[Path]:
+    """Writes the IR YAML of every pipeline of medmark as ``<name>.yaml``, and of every component in ``components/``.
+
+    Args:
+        out: folder to write; made if missing.
+        images, pods: see :func:`compile_pipeline`.
+
+    Returns:
+        The files that were written.
+    """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for pipeline in (
-        *(audit_lineage, audit_segmenter, audit_suspect, compare_methods, lock_release),
-        *(mark_release, mark_segmenter, stress_release, update_release),
-    ):
+    for pipeline in pipelines():
         path = out / f"{pipeline.name}.yaml"
         compile_pipeline(pipeline, path, images, pods)
         paths.append(path)

@@ -1,0 +1,1145 @@
+"""The manifests, offline: every overlay is put together, every document is valid, and what it names exists and is allowed.
+
+Each check returns what it finds wrong. It must find nothing in the overlays, and find each fault that is planted.
+"""
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import click
+import jsonschema
+import kubernetes_validate
+import pytest
+import typer
+import yaml
+from google.protobuf import json_format
+from hera.workflows import models as hera
+from kfp.pipeline_spec import pipeline_spec_pb2
+from kustomize import MANIFESTS, OVERLAYS, hydrate, make_secrets
+from manifest_schemas import LAUNCHER, SCHEMAS
+from medmark.components.base.image import IMAGE, RUNS_IN
+from medmark.pipelines.cli import app
+from medmark.pipelines.compile import DIGESTS, read_images
+from medmark.pipelines.pods import read_pods
+from pydantic import ValidationError
+from yaml.representer import SafeRepresenter
+
+for dumper in (yaml.Dumper, yaml.SafeDumper):  # hera changes how everybody's texts are written
+    dumper.add_representer(str, SafeRepresenter.represent_str)
+ROOT = MANIFESTS.parent
+KUBERNETES = "1.32"
+CLICK_ERROR = typer.BadParameter.__mro__[2]  # ClickException; some versions of typer bring their own
+SHIM = "#!/bin/sh\nmkdir -p keys; echo key > keys/medmark.key\n"  # test_deploy.py makes a real one
+EXAMPLES = """resources: [{base}]
+components: [{components}/bucket-notification, {components}/external-secrets, {components}/image, {components}/gpu]
+"""
+Documents = list[dict]
+
+
+@pytest.fixture(scope="module")
+def hydrated(tmp_path_factory) -> dict[str, Documents]:
+    """Documents by overlay; ``examples`` has the components that no overlay takes in."""
+    examples = tmp_path_factory.mktemp("examples")
+    places = {name: os.path.relpath(MANIFESTS / name, examples.resolve()) for name in ("base", "components")}
+    (examples / "kustomization.yaml").write_text(EXAMPLES.format(**places))
+    made = {name: hydrate(MANIFESTS / "overlays" / name) for name in OVERLAYS}
+    return made | {"examples": hydrate(examples)}
+
+
+@pytest.fixture(scope="module")
+def secrets(hydrated, tmp_path_factory) -> dict[str, set[tuple[str, str, str]]]:
+    """Namespace, name and key of every secret that there is, by overlay."""
+    made = make_secrets(MANIFESTS / "overlays" / "kind" / "secrets.sh", tmp_path_factory.mktemp("kind"), SHIM)
+    example = {
+        (one["metadata"]["namespace"], one["metadata"]["name"], data["secretKey"])
+        for one in hydrated["examples"]
+        if one["kind"] == "ExternalSecret"
+        for data in one["spec"]["data"]
+    }
+    kind = {("kubeflow", path.parent.name, path.name) for path in made.glob("*/*")}
+    return {name: kind if name == "kind" else example for name in hydrated}
+
+
+def name_of(document: dict) -> str:
+    return f"{document['kind']} {document['metadata'].get('name', document['metadata'].get('generateName'))}"
+
+
+def space_of(document: dict) -> str:
+    return document["metadata"].get("namespace", "")
+
+
+def of_kind(documents: Documents, *kinds: str) -> Iterator[dict]:
+    return (document for document in documents if document["kind"] in kinds)
+
+
+def find(documents: Documents, kind: str, name: str) -> dict:
+    return next(one for one in of_kind(documents, kind) if one["metadata"]["name"] == name)
+
+
+def walk(value: object, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Every mapping in a document, with its path."""
+    if isinstance(value, dict):
+        yield path, value
+        for key, part in value.items():
+            yield from walk(part, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from walk(part, f"{path}.{index}")
+
+
+# every document is valid
+
+
+def unread(given: object, read: object, path: str = "") -> list[str]:
+    """Paths of what a model did not take in."""
+    if isinstance(given, dict) and isinstance(read, dict):
+        lost = [f"{path}.{key}" for key in given if key not in read]
+        return lost + [each for key in given if key in read for each in unread(given[key], read[key], f"{path}.{key}")]
+    if isinstance(given, list) and isinstance(read, list) and len(given) == len(read):
+        return [each for i, part in enumerate(given) for each in unread(part, read[i], f"{path}.{i}")]
+    return [] if isinstance(given, dict | list) == isinstance(read, dict | list) else [path]
+
+
+def by_hera(model: type, document: dict) -> list[str]:
+    try:
+        read = model.model_validate(document).model_dump(by_alias=True, exclude_none=True)
+    except ValidationError as error:
+        return [str(error)]
+    return [f"unknown field {path}" for path in unread(document, read)]
+
+
+def by_schema(schema: dict, value: object) -> list[str]:
+    return [
+        f"{'.'.join(map(str, error.absolute_path))}: {error.message}"
+        for error in jsonschema.Draft202012Validator(schema).iter_errors(value)
+    ]
+
+
+def by_kfp(spec: dict) -> list[str]:
+    """A pipeline as KFP reads it; it refuses fields that it does not know."""
+    try:
+        json_format.ParseDict(spec["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
+        json_format.ParseDict(spec.get("platformSpec", {}), pipeline_spec_pb2.PlatformSpec())
+    except json_format.ParseError as error:
+        return [str(error)]
+    return []
+
+
+def inside(document: dict) -> list[str]:
+    """Problems of what is a text or free in its document's own schema."""
+    problems = []
+    for text in document.get("data", {}).values() if document["kind"] == "ConfigMap" else ():
+        content = yaml.safe_load(text) if isinstance(text, str) else None
+        if isinstance(content, dict) and content.keys() == {"s3"} and "default" in content["s3"]:
+            problems += by_schema(LAUNCHER, content)
+        elif isinstance(content, dict) and content.keys() == {"s3"}:
+            problems += by_hera(hera.ArtifactRepository, content)
+    if document["kind"] == "WorkflowTemplate":
+        patch = yaml.safe_load(document["spec"]["podSpecPatch"])
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, "spec": {"containers": [], **patch}}
+        problems += by_kubernetes(pod)
+    if document["kind"] == "Sensor":
+        for trigger in document["spec"]["triggers"]:
+            problems += by_hera(hera.Workflow, trigger["template"]["k8s"]["source"]["resource"])
+    if document["kind"] == "PipelineVersion":
+        problems += by_kfp(document["spec"])
+    return problems
+
+
+def by_kubernetes(document: dict) -> list[str]:
+    try:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return [f"{'.'.join(map(str, error.path))}: {error.message}"]
+    except kubernetes_validate.SchemaNotFoundError as error:
+        return [error.message]
+    return []
+
+
+def invalid(documents: Documents) -> list[str]:
+    problems = []
+    for document in documents:
+        version, kind = document["apiVersion"], document["kind"]
+        if version == "argoproj.io/v1alpha1" and kind in ("Workflow", "WorkflowTemplate", "CronWorkflow"):
+            found = by_hera(getattr(hera, kind), document)
+        elif (version, kind) in SCHEMAS:
+            found = by_schema(SCHEMAS[version, kind], document)
+        else:
+            found = by_kubernetes(document)
+        problems += [f"{name_of(document)}: {problem}" for problem in found or inside(document)]
+    return problems
+
+
+# what a document names exists
+
+
+def templates(documents: Documents) -> Iterator[tuple[dict, dict]]:
+    """Templates of Argo's workflows with a container, each with its WorkflowTemplate."""
+    for workflow in of_kind(documents, "WorkflowTemplate"):
+        for template in workflow["spec"]["templates"]:
+            if "container" in template:
+                yield workflow, template
+
+
+def named_secrets(document: dict) -> Iterator[tuple[str, str, bool]]:
+    """Name, key, and whether it may be missing, of each secret that a document refers to."""
+    config = [yaml.safe_load(text) for text in document.get("data", {}).values() if document["kind"] == "ConfigMap"]
+    for _, part in walk([document, config]):
+        optional = part.get("secretKeyRef", {}).get("optional", False)
+        for field in ("secretKeyRef", "accessKeySecret", "secretKeySecret", "authSecret", "accessKey", "secretKey"):
+            if isinstance(part.get(field), dict):
+                yield part[field]["name"], part[field]["key"], optional
+        if "secretName" in part and "accessKeyKey" in part:
+            yield from ((part["secretName"], part[key], False) for key in ("accessKeyKey", "secretKeyKey"))
+        elif isinstance(part.get("secret"), dict) and "secretName" in part["secret"]:
+            for item in part["secret"].get("items", [{"key": "seaweedfs.json"}]):
+                yield part["secret"]["secretName"], item["key"], False
+    if document["kind"] == "PipelineVersion":  # use_secret_as_env
+        for _, part in walk(document["spec"].get("platformSpec", {})):
+            for entry in part.get("keyToEnv", []):
+                yield part["secretName"], entry["secretKey"], part.get("optional", False)
+
+
+def dangling(documents: Documents, secrets: set[tuple[str, str, str]]) -> list[str]:
+    there = {(one["kind"], space_of(one), one["metadata"].get("name")) for one in documents}
+    wanted: list[tuple[dict, str, str]] = []  # document, kind, name
+    problems = []
+    for document in documents:
+        space = space_of(document)
+        for name, key, optional in named_secrets(document):
+            if not optional and (space, name, key) not in secrets:
+                problems.append(f"{name_of(document)}: no secret {name} with {key} in {space}")
+        for path, part in walk(document):
+            if path.startswith(".spec.pipelineSpec"):
+                continue
+            wanted += [(document, "ServiceAccount", part[f]) for f in ("serviceAccountName",) if f in part]
+            if isinstance(part.get("workflowTemplateRef"), dict):
+                target = part["workflowTemplateRef"]["name"]
+                within = "medmark-signing" if document["kind"] == "Sensor" else space
+                if ("WorkflowTemplate", within, target) not in there:
+                    problems.append(f"{name_of(document)}: no WorkflowTemplate {target} in {within}")
+            if "configMapKeyRef" in part:
+                wanted.append((document, "ConfigMap", part["configMapKeyRef"]["name"]))
+                config = [
+                    o
+                    for o in of_kind(documents, "ConfigMap")
+                    if o["metadata"]["name"] == part["configMapKeyRef"]["name"]
+                ]
+                if config and part["configMapKeyRef"]["key"] not in config[0]["data"]:
+                    problems.append(f"{name_of(document)}: no key {part['configMapKeyRef']['key']} in it")
+            if isinstance(part.get("configMap"), dict):
+                wanted.append((document, "ConfigMap", part["configMap"]["name"]))
+            if isinstance(part.get("artifactRepositoryRef"), dict):
+                wanted.append((document, "ConfigMap", part["artifactRepositoryRef"]["configMap"]))
+            if "persistentVolumeClaim" in part:
+                wanted.append((document, "PersistentVolumeClaim", part["persistentVolumeClaim"]["claimName"]))
+        if document["kind"] == "RoleBinding":
+            wanted.append((document, document["roleRef"]["kind"], document["roleRef"]["name"]))
+            for subject in document["subjects"]:
+                if (subject["kind"], subject["namespace"], subject["name"]) not in there:
+                    problems.append(f"{name_of(document)}: no account {subject['name']} in {subject['namespace']}")
+        if document["kind"] == "Secret":  # of an account's token
+            wanted.append(
+                (document, "ServiceAccount", document["metadata"]["annotations"]["kubernetes.io/service-account.name"])
+            )
+        if document["kind"] == "PipelineVersion":
+            wanted.append((document, "Pipeline", document["spec"]["pipelineName"]))
+        if document["kind"] == "Sensor":
+            problems += loose_events(document, documents)
+        if document["kind"] == "WorkflowTemplate":
+            problems += loose_steps(document)
+        if document["kind"] == "Service":
+            pods = [one["spec"]["template"]["metadata"]["labels"] for one in of_kind(documents, "Deployment")]
+            if not any(document["spec"]["selector"].items() <= labels.items() for labels in pods):
+                problems.append(f"{name_of(document)}: selects no pod")
+        if document["kind"] == "LocalQueue" and ("ClusterQueue", "", document["spec"]["clusterQueue"]) not in there:
+            problems.append(f"{name_of(document)}: no ClusterQueue {document['spec']['clusterQueue']}")
+        if document["kind"] == "ClusterQueue":
+            flavors = [flavor["name"] for group in document["spec"]["resourceGroups"] for flavor in group["flavors"]]
+            problems += [f"{name_of(document)}: no {f}" for f in flavors if ("ResourceFlavor", "", f) not in there]
+        for _, part in walk(document):
+            queue = part.get("kueue.x-k8s.io/queue-name")
+            if queue and ("LocalQueue", space, queue) not in there:
+                problems.append(f"{name_of(document)}: no LocalQueue {queue} in {space}")
+    for document, kind, name in wanted:
+        if (kind, space_of(document), name) not in there:
+            problems.append(f"{name_of(document)}: no {kind} {name} in {space_of(document)}")
+    for role in of_kind(documents, "Role"):
+        for rule in role["rules"]:
+            for resource in rule.get("resourceNames", []):
+                known = {name for space, name, _ in secrets if space == space_of(role)} | {
+                    one["metadata"]["name"]
+                    for one in of_kind(documents, "ConfigMap")
+                    if space_of(one) == space_of(role)
+                }
+                if resource not in known:
+                    problems.append(f"{name_of(role)}: nothing of the name {resource}")
+    return problems
+
+
+def loose_events(sensor: dict, documents: Documents) -> list[str]:
+    sources = {
+        (one["metadata"]["name"], event)
+        for one in of_kind(documents, "EventSource")
+        for events in (one["spec"].get("webhook", {}), one["spec"].get("minio", {}))
+        for event in events
+    }
+    given = sensor["spec"]["dependencies"]
+    problems = [
+        f"{name_of(sensor)}: no event {dependency['eventName']} of {dependency['eventSourceName']}"
+        for dependency in given
+        if (dependency["eventSourceName"], dependency["eventName"]) not in sources
+    ]
+    for trigger in sensor["spec"]["triggers"]:
+        named = set(re.findall(r"[\w-]+", trigger["template"].get("conditions", "")))
+        problems += [f"{name_of(sensor)}: no dependency {name}" for name in named - {one["name"] for one in given}]
+    return problems
+
+
+def loose_steps(workflow: dict) -> list[str]:
+    """Entrypoint, steps, what they pass on, volumes and parameters."""
+    spec, problems = workflow["spec"], []
+    known = {template["name"]: template for template in spec["templates"]}
+    volumes = {one["name"] for one in spec.get("volumes", [])}
+    volumes |= {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
+    outputs: dict[str, set[str]] = {}
+    if spec["entrypoint"] not in known:
+        problems.append(f"no entrypoint {spec['entrypoint']}")
+    for template in spec["templates"]:
+        for step in (step for group in template.get("steps", []) for step in group):
+            target = known.get(step["template"])
+            if target is None:
+                problems.append(f"no template {step['template']}")
+                continue
+            given = step.get("arguments", {}).get("artifacts", [])
+            asked = {artifact["name"] for artifact in target.get("inputs", {}).get("artifacts", [])}
+            if {artifact["name"] for artifact in given} != asked:
+                problems.append(f"step {step['name']} gives {[a['name'] for a in given]}, not {sorted(asked)}")
+            for artifact in given:
+                source = re.fullmatch(r"\{\{steps\.([\w-]+)\.outputs\.artifacts\.([\w-]+)\}\}", artifact["from"])
+                if not source or source[2] not in outputs.get(source[1], set()):
+                    problems.append(f"step {step['name']}: nothing before gives {artifact['from']}")
+            outputs[step["name"]] = {one["name"] for one in target.get("outputs", {}).get("artifacts", [])}
+        mounts = template.get("container", {}).get("volumeMounts", [])
+        problems += [f"no volume {mount['name']}" for mount in mounts if mount["name"] not in volumes]
+    declared = {one["name"] for one in spec.get("arguments", {}).get("parameters", [])}
+    used = set(re.findall(r"\{\{workflow\.parameters\.([\w-]+)\}\}", json.dumps(spec)))
+    problems += [f"no parameter {name}" for name in used ^ declared]
+    return [f"{name_of(workflow)}: {problem}" for problem in problems]
+
+
+# Pod Security 'restricted'
+
+VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+
+
+def pods(documents: Documents) -> Iterator[tuple[str, dict, list[dict]]]:
+    """Where, the pod's own fields, and all containers, of each pod that a document starts."""
+    for document in documents:
+        where, spec = name_of(document), document.get("spec", {})
+        if document["kind"] == "Deployment":
+            pod = spec["template"]["spec"]
+            yield where, pod, [*pod["containers"], *pod.get("initContainers", [])]
+        elif document["kind"] == "WorkflowTemplate":
+            patch = yaml.safe_load(spec.get("podSpecPatch", "{}"))
+            patched = {one["name"]: one for part in ("initContainers", "containers") for one in patch.get(part, [])}
+            argo = [patched.get(name, {"name": name}) for name in ("init", "wait")]
+            for template in spec["templates"]:
+                if "container" in template:
+                    pod = spec | {key: value for key, value in template.items() if key == "securityContext"}
+                    yield f"{where} {template['name']}", pod, [template["container"], *argo]
+        elif document["kind"] in ("EventSource", "Sensor"):
+            yield where, spec["template"], [spec["template"]["container"]]
+        elif document["kind"] == "EventBus":
+            bus = spec["jetstream"]
+            names = ("containerTemplate", "reloaderContainerTemplate", "metricsContainerTemplate")
+            yield where, bus, [bus.get(name, {}) for name in names]
+
+
+def unrestricted(documents: Documents) -> list[str]:
+    problems = []
+    for where, pod, containers in pods(documents):
+        of_pod = pod.get("securityContext", {})
+        wrong = [name for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
+        wrong += [f"volume {v['name']}" for v in pod.get("volumes", []) if not v.keys() - {"name"} <= VOLUMES]
+        wrong += ["sysctls"] if of_pod.get("sysctls") else []
+        for container in containers:
+            own = of_pod | container.get("securityContext", {})
+            name = container.get("name", "container")
+            held = {
+                "may be root": own.get("runAsNonRoot") is True and own.get("runAsUser") != 0,
+                "no seccomp profile": own.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
+                "may gain privileges": own.get("allowPrivilegeEscalation") is False and not own.get("privileged"),
+                "has capabilities": own.get("capabilities", {}).get("drop") == ["ALL"]
+                and set(own["capabilities"].get("add", [])) <= {"NET_BIND_SERVICE"},
+                "unmasked /proc": own.get("procMount", "Default") == "Default",
+                "host port": not any("hostPort" in port for port in container.get("ports", [])),
+            }
+            wrong += [f"{name}: {problem}" for problem, holds in held.items() if not holds]
+            if "image" in container and not (
+                own.get("readOnlyRootFilesystem") and "requests" in container["resources"]
+            ):
+                wrong.append(f"{name}: root that can be written, or no requests")
+        problems += [f"{where}: {problem}" for problem in wrong]
+    for version in of_kind(documents, "PipelineVersion"):  # KFP adds the rest
+        kubernetes = version["spec"].get("platformSpec", {}).get("platforms", {}).get("kubernetes", {})
+        asked = kubernetes.get("deploymentSpec", {}).get("executors", {})
+        for label in version["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]:
+            if not asked.get(label, {}).get("securityContext", {}).get("runAsNonRoot"):
+                problems.append(f"{name_of(version)} {label}: may be root")
+    for space in of_kind(documents, "Namespace"):
+        labels = space["metadata"]["labels"]
+        if {labels.get(f"pod-security.kubernetes.io/{mode}") for mode in ("enforce", "audit", "warn")} != {
+            "restricted"
+        }:
+            problems.append(f"{name_of(space)}: not restricted")
+    return problems
+
+
+# images, secrets and rights
+
+
+def foreign_images(documents: Documents, known: set[str]) -> list[str]:
+    problems = []
+    for document in documents:
+        found = {part["image"] for _, part in walk(document) if isinstance(part.get("image"), str)}
+        if document["kind"] == "ConfigMap" and document["metadata"]["name"] == "medmark-images":
+            found |= set(yaml.safe_load(document["data"]["digests.yaml"]).values())
+        stated = {part["value"] for _, part in walk(document) if part.get("name") == RUNS_IN and "value" in part}
+        problems += [
+            f"{name_of(document)}: {image} is not in images/digests.yaml" for image in (found | stated) - known
+        ]
+    return problems
+
+
+def open_secrets(documents: Documents) -> list[str]:
+    """Values in place of references, and keys where what questions suspects could mount them."""
+    problems = []
+    for document in documents:
+        if document["kind"] == "Secret" and document.keys() & {"data", "stringData"}:
+            problems.append(f"{name_of(document)}: has content")
+        for _, part in walk(document):
+            secret = re.search(r"(?i)(secret|token|password|passphrase|access_key)", str(part.get("name", "")))
+            if "value" in part and secret and part["name"].isupper():
+                problems.append(f"{name_of(document)}: {part['name']} is a value")
+        names = {name for name, _, _ in named_secrets(document)}
+        private = names & {"medmark-signing", "medmark-run", "medmark-s3", "medmark-s3-runs"}
+        if (
+            space_of(document) in ("medmark-audit", "medmark-events")
+            and document["kind"] != "ExternalSecret"
+            and private
+        ):
+            problems.append(f"{name_of(document)}: {sorted(private)} in {space_of(document)}")
+        if document["kind"] == "ExternalSecret" and space_of(document) != "medmark-signing":
+            if document["metadata"]["name"] in ("medmark-signing", "medmark-run", "medmark-s3", "medmark-s3-runs"):
+                problems.append(f"{name_of(document)}: in {space_of(document)}")
+        given = document.get("spec", {}).get("pipelineSpec", {}).get("root", {}).get("inputDefinitions", {})
+        if "suspects" in given.get("parameters", {}) and space_of(document) != "medmark-audit":
+            problems.append(f"{name_of(document)}: questions suspects in {space_of(document)}")
+    return problems
+
+
+def too_much(documents: Documents) -> list[str]:
+    """Rights that nothing here needs."""
+    problems = []
+    for document in of_kind(documents, "Role", "ClusterRole", "ClusterRoleBinding"):
+        if document["kind"] != "Role":
+            problems.append(f"{name_of(document)}: for the whole cluster")
+            continue
+        for rule in document["rules"]:
+            stars = "*" in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            secrets = "secrets" in rule["resources"] and (rule["verbs"] != ["get"] or not rule.get("resourceNames"))
+            starts = {"pods", "jobs", "deployments"} & set(rule["resources"]) and {"create", "update", "patch"} & set(
+                rule["verbs"]
+            )
+            exec_ = any("/exec" in resource or "escalate" in rule["verbs"] for resource in rule["resources"])
+            if stars or secrets or starts or exec_:
+                problems.append(f"{name_of(document)}: may {rule['verbs']} {rule['resources']}")
+    for workflow, template in templates(documents):
+        spec = workflow["spec"]
+        if spec.get("automountServiceAccountToken") is not False or not spec.get("executor", {}).get(
+            "serviceAccountName"
+        ):
+            problems.append(f"{name_of(workflow)} {template['name']}: has the token of an account")
+    for document in of_kind(documents, "Deployment"):
+        if document["spec"]["template"]["spec"].get("automountServiceAccountToken") is not False:
+            problems.append(f"{name_of(document)}: has the token of an account")
+    return problems
+
+
+def not_tidy(documents: Documents) -> list[str]:
+    """Workflows that stay for ever, or sweeps that run side by side."""
+    problems = []
+    for workflow in of_kind(documents, "WorkflowTemplate"):
+        spec = workflow["spec"]
+        if not all(spec.get("ttlStrategy", {}).get(f"secondsAfter{end}") for end in ("Success", "Failure")):
+            problems.append(f"{name_of(workflow)}: is never removed")
+        if not spec.get("activeDeadlineSeconds"):
+            problems.append(f"{name_of(workflow)}: may run for ever")
+        if "reconcile" in spec["entrypoint"] and not spec.get("synchronization", {}).get("mutexes"):
+            problems.append(f"{name_of(workflow)}: may run twice at once")
+    for cron in of_kind(documents, "CronWorkflow"):
+        if cron["spec"].get("concurrencyPolicy") != "Forbid":
+            problems.append(f"{name_of(cron)}: may run twice at once")
+    for sensor in of_kind(documents, "Sensor"):
+        for trigger in sensor["spec"]["triggers"]:
+            if trigger.get("atLeastOnce") is not True or not trigger.get("retryStrategy"):
+                problems.append(f"{name_of(sensor)}: may lose an event")
+    return problems
+
+
+# commands
+
+
+def commands(documents: Documents) -> Iterator[tuple[str, list[str], dict]]:
+    """Where, words of the command, and the container, of each medmark command in a workflow."""
+    for workflow, template in templates(documents):
+        container = template["container"]
+        words = [*container["command"], *container.get("args", [])]
+        if words[0] == "sh":
+            script = re.sub(r"\$\{\w+:\+([^}]*)\}", r"\1", words[-1]).splitlines()
+            words = next(shlex.split(line.removeprefix("exec ")) for line in script if "medmark " in line)
+        if words[0] == "medmark":
+            yield f"{name_of(workflow)} {template['name']}", words, container
+
+
+def wrong_commands(documents: Documents) -> list[str]:
+    """Commands, options and variables that medmark does not have."""
+    sources = [path for folder in ("components", "pipelines") for path in (ROOT / folder).rglob("*.py")]
+    code = "\n".join(path.read_text() for path in sources)
+    known = set(re.findall(r"\b(?:MEDMARK|KFP)_[A-Z0-9_]+\b", code)) | {
+        f"MEDMARK_S3_{who}{key}"
+        for who in ("", "EVIDENCE_")
+        for key in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY", "REGION")
+    }
+    known |= {f"MLFLOW_TRACKING_{key}" for key in ("URI", "USERNAME", "PASSWORD", "TOKEN")}
+    problems = []
+    for where, words, container in commands(documents):
+        root = typer.main.get_command(app)
+        command, context, arguments = root, click.Context(root), words[1:]
+        try:
+            while hasattr(command, "commands"):
+                name, *arguments = arguments
+                command = command.commands[name]
+            command.make_context(name, list(arguments), parent=context)
+        except (CLICK_ERROR, KeyError, ValueError) as error:
+            problems.append(f"{where}: {error}")
+        text = " ".join([*container["command"], *container["args"]])
+        for variable in container.get("env", []):
+            name, source = variable["name"], variable.get("valueFrom", {})
+            used = re.search(rf"\$[({{]?{name}\b", text)
+            if not used and name not in known:
+                problems.append(f"{where}: medmark reads no variable {name}")
+            key = source.get("secretKeyRef", {}).get("key")
+            if key and not name.endswith(f"_{key.upper()}"):
+                problems.append(f"{where}: {name} from {key}")
+        named = set(re.findall(r"\$[({]?([A-Z][A-Z_]*)", text)) - {"KFP_TOKEN"}
+        missing = named - {variable["name"] for variable in container.get("env", [])}
+        problems += [f"{where}: no variable {name}" for name in missing]
+    return problems
+
+
+# network
+
+
+def selected(selector: dict) -> str:
+    labels = [f"{key.rpartition('/')[2]} {value}" for key, value in selector.get("matchLabels", {}).items()]
+    for expression in selector.get("matchExpressions", []):
+        words = {"In": "in", "NotIn": "not in"}[expression["operator"]]
+        labels.append(f"{expression['key'].rpartition('/')[2]} {words} {', '.join(expression['values'])}")
+    return "; ".join(labels) or "all"
+
+
+def peer(one: dict) -> str:
+    if "ipBlock" in one:
+        return one["ipBlock"]["cidr"]
+    where = f" in {selected(one['namespaceSelector'])}" if "namespaceSelector" in one else ""
+    return f"{selected(one.get('podSelector', {}))}{where}"
+
+
+def edges(documents: Documents) -> set[tuple[str, ...]]:
+    """Policy, pods, what they may do, and ports: a row of the tables in docs/deploy.md."""
+    rows = set()
+    for policy in of_kind(documents, "NetworkPolicy"):
+        spec, name = policy["spec"], f"`{policy['metadata']['name']}`"
+        pods_ = selected(spec["podSelector"])
+        rules = [("to", rule) for rule in spec.get("egress", [])] + [("from", rule) for rule in spec.get("ingress", [])]
+        if not rules:
+            rows.add(
+                (
+                    name,
+                    pods_,
+                    f"nothing {' and '.join({'Ingress': 'in', 'Egress': 'out'}[t] for t in spec['policyTypes'])}",
+                    "",
+                )
+            )
+        for direction, rule in rules:
+            key = "to" if direction == "to" else "from"
+            ports = ", ".join(f"{port['protocol']} {port['port']}" for port in rule.get("ports", [])) or "all"
+            who = " or ".join(peer(one) for one in rule.get(key, [])) or "anything"
+            rows.add((name, pods_, f"{direction} {who}", ports))
+    return rows
+
+
+def tables() -> dict[str, set[tuple[str, ...]]]:
+    """The tables in docs/deploy.md, by the name in the comment before each."""
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    found = re.findall(r"^<!-- network: ([\w-]+) -->\n\n((?:\|.*\n)+)", text, re.M)
+    return {
+        name: {tuple(cell.strip() for cell in row.strip("|").split("|"))[:4] for row in table.splitlines()[2:]}
+        for name, table in found
+    }
+
+
+def as_the_table_says(documents: Documents, *names: str) -> list[str]:
+    stated = set().union(*(tables()[name] for name in names))
+    real = edges(documents)
+    return [f"not in the table: {row}" for row in sorted(real - stated)] + [
+        f"only in the table: {row}" for row in sorted(stated - real)
+    ]
+
+
+def matches(selector: dict, labels: dict[str, str]) -> bool:
+    if not selector.get("matchLabels", {}).items() <= labels.items():
+        return False
+    return all(
+        (labels.get(one["key"]) in one["values"]) == (one["operator"] == "In")
+        for one in selector.get("matchExpressions", [])
+    )
+
+
+def policies_of(documents: Documents, space: str, labels: dict[str, str]) -> set[str]:
+    """Names of the policies that let a pod out or in, or nothing if none denies the rest."""
+    own = [
+        policy
+        for policy in of_kind(documents, "NetworkPolicy")
+        if space_of(policy) == space and matches(policy["spec"]["podSelector"], labels)
+    ]
+    assert any(
+        set(one["spec"]["policyTypes"]) == {"Ingress", "Egress"} and "egress" not in one["spec"] for one in own
+    ), labels
+    return {one["metadata"]["name"] for one in own if one["spec"].get("egress") or one["spec"].get("ingress")}
+
+
+COMPONENT, PART = "app.kubernetes.io/component", {"app.kubernetes.io/part-of": "medmark"}
+NETWORKS = {
+    "argo-only": ["base"],
+    "kubeflow-multiuser": ["base", "kfp"],
+    "gpu": ["base", "kfp"],
+    "examples": ["base", "bucket-notification"],
+    "kind": ["kind"],
+}
+ALL = [*OVERLAYS, "examples"]
+
+
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    return set(read_images(DIGESTS, unpinned=True).values())
+
+
+@pytest.fixture(scope="module")
+def checks(secrets, known) -> dict[str, Callable[[str, Documents], list[str]]]:
+    plain = (invalid, unrestricted, open_secrets, too_much, not_tidy, wrong_commands)
+    return {check.__name__: lambda _, documents, check=check: check(documents) for check in plain} | {
+        "dangling": lambda overlay, documents: dangling(documents, secrets[overlay]),
+        "foreign_images": lambda _, documents: foreign_images(documents, known),
+        "as_the_table_says": lambda overlay, documents: as_the_table_says(documents, *NETWORKS[overlay]),
+    }
+
+
+CHECKS = [
+    *(
+        "invalid",
+        "dangling",
+        "unrestricted",
+        "foreign_images",
+        "open_secrets",
+        "too_much",
+        "not_tidy",
+        "wrong_commands",
+    ),
+    "as_the_table_says",
+]
+
+
+def test_every_overlay_is_known():
+    assert set(OVERLAYS) == {"argo-only", "gpu", "kind", "kubeflow-multiuser"} == NETWORKS.keys() - {"examples"}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("overlay", ALL)
+def test_overlay(hydrated, checks, overlay, check):
+    assert checks[check](overlay, hydrated[overlay]) == []
+
+
+def container(documents: Documents, workflow: str, template: str) -> dict:
+    spec = find(documents, "WorkflowTemplate", workflow)["spec"]
+    return next(one for one in spec["templates"] if one["name"] == template)["container"]
+
+
+def spec(documents: Documents, kind: str, name: str) -> dict:
+    return find(documents, kind, name)["spec"]
+
+
+def version(documents: Documents) -> dict:
+    return next(of_kind(documents, "PipelineVersion"))["spec"]
+
+
+# check, overlay, what is done to the documents d, and what the check must say
+FAULTS = [
+    ("invalid", "kind", lambda d: spec(d, "Deployment", "medmark-mlflow").update(replica=2), "replica"),
+    ("invalid", "argo-only", lambda d: find(d, "ResourceQuota", "medmark-audit").update(kind="Quota"), "Quota"),
+    (
+        "invalid",
+        "argo-only",
+        lambda d: spec(d, "CronWorkflow", "medmark-reconcile").update(schedule="* * * * *"),
+        "schedule",
+    ),
+    (
+        "invalid",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question").update(imagePull="Always"),
+        "imagePull",
+    ),
+    (
+        "invalid",
+        "argo-only",
+        lambda d: spec(d, "EventSource", "medmark-drops")["webhook"]["drop"].update(port=12000),
+        "12000",
+    ),
+    ("invalid", "argo-only", lambda d: spec(d, "Sensor", "medmark-drops")["triggers"][0].update(retry={}), "retry"),
+    (
+        "invalid",
+        "argo-only",
+        lambda d: spec(d, "Sensor", "medmark-drops")["triggers"][0]["template"]["k8s"]["source"]["resource"][
+            "spec"
+        ].update(x=1),
+        ".spec.x",
+    ),
+    ("invalid", "argo-only", lambda d: spec(d, "EventBus", "default")["jetstream"].pop("version"), "version"),
+    ("invalid", "gpu", lambda d: version(d).update(pipelineName="A pipeline"), "A pipeline"),
+    ("invalid", "gpu", lambda d: version(d)["pipelineSpec"].update(steps=[]), "steps"),
+    ("invalid", "gpu", lambda d: spec(d, "LocalQueue", "medmark").update(queue="x"), "queue"),
+    (
+        "invalid",
+        "kind",
+        lambda d: find(d, "ConfigMap", "kfp-launcher")["data"].update(providers="s3: {default: {endpoint: x}}"),
+        "credentials",
+    ),
+    (
+        "invalid",
+        "kind",
+        lambda d: find(d, "ConfigMap", "medmark-audit-artifacts")["data"].update(audits="s3: {buckets: x}"),
+        "buckets",
+    ),
+    (
+        "invalid",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit").update(
+            podSpecPatch="containers: [{name: wait, root: 1}]"
+        ),
+        "root",
+    ),
+    ("invalid", "examples", lambda d: spec(d, "ExternalSecret", "medmark-run").pop("secretStoreRef"), "secretStoreRef"),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: container(d, "medmark-mark-release", "publish")["env"].append(
+            {"name": "X", "valueFrom": {"secretKeyRef": {"name": "medmark-s3", "key": "gone"}}}
+        ),
+        "no secret medmark-s3 with gone",
+    ),
+    (
+        "dangling",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-seaweedfs")["template"]["spec"]["volumes"][2]["secret"].update(
+            secretName="x"
+        ),
+        "no secret x",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: find(d, "ConfigMap", "medmark-places")["data"].pop("drops"),
+        "no key drops",
+    ),
+    (
+        "dangling",
+        "kubeflow-multiuser",
+        lambda d: d.remove(find(d, "ConfigMap", "medmark-pods")),
+        "ConfigMap medmark-pods",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: d.remove(find(d, "ServiceAccount", "medmark-audit")),
+        "ServiceAccount medmark-audit",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: d.remove(find(d, "ServiceAccount", "medmark-sensor")),
+        "no account medmark-sensor",
+    ),
+    ("dangling", "argo-only", lambda d: d.remove(find(d, "Role", "medmark-start")), "no Role medmark-start"),
+    ("dangling", "argo-only", lambda d: d.remove(find(d, "WorkflowTemplate", "medmark-reconcile")), "WorkflowTemplate"),
+    ("dangling", "argo-only", lambda d: d.remove(find(d, "EventSource", "medmark-drops")), "no event drop"),
+    (
+        "dangling",
+        "examples",
+        lambda d: spec(d, "Sensor", "medmark-drops")["triggers"][0]["template"].update(conditions="drop || gone"),
+        "no dependency gone",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-mark-release")["templates"][0]["steps"][1][0].update(
+            template="x"
+        ),
+        "no template x",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-mark-release")["templates"][1]["outputs"]["artifacts"].pop(),
+        "nothing before gives",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["arguments"]["parameters"].pop(),
+        "no parameter suspect",
+    ),
+    ("dangling", "argo-only", lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["volumes"].pop(), "no volume tmp"),
+    (
+        "dangling",
+        "kind",
+        lambda d: spec(d, "Service", "medmark-mlflow").update(selector={"app": "x"}),
+        "selects no pod",
+    ),
+    (
+        "dangling",
+        "kind",
+        lambda d: d.remove(find(d, "PersistentVolumeClaim", "medmark-mlflow")),
+        "PersistentVolumeClaim",
+    ),
+    ("dangling", "gpu", lambda d: version(d).update(pipelineName="gone"), "no Pipeline gone"),
+    ("dangling", "gpu", lambda d: d.remove(find(d, "LocalQueue", "medmark")), "no LocalQueue medmark"),
+    ("dangling", "gpu", lambda d: d.remove(find(d, "ClusterQueue", "medmark")), "no ClusterQueue medmark"),
+    ("dangling", "gpu", lambda d: d.remove(find(d, "ResourceFlavor", "medmark-gpu")), "no medmark-gpu"),
+    (
+        "dangling",
+        "gpu",
+        lambda d: find(d, "Role", "medmark-runs")["rules"][1].update(resourceNames=["mlpipeline-minio-artifact"]),
+        "nothing of the name",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit").pop("podSpecPatch"),
+        "wait: may gain",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit").pop("securityContext"),
+        "may be root",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["securityContext"].update(readOnlyRootFilesystem=False),
+        "can be written",
+    ),
+    (
+        "unrestricted",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-seaweedfs")["template"]["spec"]["volumes"].append(
+            {"name": "host", "hostPath": {"path": "/"}}
+        ),
+        "volume host",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: spec(d, "EventBus", "default")["jetstream"].pop("metricsContainerTemplate"),
+        "has capabilities",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: spec(d, "Sensor", "medmark-drops")["template"]["securityContext"].pop("seccompProfile"),
+        "no seccomp",
+    ),
+    (
+        "unrestricted",
+        "gpu",
+        lambda d: version(d).pop("platformSpec"),
+        "may be root",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: find(d, "Namespace", "medmark-audit")["metadata"]["labels"].update(
+            {"pod-security.kubernetes.io/enforce": "baseline"}
+        ),
+        "not restricted",
+    ),
+    (
+        "foreign_images",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-mlflow")["template"]["spec"]["containers"][0].update(
+            image="mlflow:latest"
+        ),
+        "mlflow:latest",
+    ),
+    (
+        "foreign_images",
+        "gpu",
+        lambda d: find(d, "ConfigMap", "medmark-images")["data"].update({"digests.yaml": f"{IMAGE}: other"}),
+        "other",
+    ),
+    (
+        "foreign_images",
+        "gpu",
+        lambda d: next(iter(version(d)["pipelineSpec"]["deploymentSpec"]["executors"].values()))["container"].update(
+            image="old"
+        ),
+        "old",
+    ),
+    (
+        "open_secrets",
+        "argo-only",
+        lambda d: find(d, "Secret", "medmark-executor.service-account-token").update(stringData={"token": "x"}),
+        "has content",
+    ),
+    (
+        "open_secrets",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["env"].append(
+            {"name": "MEDMARK_SUSPECT_TOKEN", "value": "x"}
+        ),
+        "is a value",
+    ),
+    (
+        "open_secrets",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["volumes"].append(
+            {"name": "key", "secret": {"secretName": "medmark-signing", "items": [{"key": "medmark.key", "path": "k"}]}}
+        ),
+        "medmark-signing",
+    ),
+    (
+        "open_secrets",
+        "examples",
+        lambda d: find(d, "ExternalSecret", "medmark-run")["metadata"].update(namespace="medmark-audit"),
+        "in medmark-audit",
+    ),
+    (
+        "open_secrets",
+        "gpu",
+        lambda d: version(d)["pipelineSpec"]["root"].update(inputDefinitions={"parameters": {"suspects": {}}}),
+        "questions suspects",
+    ),
+    ("too_much", "argo-only", lambda d: find(d, "Role", "medmark-start")["rules"][0].update(verbs=["*"]), "may ['*']"),
+    ("too_much", "gpu", lambda d: find(d, "Role", "medmark-runs")["rules"][1].pop("resourceNames"), "secrets"),
+    ("too_much", "gpu", lambda d: find(d, "Role", "medmark-runs")["rules"][2]["verbs"].append("create"), "pods"),
+    ("too_much", "argo-only", lambda d: find(d, "Role", "medmark-start").update(kind="ClusterRole"), "whole cluster"),
+    (
+        "too_much",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit").pop("automountServiceAccountToken"),
+        "token of an account",
+    ),
+    (
+        "not_tidy",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit").pop("ttlStrategy"),
+        "never removed",
+    ),
+    (
+        "not_tidy",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-reconcile").pop("synchronization"),
+        "twice",
+    ),
+    ("not_tidy", "argo-only", lambda d: spec(d, "CronWorkflow", "medmark-reconcile").pop("concurrencyPolicy"), "twice"),
+    ("not_tidy", "argo-only", lambda d: spec(d, "Sensor", "medmark-drops")["triggers"][0].pop("atLeastOnce"), "lose"),
+    (
+        "wrong_commands",
+        "argo-only",
+        lambda d: container(d, "medmark-reconcile", "reconcile")["args"].append("--fast"),
+        "--fast",
+    ),
+    (
+        "wrong_commands",
+        "argo-only",
+        lambda d: container(d, "medmark-mark-release", "commit")["command"].append("x"),
+        "x",
+    ),
+    (
+        "wrong_commands",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "fetch")["env"].append({"name": "MEDMARK_S3_KEY", "value": "x"}),
+        "reads no variable MEDMARK_S3_KEY",
+    ),
+    (
+        "wrong_commands",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "fetch")["env"][0].update(name="MEDMARK_S3_REGION"),
+        "MEDMARK_S3_REGION from endpoint",
+    ),
+    (
+        "wrong_commands",
+        "kubeflow-multiuser",
+        lambda d: container(d, "medmark-reconcile", "reconcile")["env"].pop(0),
+        "no variable DROPS",
+    ),
+    (
+        "as_the_table_says",
+        "argo-only",
+        lambda d: spec(d, "NetworkPolicy", "medmark-audit-suspects")["egress"][0].pop("ports"),
+        "not in the table",
+    ),
+    (
+        "as_the_table_says",
+        "argo-only",
+        lambda d: d.remove(find(d, "NetworkPolicy", "medmark-events-bus")),
+        "only in the table",
+    ),
+    (
+        "as_the_table_says",
+        "kind",
+        lambda d: spec(d, "NetworkPolicy", "medmark-audit-store").update(podSelector={}),
+        "not in the table",
+    ),
+]
+
+
+@pytest.mark.parametrize("check, overlay, plant, says", FAULTS, ids=[f"{f[0]}-{i}" for i, f in enumerate(FAULTS)])
+def test_a_planted_fault_is_found(hydrated, checks, check, overlay, plant, says):
+    documents = deepcopy(hydrated[overlay])
+    plant(documents)
+    if check == "invalid":  # it looks at each document by itself
+        documents = [document for document in documents if document not in hydrated[overlay]]
+    found = checks[check](overlay, documents)
+    assert any(says in problem for problem in found), found
+    assert {fault[0] for fault in FAULTS} == set(CHECKS)
+
+
+@pytest.mark.parametrize("overlay", ALL)
+def test_steps_that_question_suspects_reach_suspects_and_nothing_else(hydrated, overlay):
+    documents = hydrated[overlay]
+    space = "kubeflow" if overlay == "kind" else "medmark-audit"
+    asking = find(documents, "WorkflowTemplate", "medmark-audit")["spec"]
+    labels = {
+        one["name"]: one.get("metadata", {}).get("labels", {}) | asking["podMetadata"]["labels"]
+        for one in asking["templates"]
+    }
+    argo = {"medmark-audit-dns", "medmark-audit-api-server"}  # Argo's own container beside it reports to the API server
+    assert policies_of(documents, space, labels["question"]) == argo | {"medmark-audit-suspects"}
+    for step in ("fetch", "keep"):
+        assert policies_of(documents, space, labels[step]) == argo | {"medmark-audit-store"}
+
+
+def test_nothing_comes_in_but_to_webhook_bus_and_the_services_of_kind(hydrated):
+    """What a policy admits is by the labels of the pod."""
+    entered = {
+        one["metadata"]["name"]
+        for documents in hydrated.values()
+        for one in of_kind(documents, "NetworkPolicy")
+        if one["spec"].get("ingress")
+    }
+    assert entered == {"medmark-events-announcers", "medmark-events-bus", "medmark-store", "medmark-mlflow"}
+    for component in ("store", "mlflow"):
+        assert policies_of(hydrated["kind"], "kubeflow", PART | {COMPONENT: component}) == {f"medmark-{component}"}
+
+
+def test_the_secrets_of_kind_are_those_that_its_manifests_name_and_no_others(hydrated, secrets):
+    named = {(name, key) for document in hydrated["kind"] for name, key, _ in named_secrets(document)}
+    in_runs = {"medmark-run", "medmark-signing"}  # KFP's runs read them; ci.md lists them
+    unnamed = {(name, key) for _, name, key in secrets["kind"]} - named
+    assert {name for name, _ in unnamed} <= in_runs
+
+
+def test_kind_takes_keys_again_that_it_drew(tmp_path):
+    script = MANIFESTS / "overlays" / "kind" / "secrets.sh"
+    first, again = (
+        {
+            path.relative_to(tmp_path): path.read_bytes()
+            for path in make_secrets(script, tmp_path, SHIM).rglob("*")
+            if path.is_file()
+        }
+        for _ in range(2)
+    )
+    assert first == again and len({first[path] for path in first if path.name == "secret_key"}) == 4
+    assert (tmp_path / "keys").stat().st_mode & 0o077 == 0
+    identities = json.loads(first[Path("secrets/medmark-seaweedfs/seaweedfs.json")])["identities"]
+    opens = {one["name"]: {action.partition(":")[2] for action in one["actions"]} for one in identities}
+    assert opens == {
+        "admin": {""},
+        "release": {"medmark-releases"},
+        "evidence": {"medmark-evidence", "medmark-drops"},
+        "runs": {"medmark-runs"},
+        "audits": {"medmark-audits"},
+    }
+
+
+def test_files_that_are_no_part_of_an_overlay_are_valid():
+    first = list(yaml.safe_load_all((MANIFESTS / "overlays" / "kind" / "first-release.yaml").read_text()))
+    example = list(yaml.safe_load_all((MANIFESTS / "argocd.yaml").read_text()))
+    assert invalid(first) == invalid(example) == []
+    assert (ROOT / example[0]["spec"]["source"]["path"] / "kustomization.yaml").is_file()
+    template = find(
+        hydrate(MANIFESTS / "overlays" / "kind"), "WorkflowTemplate", first[0]["spec"]["workflowTemplateRef"]["name"]
+    )
+    assert first[0]["metadata"]["namespace"] == space_of(template)
+    given = {one["name"] for one in first[0]["spec"]["arguments"]["parameters"]}
+    assert given == {one["name"] for one in template["spec"]["arguments"]["parameters"]}
+    for pods_file in ("components/kfp/pods.yaml", "overlays/gpu/pods.yaml"):
+        asked = read_pods(MANIFESTS / pods_file)
+        assert asked.steps.labels.items() >= PART.items() and asked.training.labels.items() >= PART.items()
+    assert read_pods(MANIFESTS / "overlays/gpu/pods.yaml").training.accelerator == "nvidia.com/gpu"
+
+
+@pytest.fixture(scope="module")
+def generate():
+    module_spec = spec_from_file_location("generate_manifests", MANIFESTS / "generate.py")
+    module = module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def wanted(generate) -> dict[Path, str]:
+    return generate.generated()
+
+
+def test_generated_manifests_are_up_to_date(wanted):
+    for path, text in wanted.items():
+        if os.environ.get("MEDMARK_UPDATE_GOLDEN"):
+            path.write_text(text)
+        there = path.read_text() if path.exists() else ""
+        assert there == text, f"{path.name} is out of date: run 'python manifests/generate.py' and commit"
+    pipelines_ = MANIFESTS / "components" / "pipelines"
+    assert set(pipelines_.iterdir()) == {path for path in wanted if path.parent == pipelines_}
+
+
+def test_another_image_makes_another_version_of_each_pipeline(generate, wanted, images):
+    def names(files: dict[Path, str]) -> dict[str, str]:
+        documents = [yaml.safe_load_all(text) for path, text in files.items() if path.parent.name == "pipelines"]
+        versions = [one for several in documents for one in several if one["kind"] == "PipelineVersion"]
+        return {one["spec"]["pipelineName"]: one["metadata"]["name"] for one in versions}
+
+    other = generate.generated(images)
+    before, after = names(wanted), names(other)
+    assert before.keys() == after.keys() and not set(before.values()) & set(after.values())
+    assert all(re.fullmatch(rf"{pipeline}-[0-9a-f]{{12}}", name) for pipeline, name in after.items())
+    digest = read_images(images)[IMAGE].partition("@")[2]
+    assert digest in other[MANIFESTS / "components/image/kustomization.yaml"]
