@@ -503,7 +503,7 @@ def commands(documents: Documents) -> Iterator[tuple[str, list[str], dict]]:
         container = template["container"]
         words = [*container["command"], *container.get("args", [])]
         if words[0] == "sh":
-            script = re.sub(r"\$\{\w+:\+([^}]*)\}", r"\1", words[-1]).splitlines()
+            script = re.sub(r"\$\{\w+:\+([^}]*)\}", r"\1", words[-1].replace(" $OPTIONS ", " ")).splitlines()
             words = next(shlex.split(line.removeprefix("exec ")) for line in script if "medmark " in line)
         if words[0] == "medmark":
             yield f"{name_of(workflow)} {template['name']}", words, container
@@ -1068,6 +1068,50 @@ def test_the_secrets_of_kind_are_those_that_its_manifests_name_and_no_others(hyd
     assert {name for name, _ in unnamed} <= in_runs
 
 
+def test_the_table_of_secrets_is_what_the_manifests_refer_to(hydrated):
+    """Keys that must be there and those that may be missing, by namespace and secret."""
+    named: dict[tuple[str, str], dict[str, bool]] = {}
+    for overlay in set(ALL) - {"kind"}:
+        for document in hydrated[overlay]:
+            for name, key, optional in named_secrets(document) if document["kind"] != "ExternalSecret" else ():
+                keys = named.setdefault((space_of(document), name), {})
+                keys[key] = keys.get(key, True) and optional
+    in_runs = {
+        "medmark-run": {"key"},
+        "medmark-signing": {"medmark.key", "passphrase"},
+    }  # optional to KFP, whose steps then refuse
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    rows = [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| `medmark-.*$", page, re.M)]
+    stated = {
+        (row[0], row[1]): (set(re.findall(r"[\w.]+", row[2])), set(re.findall(r"`?([a-z_]+)`", f"{row[3]}`")))
+        for row in rows
+        if len(row) == 4 and row[1].startswith("medmark-")
+    }
+    assert stated == {
+        (space, name): (
+            {key for key, optional in keys.items() if not optional or key in in_runs.get(name, ())},
+            {key for key, optional in keys.items() if optional and key not in in_runs.get(name, ())},
+        )
+        for (space, name), keys in named.items()
+    }
+
+
+def test_the_guide_needs_fewer_than_ten_commands_and_names_what_exists(hydrated):
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```$", page, re.M | re.S)
+    assert blocks[0].startswith("kind create cluster") and "first-release.yaml" in blocks[0]
+    assert len(blocks[0].splitlines()) < 10
+    paths = set(re.findall(r"\bmanifests/[\w./-]*\w", re.sub(r"github\.com/\S+", "", page)))
+    assert {path for path in paths if not (ROOT / path).exists()} == set() and len(paths) > 10
+    there = {
+        (one["kind"].lower(), space_of(one), one["metadata"]["name"])
+        for documents in hydrated.values()
+        for one in documents
+    }
+    asked = re.findall(r"--namespace ([\w-]+) (?:port-forward|describe|patch) (\w+)[/ ]([\w-]+)", page)
+    assert asked and {(kind, space, name) for space, kind, name in asked} <= there
+
+
 def test_kind_takes_keys_again_that_it_drew(tmp_path):
     script = MANIFESTS / "overlays" / "kind" / "secrets.sh"
     first, again = (
@@ -1102,10 +1146,18 @@ def test_files_that_are_no_part_of_an_overlay_are_valid():
     assert first[0]["metadata"]["namespace"] == space_of(template)
     given = {one["name"] for one in first[0]["spec"]["arguments"]["parameters"]}
     assert given == {one["name"] for one in template["spec"]["arguments"]["parameters"]}
-    for pods_file in ("components/kfp/pods.yaml", "overlays/gpu/pods.yaml"):
-        asked = read_pods(MANIFESTS / pods_file)
-        assert asked.steps.labels.items() >= PART.items() and asked.training.labels.items() >= PART.items()
-    assert read_pods(MANIFESTS / "overlays/gpu/pods.yaml").training.accelerator == "nvidia.com/gpu"
+
+
+def test_what_runs_on_kfp_ask_of_the_cluster(hydrated, tmp_path):
+    asked = {}
+    for overlay in ("gpu", "kind", "kubeflow-multiuser"):
+        (tmp_path / overlay).write_text(find(hydrated[overlay], "ConfigMap", "medmark-pods")["data"]["pods.yaml"])
+        asked[overlay] = read_pods(tmp_path / overlay)
+        for pod in (asked[overlay].steps, asked[overlay].training):
+            assert pod.labels.items() >= {**PART, COMPONENT: "run"}.items()  # by which the policies of kind know them
+    gpu = asked["gpu"].training
+    assert gpu.accelerator == "nvidia.com/gpu" and gpu.tolerations and asked["gpu"].steps.accelerator == ""
+    assert gpu.labels["kueue.x-k8s.io/queue-name"] == find(hydrated["gpu"], "LocalQueue", "medmark")["metadata"]["name"]
 
 
 @pytest.fixture(scope="module")
