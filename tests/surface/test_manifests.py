@@ -1135,17 +1135,16 @@ def test_kind_takes_keys_again_that_it_drew(tmp_path):
     }
 
 
-def test_files_that_are_no_part_of_an_overlay_are_valid():
-    first = list(yaml.safe_load_all((MANIFESTS / "overlays" / "kind" / "first-release.yaml").read_text()))
-    example = list(yaml.safe_load_all((MANIFESTS / "argocd.yaml").read_text()))
-    assert invalid(first) == invalid(example) == []
-    assert (ROOT / example[0]["spec"]["source"]["path"] / "kustomization.yaml").is_file()
-    template = find(
-        hydrate(MANIFESTS / "overlays" / "kind"), "WorkflowTemplate", first[0]["spec"]["workflowTemplateRef"]["name"]
-    )
-    assert first[0]["metadata"]["namespace"] == space_of(template)
-    given = {one["name"] for one in first[0]["spec"]["arguments"]["parameters"]}
-    assert given == {one["name"] for one in template["spec"]["arguments"]["parameters"]}
+def test_files_that_are_no_part_of_an_overlay_are_valid(hydrated):
+    (example,) = yaml.safe_load_all((MANIFESTS / "argocd.yaml").read_text())
+    assert invalid([example]) == []
+    assert (ROOT / example["spec"]["source"]["path"] / "kustomization.yaml").is_file()
+    for file in ("first-release.yaml", "sweep.yaml"):
+        (workflow,) = yaml.safe_load_all((MANIFESTS / "overlays" / "kind" / file).read_text())
+        template = find(hydrated["kind"], "WorkflowTemplate", workflow["spec"]["workflowTemplateRef"]["name"])
+        given, asked = (one["spec"].get("arguments", {}).get("parameters", []) for one in (workflow, template))
+        assert invalid([workflow]) == [] and space_of(workflow) == space_of(template)
+        assert {one["name"] for one in given} == {one["name"] for one in asked}
 
 
 def test_what_runs_on_kfp_ask_of_the_cluster(hydrated, tmp_path):
