@@ -30,7 +30,7 @@ from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store
 from medmark.components.verification.sealing import seal_evidence
 from medmark.components.verification.verdict import Thresholds
-from medmark.pipelines.services import INNER_PORTS, _remove_sockets, _weed
+from medmark.pipelines.services import INNER_PORTS, _answers_as_admin, _remove_sockets, _weed
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import AbortIncompleteMultipartUpload, Expiration, LifecycleConfig, Rule
 
@@ -165,18 +165,11 @@ def kind(tmp_path_factory):
         wait_for(store, s3, folder / "medmark-seaweedfs.log")
         wait_for(mlflow, tracking, folder / "medmark-mlflow.log")
         deadline = time.monotonic() + WITHIN
-        while not answers(kind.store("admin")):
+        admin = kind.store("admin")._client
+        while not (_answers_as_admin(admin) and len(admin.list_buckets()) == 5):  # made a moment after it listens
             assert time.monotonic() < deadline
             time.sleep(0.2)
         yield kind
-
-
-def answers(store: Store) -> bool:
-    """Whether the buckets are made, a moment after the store listens."""
-    try:
-        return len(store._client.list_buckets()) == 5
-    except Exception:
-        return False
 
 
 @pytest.fixture(scope="module")
