@@ -138,7 +138,7 @@ def inside(document: dict) -> list[str]:
         content = yaml.safe_load(text) if isinstance(text, str) else None
         if isinstance(content, dict) and content.keys() == {"s3"} and "default" in content["s3"]:
             problems += by_schema(LAUNCHER, content)
-        elif isinstance(content, dict) and content.keys() == {"s3"}:
+        elif isinstance(content, dict) and "s3" in content:
             problems += by_hera(hera.ArtifactRepository, content)
     if document["kind"] == "WorkflowTemplate":
         patch = yaml.safe_load(document["spec"]["podSpecPatch"])
