@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from importlib.util import module_from_spec, spec_from_file_location
@@ -1059,6 +1060,31 @@ def test_nothing_comes_in_but_to_webhook_bus_and_the_services_of_kind(hydrated):
     assert entered == {"medmark-events-announcers", "medmark-events-bus", "medmark-store", "medmark-mlflow"}
     for component in ("store", "mlflow"):
         assert policies_of(hydrated["kind"], "kubeflow", PART | {COMPONENT: component}) == {f"medmark-{component}"}
+
+
+def test_scripts_of_steps_start_medmark_as_they_should(hydrated, tmp_path):
+    (tmp_path / "medmark").write_text('#!/bin/sh\nprintf \'%s\\n\' "$KFP_TOKEN" "$@"\n')
+    (tmp_path / "medmark").chmod(0o755)
+    (tmp_path / "token").write_text("a token")
+
+    def run(overlay: str, workflow: str, template: str, **given: str) -> list[str]:
+        """The token, and what medmark is called with."""
+        step = container(hydrated[overlay], workflow, template)
+        command = [*step["command"], *(one.replace("/token/", f"{tmp_path}/") for one in step["args"])]
+        own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "KFP_TOKEN": ""} | given
+        done = subprocess.run(command, env=own, check=True, capture_output=True, text=True)
+        return done.stdout.splitlines()
+
+    marking = {"NAME": "a name", "PROFILE": "smoke", "SOURCE": "", "OPTIONS": ""}
+    rest = ["--name", "a name", "--profile", "smoke"]
+    mark = ("argo-only", "medmark-mark-release", "mark")
+    assert run(*mark, **marking) == ["", "run", "mark-release", *rest, "--out", "/work/run/out"]
+    more = marking | {"SOURCE": "s3://raw/$(id)", "OPTIONS": "--label-column * --quarantine"}
+    given = ["--data", "s3://raw/$(id)", *rest, "--label-column", "*", "--quarantine", "--out", "/work/run/out"]
+    assert run(*mark, **more) == ["", "run", "mark-release", *given]
+    places = {"DROPS": "s3://d", "RELEASES": "s3://r", "EVIDENCE": "s3://e"}
+    swept = ["reconcile", "--drops", "s3://d", "--releases", "s3://r", "--evidence", "s3://e", "--sign"]
+    assert run("kubeflow-multiuser", "medmark-reconcile", "reconcile", **places) == ["a token", *swept]
 
 
 def test_the_secrets_of_kind_are_those_that_its_manifests_name_and_no_others(hydrated, secrets):
