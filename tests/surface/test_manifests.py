@@ -1127,6 +1127,7 @@ def test_the_guide_needs_fewer_than_ten_commands_and_names_what_exists(hydrated)
     blocks = re.findall(r"^```\n(.*?)^```$", page, re.M | re.S)
     assert blocks[0].startswith("kind create cluster") and "first-release.yaml" in blocks[0]
     assert len(blocks[0].splitlines()) < 10
+    assert f"kind load docker-image {read_images(DIGESTS, unpinned=True)[IMAGE]} " in blocks[0]
     paths = set(re.findall(r"\bmanifests/[\w./-]*\w", re.sub(r"github\.com/\S+", "", page)))
     assert {path for path in paths if not (ROOT / path).exists()} == set() and len(paths) > 10
     there = {
