@@ -13,6 +13,7 @@ from copy import deepcopy
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import celpy
 import click
 import jsonschema
 import kubernetes_validate
@@ -245,6 +246,8 @@ def dangling(documents: Documents, secrets: set[tuple[str, str, str]]) -> list[s
             for subject in document["subjects"]:
                 if (subject["kind"], subject["namespace"], subject["name"]) not in there:
                     problems.append(f"{name_of(document)}: no account {subject['name']} in {subject['namespace']}")
+        if document["kind"] == "ValidatingAdmissionPolicyBinding":
+            wanted.append((document, "ValidatingAdmissionPolicy", document["spec"]["policyName"]))
         if document["kind"] == "Secret":  # of an account's token
             wanted.append(
                 (document, "ServiceAccount", document["metadata"]["annotations"]["kubernetes.io/service-account.name"])
@@ -789,6 +792,12 @@ FAULTS = [
         "no account medmark-sensor",
     ),
     ("dangling", "argo-only", lambda d: d.remove(find(d, "Role", "medmark-start")), "no Role medmark-start"),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: d.remove(find(d, "ValidatingAdmissionPolicy", "medmark-sensor")),
+        "no ValidatingAdmissionPolicy medmark-sensor",
+    ),
     ("dangling", "argo-only", lambda d: d.remove(find(d, "WorkflowTemplate", "medmark-reconcile")), "WorkflowTemplate"),
     ("dangling", "argo-only", lambda d: d.remove(find(d, "EventSource", "medmark-drops")), "no event drop"),
     (
@@ -1060,6 +1069,41 @@ def test_nothing_comes_in_but_to_webhook_bus_and_the_services_of_kind(hydrated):
     assert entered == {"medmark-events-announcers", "medmark-events-bus", "medmark-store", "medmark-mlflow"}
     for component in ("store", "mlflow"):
         assert policies_of(hydrated["kind"], "kubeflow", PART | {COMPONENT: component}) == {f"medmark-{component}"}
+
+
+ANOTHER = {"name": "medmark-mark-release"}
+SWEEP = {"workflowTemplateRef": {"name": "medmark-reconcile"}}
+
+
+@pytest.mark.parametrize(
+    "workflow, allowed",
+    [
+        (SWEEP, True),
+        ({"workflowTemplateRef": ANOTHER}, False),
+        ({"workflowTemplateRef": {**SWEEP["workflowTemplateRef"], "clusterScope": True}}, False),
+        (SWEEP | {"volumes": [{"name": "key", "secret": {"secretName": "medmark-signing"}}]}, False),
+        ({"templates": [{"name": "any", "container": {"image": "any"}}]}, False),
+    ],
+)
+def test_the_sensor_may_start_the_sweep_and_nothing_else(hydrated, workflow, allowed):
+    documents = hydrated["argo-only"]
+    policy = find(documents, "ValidatingAdmissionPolicy", "medmark-sensor")["spec"]
+    (condition,), (rule,) = policy["matchConditions"], policy["validations"]
+
+    def says(expression: str, **given: dict) -> bool:
+        environment = celpy.Environment()
+        known = {name: celpy.json_to_cel(value) for name, value in given.items()}
+        return bool(environment.program(environment.compile(expression)).evaluate(known))
+
+    (subject,) = find(documents, "RoleBinding", "medmark-start")["subjects"]
+    for name, concerned in ((subject["name"], True), ("somebody", False)):
+        user = {"userInfo": {"username": f"system:serviceaccount:{subject['namespace']}:{name}"}}
+        assert says(condition["expression"], request=user) == concerned
+    assert says(rule["expression"], object={"spec": workflow}) == allowed
+    (trigger,) = spec(documents, "Sensor", "medmark-drops")["triggers"]
+    assert trigger["template"]["k8s"]["source"]["resource"]["spec"] == SWEEP
+    assert policy["failurePolicy"] == "Fail"
+    assert spec(documents, "ValidatingAdmissionPolicyBinding", "medmark-sensor")["validationActions"] == ["Deny"]
 
 
 def test_scripts_of_steps_start_medmark_as_they_should(hydrated, tmp_path):
