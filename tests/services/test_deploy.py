@@ -305,9 +305,11 @@ def test_from_the_first_release_to_a_sweep_and_back_from_the_backup(
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text(kind.find("ConfigMap", f"medmark-{name}")["data"][file])
     places = kind.find("ConfigMap", "medmark-places")["data"]
-    for name in ("scan.png", "_SUCCESS"):
-        place = parse(f"{places['drops']}/2026-11-20/{name}")
-        private._client.put_object(place.bucket, place.prefix, io.BytesIO(name.encode()), len(name))
+    (tmp_path / "medmark-keys").symlink_to(kind.secrets.parent / "keys")
+    shell(kind, blocks("Try it with kind")[1].replace("127.0.0.1:8333", kind.addresses[STORE]), tmp_path)
+    place = parse(f"{places['drops']}/2026-11-20")
+    assert len(private.list(place)) == 20
+    private._client.put_object(place.bucket, f"{place.prefix}/_SUCCESS", io.BytesIO(b""), 0)
     with KfpApi() as server:
         kind.addresses |= settings | {SERVER: server.url}
         server.states = ["SUCCEEDED"]
@@ -336,7 +338,7 @@ def test_from_the_first_release_to_a_sweep_and_back_from_the_backup(
 
         # the bucket is lost, and comes back from the backup
         before, listed = read_records(places["evidence"], private), private.list("s3://medmark-evidence")
-        back_up, restore = backup_commands()
+        back_up, restore = blocks("Back up the evidence")
         shell(kind, back_up, tmp_path)
         for name in listed:
             private._client.remove_object("medmark-evidence", name)
@@ -351,13 +353,12 @@ def test_from_the_first_release_to_a_sweep_and_back_from_the_backup(
         assert "2026-11-20: done before" in printed and len(server.runs) == 1
 
 
-def backup_commands() -> list[str]:
-    """The blocks of docs/deploy.md that back up and restore."""
+def blocks(title: str) -> list[str]:
+    """The blocks with commands in a section of docs/deploy.md, without those that need a cluster."""
     page = (MANIFESTS.parent / "docs" / "deploy.md").read_text()
-    section = page[page.index("## Back up") :]
-    blocks = re.findall(r"^```\n(.*?)^```$", section, re.M | re.S)
-    assert len(blocks) == 2 and all("s3cmd sync" in block for block in blocks)
-    return blocks
+    section = page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    found = re.findall(r"^```\n(.*?)^```$", section, re.M | re.S)
+    return ["".join(f"{line}\n" for line in block.splitlines() if not line.startswith("kubectl ")) for block in found]
 
 
 def shell(kind: Kind, script: str, folder: Path) -> None:
