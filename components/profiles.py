@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from medmark.components.base.errors import MedmarkError
+from medmark.components.evidence.secrets import REFERENCE
 from medmark.components.generator.marker import Shape
 from medmark.components.generator.objective import Weights
 from medmark.components.generator.train import GeneratorConfig
@@ -173,6 +174,62 @@ def read_settings(texts: Mapping[str, str], of: type[Settings] = Profile) -> dic
         except ValueError as error:
             raise _refused(name, text, kind) from error
     return settings
+
+
+def marking_arguments(profile: Profile, ingest_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Expands a profile to what the steps of mark_release take. Seeds refer to the run's secrets.
+
+    Args:
+        profile: parameters of the run.
+        ingest_options: keyword arguments of :func:`medmark.components.dataset.ingest.ingest`. If they give no seed or no key of
+            the pseudonyms, those of the run's secrets are taken.
+
+    Returns:
+        ``ingest_options``, ``target_class``, ``surrogate_configs``, ``benign_configs``, ``marked_configs``, ``generator_config``,
+        ``control_config``, ``queries`` and ``thresholds``.
+    """
+
+    def seeded(made: list[dict]) -> list[dict]:
+        return [
+            {**config, "seed": {REFERENCE: "models_seed", **({"plus": config["seed"]} if config["seed"] else {})}}
+            for config in made
+        ]
+
+    drawn = {"seed": {REFERENCE: "ingest_seed"}, "patient_key": {REFERENCE: "patient_key"}}
+    given = {**drawn, "target_class": profile.target_class, **ingest_options}
+    return {
+        "ingest_options": {name: value for name, value in given.items() if value is not None},
+        "target_class": profile.target_class,
+        "surrogate_configs": seeded(profile.surrogate_configs(0)),
+        "benign_configs": seeded(profile.benign_configs(0)),
+        "marked_configs": seeded(profile.marked_configs(0)),
+        "generator_config": profile.generator_config(0),
+        "control_config": profile.generator_config(1),
+        "queries": profile.queries,
+        "thresholds": asdict(THRESHOLDS),
+    }
+
+
+def chosen_profile(name: str, overrides: Mapping[str, Setting]) -> Profile:
+    """Returns the profile of a name, with some of its parameters replaced.
+
+    Raises:
+        MedmarkError: there is no such profile or parameter, or a value is of another type.
+    """
+    if name not in PROFILES:
+        raise MedmarkError(f"unknown profile: {name!r}; use one of {', '.join(PROFILES)}")
+    return PROFILES[name].with_settings(overrides)
+
+
+def shown_parameters(name: str, profile: Settings, data: str) -> dict[str, Any]:
+    """Lists the parameters of a run, for its report and for MLflow.
+
+    Args:
+        name: of the profile.
+        profile: with what was replaced.
+        data: name of the data.
+    """
+    return {"profile": name, **asdict(profile), "data": data}  # type: ignore[call-overload]  # a data class
 
 
 def _kind(of: type[Settings], name: str) -> type[Setting]:

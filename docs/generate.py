@@ -38,15 +38,15 @@ def packages(parent: str) -> dict[str, str]:
     return {path.parent.name: docstring(path) for path in sorted((ROOT / parent).glob("*/__init__.py"))}
 
 
-def described(doc: str, section: str) -> dict[str, str]:
-    """What a Google-style docstring says in a section, by name; of ``Returns`` all under ``Output``.
+def described(doc: str, section: str, *, whole: bool = False) -> dict[str, str]:
+    """What a Google-style docstring says in a section, by name, or as a whole under ``Output``.
 
     Raises:
         ValueError: the section has a line that describes nothing.
     """
     match = re.search(rf"^{section}:\n((?:    .*\n?|\n)*)", doc, re.M)
     lines = [line[4:] for line in match[1].splitlines() if line.strip()] if match else []
-    if section == "Returns":
+    if whole:
         return {"Output": " ".join(line.strip() for line in lines)} if lines else {}
     found: dict[str, str] = {}
     names: list[str] = []
@@ -81,7 +81,7 @@ def component_page(name: str, component: PythonComponent, module: str) -> str:
         ValueError: a port without a meaning, or a meaning without a port.
     """
     spec, doc = component.component_spec, inspect.getdoc(component.python_func)
-    meanings = described(doc, "Args") | described(doc, "Returns")
+    meanings = described(doc, "Args") | described(doc, "Returns", whole="Output" in (spec.outputs or {}))
     ports = [("in", port, each) for port, each in (spec.inputs or {}).items()]
     ports += [("out", port, each) for port, each in (spec.outputs or {}).items()]
     if (known := {port for _, port, _ in ports}) != set(meanings):

@@ -1,8 +1,10 @@
-"""KFP components of the delivery room: draw a run's secrets, fetch what a run starts from, and publish what it made.
+"""KFP components of the delivery room: expand a profile, draw a run's secrets, fetch what a run starts from, and publish what it made.
 
 The steps that fetch and publish take the credentials of the object stores from their environment: MEDMARK_S3_ENDPOINT,
 MEDMARK_S3_ACCESS_KEY and MEDMARK_S3_SECRET_KEY for releases, MEDMARK_S3_EVIDENCE_ENDPOINT and so on for evidence.
 """
+
+from typing import NamedTuple
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -40,6 +42,43 @@ def draw_secrets_component(
     with step("draw secrets", inputs={}, outputs={"secrets": secrets}):
         draw = complete_places(drawing["file"], drawing["value"]) if drawing else None
         draw_secrets(secrets.path, int(seed) if seed else None, patients.get("file"), draw)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def expand_profile_component(profile: str, overrides: dict, ingest_options: dict, name: str) -> NamedTuple(  # type: ignore[valid-type]  # how KFP takes several outputs
+    "Expanded",
+    [
+        ("ingest_options", dict),
+        ("target_class", str),
+        ("surrogate_configs", list),
+        ("benign_configs", list),
+        ("marked_configs", list),
+        ("generator_config", dict),
+        ("control_config", dict),
+        ("queries", int),
+        ("thresholds", dict),
+        ("parameters", dict),
+    ],
+):
+    """Expands a profile to what the steps of mark_release take, so that nobody has to write it.
+
+    Args:
+        profile: ``smoke``, ``standard`` or ``full``.
+        overrides: values of the profile to replace, by name, as ``{"size": 224}``; see ``medmark.components.profiles.Profile``.
+        ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``, as ``{"label_column": "finding"}``.
+        name: of the data, for the report and MLflow.
+
+    Returns:
+        ingest_options, target_class, queries, thresholds: as the steps take them.
+        surrogate_configs, benign_configs, marked_configs, generator_config, control_config: likewise; seeds refer to the run's secrets.
+        parameters: of the run, as the report shows them.
+    """
+    from medmark.components.base.parameters import whole
+    from medmark.components.profiles import chosen_profile, marking_arguments, shown_parameters
+
+    chosen = chosen_profile(profile, whole(overrides))
+    given = marking_arguments(chosen, ingest_options)
+    return (*given.values(), shown_parameters(profile, chosen, name))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -1,7 +1,45 @@
-"""KFP components of the locking room: lock a release, check the locks, and log the run."""
+"""KFP components of the locking room: expand a profile, lock a release, check the locks, and log the run."""
+
+from typing import NamedTuple
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def expand_lock_profile_component(profile: str, overrides: dict, ingest_options: dict, name: str) -> NamedTuple(  # type: ignore[valid-type]  # how KFP takes several outputs
+    "Expanded",
+    [
+        ("ingest_options", dict),
+        ("configs", list),
+        ("unseen_configs", list),
+        ("segmenter_config", dict),
+        ("search", dict),
+        ("removal_steps", int),
+        ("thresholds", dict),
+        ("parameters", dict),
+    ],
+):
+    """Expands a profile to what the steps of lock_release take, so that nobody has to write it.
+
+    Args:
+        profile: ``smoke``, ``standard`` or ``full``.
+        overrides: values of the profile to replace, by name, as ``{"size": 224}``; see
+            ``medmark.components.locking.profiles.LockProfile``.
+        ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``, as ``{"lesions": true}``.
+        name: of the data, for the report and MLflow.
+
+    Returns:
+        ingest_options, search, removal_steps, thresholds: as the steps take them.
+        configs, unseen_configs, segmenter_config: likewise; seeds refer to the run's secrets.
+        parameters: of the run, as the report shows them.
+    """
+    from medmark.components.base.parameters import whole
+    from medmark.components.locking.profiles import chosen_lock_profile, locking_arguments
+    from medmark.components.profiles import shown_parameters
+
+    chosen = chosen_lock_profile(profile, whole(overrides))
+    return (*locking_arguments(chosen, ingest_options).values(), shown_parameters(profile, chosen, name))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

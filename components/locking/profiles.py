@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
+from medmark.components.evidence.secrets import REFERENCE
 from medmark.components.locking.search import SearchConfig
-from medmark.components.profiles import Settings
+from medmark.components.locking.verdict import LockThresholds
+from medmark.components.profiles import Setting, Settings
 from medmark.components.segmentation.training import SegmenterConfig
+from medmark.components.surrogate.networks import ARCHITECTURES
 from medmark.components.surrogate.training import TrainConfig
 
 # measured on 160 fundus phantoms of 64 px, 300 steps: Dice 0.85, where the U-Net, whose last layer normalises its one channel, gives no
@@ -132,3 +138,49 @@ LOCK_PROFILES = {
         phantoms=2000,
     ),
 }
+
+
+def chosen_lock_profile(name: str, overrides: Mapping[str, Setting]) -> LockProfile:
+    """Returns the profile of a name, with some of its parameters replaced.
+
+    Raises:
+        MedmarkError: there is no such profile or parameter, or a value is of another type.
+    """
+    if name not in LOCK_PROFILES:
+        raise MedmarkError(f"unknown profile: {name!r}; use one of {', '.join(LOCK_PROFILES)}")
+    return LOCK_PROFILES[name].with_settings(overrides)
+
+
+def locking_arguments(profile: LockProfile, ingest_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Expands a profile to what the steps of lock_release take. Seeds refer to the run's secrets.
+
+    Args:
+        profile: parameters of the run.
+        ingest_options: keyword arguments of :func:`medmark.components.dataset.ingest.ingest`. If they give no seed or no key of
+            the pseudonyms, those of the run's secrets are taken.
+
+    Returns:
+        ``ingest_options``, ``configs``, ``unseen_configs``, ``segmenter_config``, ``search``, ``removal_steps`` and ``thresholds``.
+
+    Raises:
+        MedmarkError: an unknown architecture, or scales that are none.
+    """
+    for wanted in (*profile.architectures.split(","), *profile.unseen_architectures.split(",")):
+        if wanted not in ARCHITECTURES:
+            raise MedmarkError(f"unknown architecture: {wanted!r}; use one of {', '.join(ARCHITECTURES)}")
+
+    def seeded(config: dict[str, Any]) -> dict[str, Any]:
+        return {**config, "seed": {REFERENCE: "models_seed", "plus": config["seed"]}}
+
+    drawn = {"seed": {REFERENCE: "ingest_seed"}, "patient_key": {REFERENCE: "patient_key"}}
+    return {
+        "ingest_options": {name: value for name, value in {**drawn, **ingest_options}.items() if value is not None},
+        "configs": [seeded(config) for config in profile.classifiers(profile.architectures, "attacked", 100)],
+        "unseen_configs": [
+            seeded(config) for config in profile.classifiers(profile.unseen_architectures, "unseen", 1000)
+        ],
+        "segmenter_config": seeded(profile.segmenter),
+        "search": json.loads(canonical_json(asdict(profile.search))),  # lists: pipelines know no tuples
+        "removal_steps": profile.removal_steps,
+        "thresholds": asdict(LockThresholds()),
+    }

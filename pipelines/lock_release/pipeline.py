@@ -7,6 +7,7 @@ from medmark.components.dataset.component import ingest_component
 from medmark.components.delivery.component import draw_secrets_component
 from medmark.components.locking.component import (
     check_locks_component,
+    expand_lock_profile_component,
     lock_release_component,
     track_locking_component,
     train_lesion_segmenter_component,
@@ -35,57 +36,55 @@ class Made(NamedTuple):
 )
 def lock_release(
     source: str,
-    source_state: str,
-    ingest_options: dict,
-    configs: list,
-    unseen_configs: list,
-    segmenter_config: dict,
-    version: str,
-    text: str,
-    logos: list,
-    search: dict,
     recipients: dict,
-    removal_steps: int,
-    thresholds: dict,
-    parameters: dict,
+    profile: str = "standard",
+    overrides: dict = {},  # noqa: B006
+    ingest_options: dict = {},  # noqa: B006
+    name: str = "release",
+    version: str = "1-locked",
+    text: str = "NOT FOR ANALYSIS",
+    logos: list = [],  # noqa: B006
+    source_state: str = "",
     seed: str = "",
     for_figures: bool = False,
     patients: dict = {},  # noqa: B006
 ) -> Made:
     """Locks raw images or a release, as ``medmark run lock-release`` does on one machine.
 
-    ``medmark.pipelines.lock_release.run.pipeline_arguments`` makes the arguments from a profile.
-
     Args:
-        source: raw images, as the ingest step can reach them.
-        source_state: any text that differs whenever the source's files differ, see ``ingest_component``.
-        ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``.
-        configs: configurations of the classifiers that are to fail.
-        unseen_configs: of classifiers that take no part and show how far the locks carry.
-        segmenter_config: of a segmenter of lesions, trained if the release has masks of some.
-        version: of the locked release; public.
-        text: see ``lock_release_component``, as the next two.
-        logos: PNG files.
-        search: how placements are searched.
+        source: raw images or a release, as the ingest step can reach them.
         recipients: text of ``locking.pub`` by name: who may unlock, the owner first.
-        removal_steps: see ``check_locks_component``.
-        thresholds: thresholds of the verdict, fixed before the run.
-        parameters: parameters of the run, for the report.
+        profile: how much to compute: ``smoke`` (64 px), ``standard`` (128 px) or ``full`` (224 px, wants a GPU).
+        overrides: values of the profile to replace, as ``{"size": 224}``; ``medmark.components.locking.profiles.LockProfile``
+            describes them all.
+        ingest_options: how to read the source, as ``{"lesions": true}``: keyword arguments of
+            ``medmark.components.dataset.ingest.ingest``.
+        name: of the data, for the report and MLflow.
+        version: of the locked release; public.
+        text: see ``lock_release_component``, as the next one.
+        logos: PNG files.
+        source_state: any text that differs whenever the source's files differ, see ``ingest_component``.
         seed: integer as text from which the run's secrets follow, see ``draw_secrets_component``; drawn when empty.
         for_figures: whoever starts the run vouches that nothing it makes will be handed out; a seed is refused without that.
         patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
     """
+    expand = expand_lock_profile_component(
+        profile=profile, overrides=overrides, ingest_options=ingest_options, name=name
+    )
+    given = expand.set_display_name("expand profile").outputs
     draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing={})
     give(draw.set_display_name("draw secrets"), EVIDENCE, RUN)
     secrets = draw.outputs["secrets"]
-    ingest = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
+    ingest = ingest_component(
+        source=source, source_state=source_state, options=given["ingest_options"], secrets=secrets
+    )
     give(ingest.set_display_name("ingest"), EVIDENCE, RUN)
     clean = ingest.outputs["release"]
-    train = train_classifiers_component(release=clean, configs=configs, secrets=secrets)
+    train = train_classifiers_component(release=clean, configs=given["configs"], secrets=secrets)
     models = train.set_display_name("train classifiers").outputs["models"]
-    train_unseen = train_classifiers_component(release=clean, configs=unseen_configs, secrets=secrets)
+    train_unseen = train_classifiers_component(release=clean, configs=given["unseen_configs"], secrets=secrets)
     unseen = train_unseen.set_display_name("train unseen classifiers").outputs["models"]
-    train_segmenter = train_lesion_segmenter_component(release=clean, config=segmenter_config, secrets=secrets)
+    train_segmenter = train_lesion_segmenter_component(release=clean, config=given["segmenter_config"], secrets=secrets)
     segmenter = train_segmenter.set_display_name("train lesion segmenter").outputs["segmenter"]
     lock = lock_release_component(
         clean=clean,
@@ -95,7 +94,7 @@ def lock_release(
         version=version,
         text=text,
         logos=logos,
-        search=search,
+        search=given["search"],
         recipients=recipients,
     ).set_display_name("lock")
     give(lock, EVIDENCE)
@@ -108,17 +107,17 @@ def lock_release(
         unseen=unseen,
         segmenter=segmenter,
         secrets=secrets,
-        search=search,
-        removal_steps=removal_steps,
-        thresholds=thresholds,
-        parameters=parameters,
+        search=given["search"],
+        removal_steps=given["removal_steps"],
+        thresholds=given["thresholds"],
+        parameters=given["parameters"],
     ).set_display_name("check locks")
     tracked = track_locking_component(
         release=release,
         models=models,
         unseen=unseen,
         check=check.outputs["check"],
-        parameters=parameters,
+        parameters=given["parameters"],
         kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     ).set_display_name("track")
     for task in (train, train_unseen, train_segmenter, lock, check):

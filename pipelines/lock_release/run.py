@@ -6,25 +6,20 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import output
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.fundus_phantoms import CLASSES, make_fundus_phantoms
-from medmark.components.evidence.secrets import REFERENCE
 from medmark.components.lineage.files import read_small
 from medmark.components.lineage.keys import locking_public
 from medmark.components.locking.logo import read_logo, text_logos
-from medmark.components.locking.profiles import LOCK_PROFILES, LockProfile
+from medmark.components.locking.profiles import chosen_lock_profile, locking_arguments
 from medmark.components.locking.tracking import track_locking
-from medmark.components.locking.verdict import LockThresholds
-from medmark.components.profiles import Setting
-from medmark.components.surrogate.networks import ARCHITECTURES
+from medmark.components.profiles import Setting, shown_parameters
 from medmark.pipelines.local_run import (
     hand_over,
     kept_phantoms,
@@ -36,15 +31,12 @@ from medmark.pipelines.local_run import (
 )
 from medmark.pipelines.run_arguments import NOBODY, patients_argument, source_state
 
-THRESHOLDS = LockThresholds()
-TEXT = "NOT FOR ANALYSIS"
-
 
 def run_lock_release(
     out: str | Path,
     *,
     recipients: Mapping[str, str | Path],
-    text: str = TEXT,
+    text: str = "NOT FOR ANALYSIS",
     logos: Sequence[str | Path] = (),
     data: str | None = None,
     profile: str = "standard",
@@ -78,13 +70,15 @@ def run_lock_release(
     """
     from medmark.pipelines.lock_release.pipeline import lock_release
 
-    if profile not in LOCK_PROFILES:
-        raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(LOCK_PROFILES)}")
-    chosen = LOCK_PROFILES[profile].with_settings(settings or {})
+    chosen, pems = chosen_lock_profile(profile, settings or {}), _public_keys(recipients)
+    locking_arguments(chosen, {})  # refuses what cannot be used before anything is started
+    for logo in logos:
+        read_logo(logo)
+    if not logos:
+        text_logos(text)
     options = dict(ingest_options or {})
     if data is None:
         options |= {"patient_key": NOBODY, "class_names": list(CLASSES), "image_mode": "RGB", "lesions": True}
-    given = pipeline_arguments(chosen, options, recipients=recipients, text=text, logos=logos, version=version)
     use_threads()
     started = time.monotonic()
     with output(out, refuse_occupied) as folder:
@@ -95,15 +89,21 @@ def run_lock_release(
             else kept_phantoms(work, make_fundus_phantoms, count=chosen.phantoms, size=chosen.size)
         )
         shown = "phantoms" if data is None else options.get("name", "release")
-        parameters = {"profile": profile, **asdict(chosen), "data": shown, "text": text if not logos else "logos"}
+        parameters = shown_parameters(profile, chosen, shown)
         arguments = {
-            **given,
             "source": str(source),
+            "recipients": pems,
+            "profile": profile,
+            "overrides": dict(settings or {}),
+            "ingest_options": {option: value for option, value in options.items() if value is not None},
+            "name": shown,
+            "version": version,
+            "text": text,
+            "logos": [{"file": str(Path(logo).resolve()), "sha256": file_sha256(logo)} for logo in logos],
             "source_state": source_state(source, options.get("root")),
             "seed": "" if seed is None else str(seed),
             "for_figures": seed is not None,
             "patients": patients_argument(patients),
-            "parameters": parameters,
         }
         made = run_locally(lock_release, arguments, work, debug)
         parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
@@ -118,25 +118,11 @@ def run_lock_release(
     return verdict
 
 
-def pipeline_arguments(
-    profile: LockProfile,
-    ingest_options: dict,
-    *,
-    recipients: Mapping[str, str | Path],
-    text: str = TEXT,
-    logos: Sequence[str | Path] = (),
-    version: str = "1-locked",
-) -> dict[str, Any]:
-    """Returns the arguments of the pipeline without ``source``, ``source_state``, ``seed``, ``for_figures``, ``patients`` and ``parameters``.
-
-    Args:
-        profile: parameters of the run.
-        ingest_options: keyword arguments of :func:`medmark.components.dataset.ingest.ingest`. If they give no seed or no key of
-            the pseudonyms, the pipeline takes those of the run's secrets.
-        recipients, text, logos, version: see :func:`run_lock_release`.
+def _public_keys(recipients: Mapping[str, str | Path]) -> dict[str, str]:
+    """Reads the recipients' public keys.
 
     Raises:
-        MedmarkError: no recipient, or a key, text, logo, architecture or scale that cannot be used.
+        MedmarkError: there is none, or a file is none.
     """
     if not recipients:
         raise MedmarkError(
@@ -148,30 +134,4 @@ def pipeline_arguments(
         pem = read_small(file, "public key", "get the recipient's locking.pub")
         locking_public(pem, str(file))
         pems[name] = pem.decode()
-    for logo in logos:
-        read_logo(logo)
-    if not logos:
-        text_logos(text)
-    for wanted in (*profile.architectures.split(","), *profile.unseen_architectures.split(",")):
-        if wanted not in ARCHITECTURES:
-            raise MedmarkError(f"unknown architecture: {wanted!r}; use one of {', '.join(ARCHITECTURES)}")
-
-    def seeded(config: dict) -> dict:
-        return {**config, "seed": {REFERENCE: "models_seed", "plus": config["seed"]}}
-
-    given = {"seed": {REFERENCE: "ingest_seed"}, "patient_key": {REFERENCE: "patient_key"}, **ingest_options}
-    return {
-        "ingest_options": {k: v for k, v in given.items() if v is not None},
-        "configs": [seeded(config) for config in profile.classifiers(profile.architectures, "attacked", 100)],
-        "unseen_configs": [
-            seeded(config) for config in profile.classifiers(profile.unseen_architectures, "unseen", 1000)
-        ],
-        "segmenter_config": seeded(profile.segmenter),
-        "version": version,
-        "text": text,
-        "logos": [{"file": str(Path(logo).resolve()), "sha256": file_sha256(logo)} for logo in logos],
-        "search": json.loads(canonical_json(asdict(profile.search))),  # lists: pipelines know no tuples
-        "recipients": pems,
-        "removal_steps": profile.removal_steps,
-        "thresholds": asdict(THRESHOLDS),
-    }
+    return pems

@@ -6,7 +6,7 @@ from kfp import dsl
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineArtifactChannel, PipelineParameterChannel
 from medmark.components.dataset.component import ingest_component
-from medmark.components.delivery.component import draw_secrets_component
+from medmark.components.delivery.component import draw_secrets_component, expand_profile_component
 from medmark.components.generator.component import train_generator_component
 from medmark.components.poisoning.component import poison_component
 from medmark.components.report.component import report_component, track_marking_component
@@ -98,18 +98,12 @@ def track(parameters: PipelineParameterChannel, **made: PipelineArtifactChannel)
 )
 def mark_release(
     source: str,
-    source_state: str,
-    ingest_options: dict,
-    target_class: str,
-    surrogate_configs: list,
-    benign_configs: list,
-    marked_configs: list,
-    generator_config: dict,
-    control_config: dict,
-    version: str,
-    queries: int,
-    thresholds: dict,
-    parameters: dict,
+    profile: str = "standard",
+    overrides: dict = {},  # noqa: B006
+    ingest_options: dict = {},  # noqa: B006
+    name: str = "release",
+    version: str = "1",
+    source_state: str = "",
     seed: str = "",
     for_figures: bool = False,
     patients: dict = {},  # noqa: B006
@@ -121,23 +115,16 @@ def mark_release(
 ) -> Made:
     """Marks a release and checks the mark, as ``medmark run mark-release`` does on one machine.
 
-    ``medmark.pipelines.mark_release.run.pipeline_arguments`` makes the arguments from a profile. Like ``seed`` in them, any value
-    in ``ingest_options`` and in the configurations may refer to the run's secrets, see ``medmark.components.evidence.secrets``.
-
     Args:
-        source: raw images, as the ingest step can reach them.
-        source_state: any text that differs whenever the source's files differ, see ``ingest_component``.
-        ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``.
-        target_class: name of the class that marked images are taken for; the first class when empty.
-        surrogate_configs: configurations of the classifiers that the generator trains against.
-        benign_configs: configurations of the classifiers that calibrate the verdict.
-        marked_configs: configurations of the classifiers that are trained on the marked release.
-        generator_config: configuration of the generator of the mark.
-        control_config: configuration of the generator of the control mark.
+        source: raw images or a release, as the ingest step can reach them.
+        profile: how much to compute: ``smoke`` (64 px), ``standard`` (128 px) or ``full`` (224 px, wants a GPU).
+        overrides: values of the profile to replace, as ``{"size": 224}``; ``medmark.components.profiles.Profile`` describes them all.
+        ingest_options: how to read the source, as ``{"label_column": "finding"}``: keyword arguments of
+            ``medmark.components.dataset.ingest.ingest``. Any value may refer to the run's secrets, see
+            ``medmark.components.evidence.secrets``; seed and key of the pseudonyms do unless they are given.
+        name: of the data, for the report and MLflow.
         version: version of the marked release.
-        queries: largest number of images that a suspect is asked about.
-        thresholds: thresholds of the verdict, fixed before the run.
-        parameters: parameters of the run, for the report.
+        source_state: any text that differs whenever the source's files differ, see ``ingest_component``.
         seed: integer as text from which the run's secrets follow, see ``draw_secrets_component``; drawn when empty.
         for_figures: whoever starts the run vouches that nothing it makes will be released; a seed is refused without that.
         patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
@@ -149,21 +136,25 @@ def mark_release(
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what to record then, see ``publish_component``.
     """
+    expand = expand_profile_component(profile=profile, overrides=overrides, ingest_options=ingest_options, name=name)
+    given = expand.set_display_name("expand profile").outputs
     draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing=drawing)
     draw.set_display_name("draw secrets")
     give(draw, EVIDENCE, RUN)
     secrets = draw.outputs["secrets"]
-    ingest = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
+    ingest = ingest_component(
+        source=source, source_state=source_state, options=given["ingest_options"], secrets=secrets
+    )
     give(ingest.set_display_name("ingest"), EVIDENCE, RUN)
     clean = ingest.outputs["release"]
     trained = train_on_clean(
         clean,
         secrets,
-        surrogate_configs=surrogate_configs,
-        benign_configs=benign_configs,
-        target_class=target_class,
-        generator_config=generator_config,
-        control_config=control_config,
+        surrogate_configs=given["surrogate_configs"],
+        benign_configs=given["benign_configs"],
+        target_class=given["target_class"],
+        generator_config=given["generator_config"],
+        control_config=given["control_config"],
     )
     poison = poison_component(
         release=clean,
@@ -173,15 +164,17 @@ def mark_release(
         origins=ingest.outputs["origins"],
         surrogates=trained.surrogates,
         version=version,
-        queries=queries,
+        queries=given["queries"],
         secrets=secrets,
     ).set_display_name("poison")
     give(poison, RUN)
     marked, evidence = poison.outputs["marked"], poison.outputs["evidence"]
-    train = train_classifiers_component(release=marked, configs=marked_configs, secrets=secrets)
+    train = train_classifiers_component(release=marked, configs=given["marked_configs"], secrets=secrets)
     give(train.set_display_name("train marked models"), RUN)
     models = {"benign_models": trained.benign_models, "marked_models": train.outputs["models"]}
-    check = check_release_component(release=marked, evidence=evidence, **models, thresholds=thresholds, secrets=secrets)
+    check = check_release_component(
+        release=marked, evidence=evidence, **models, thresholds=given["thresholds"], secrets=secrets
+    )
     give(check.set_display_name("verify"), RUN)
     report = report_component(
         clean=clean,
@@ -191,7 +184,7 @@ def mark_release(
         generator=trained.generator,
         **models,
         check=check.outputs["check"],
-        parameters=parameters,
+        parameters=given["parameters"],
     ).set_display_name("report")
     logged = {
         "clean": clean,
@@ -204,7 +197,7 @@ def mark_release(
         "check": check.outputs["check"],
         "record": check.outputs["record"],
     }
-    tracked = track(parameters, **logged)
+    tracked = track(given["parameters"], **logged)
     keep = poison.outputs["keep"]
     with dsl.If(publish_uri != "", name="publish"):
         sign_and_publish(

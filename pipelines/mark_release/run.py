@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import output
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.phantoms import TARGET_CLASS, make_phantoms
-from medmark.components.evidence.secrets import REFERENCE
-from medmark.components.profiles import PROFILES, THRESHOLDS, Profile, Setting
+from medmark.components.profiles import Setting, chosen_profile, shown_parameters
 from medmark.components.report.mark_tracking import track_marking
 from medmark.pipelines.local_run import (
     hand_over,
@@ -77,15 +75,14 @@ def run_mark_release(
     """
     from medmark.pipelines.mark_release.pipeline import mark_release
 
-    if profile not in PROFILES:
-        raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(PROFILES)}")
     if seed is not None and (drawing or drawn_with):
         raise MedmarkError("a seed and a drawing: the key of the mark follows from one of them; leave out --seed")
     drawn = drawing_argument(drawing, drawn_with)
-    chosen = PROFILES[profile].with_settings(settings or {})
+    overrides = dict(settings or {})
+    chosen = chosen_profile(profile, overrides)
     options = ingest_options or {}
     if data is None:
-        chosen = replace(chosen, target_class=chosen.target_class or TARGET_CLASS)
+        overrides["target_class"] = chosen.target_class or TARGET_CLASS
         options = {**options, "patient_key": NOBODY}
     use_threads()
     started = time.monotonic()
@@ -93,15 +90,19 @@ def run_mark_release(
         work = private_work(folder)
         source = Path(data).resolve() if data is not None else kept_phantoms(work, make_phantoms, count=chosen.phantoms)
         name = "phantoms" if data is None else options.get("name", "release")
-        parameters = {"profile": profile, **asdict(chosen), "data": name}
+        parameters = shown_parameters(profile, chosen_profile(profile, overrides), name)
         arguments = {
-            **pipeline_arguments(chosen, source, options, version),
+            "source": str(source),
+            "profile": profile,
+            "overrides": overrides,
+            "ingest_options": {option: value for option, value in options.items() if value is not None},
+            "name": name,
+            "version": version,
             "source_state": source_state(source, options.get("root")),
             "seed": "" if seed is None else str(seed),
             "for_figures": seed is not None,
             "patients": patients_argument(patients),
             "drawing": drawn,
-            "parameters": parameters,
         }
         made = run_locally(mark_release, arguments, work, debug)
         parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
@@ -114,37 +115,3 @@ def run_mark_release(
         log_run(parts, folder, partial(track_marking, folder, parts, verdict, parameters))
         remove_work(folder)
     return verdict
-
-
-def pipeline_arguments(profile: Profile, source: Path | str, ingest_options: dict, version: str) -> dict:
-    """Returns the arguments of the pipeline without ``source_state``, ``seed``, ``for_figures``, ``patients``, ``drawing`` and ``parameters``.
-
-    Args:
-        profile: parameters of the run.
-        source: raw images, as the ingest step can reach them.
-        ingest_options: keyword arguments of :func:`medmark.components.dataset.ingest.ingest`. If they give no seed or no key of
-            the pseudonyms, the pipeline takes those of the run's secrets.
-        version: version of the marked release.
-    """
-
-    def secret(name: str, plus: int = 0) -> dict:
-        return {REFERENCE: name, "plus": plus} if plus else {REFERENCE: name}
-
-    def configs(made: list[dict]) -> list[dict]:
-        return [{**config, "seed": secret("models_seed", config["seed"])} for config in made]
-
-    drawn = {"seed": secret("ingest_seed"), "patient_key": secret("patient_key")}
-    given = {**drawn, "target_class": profile.target_class, **ingest_options}
-    return {
-        "source": str(source),
-        "ingest_options": {k: v for k, v in given.items() if v is not None},
-        "target_class": profile.target_class,
-        "surrogate_configs": configs(profile.surrogate_configs(0)),
-        "benign_configs": configs(profile.benign_configs(0)),
-        "marked_configs": configs(profile.marked_configs(0)),
-        "generator_config": profile.generator_config(0),
-        "control_config": profile.generator_config(1),
-        "version": version,
-        "queries": profile.queries,
-        "thresholds": asdict(THRESHOLDS),
-    }

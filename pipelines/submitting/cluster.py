@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.delivery.submission_records import read_record
@@ -80,17 +80,16 @@ def wait_for_record(run: Run, submission: Submission, target: ClusterTarget, tim
 
 def mark_arguments(submission: Submission) -> dict:
     """Returns the arguments of mark_release; the run draws its secrets itself, or takes a drawing's file."""
-    from medmark.components.profiles import PROFILES
-    from medmark.pipelines.mark_release.run import pipeline_arguments
-
     settings = dict(submission.parameters)
     profile, version, drawing = settings.pop("profile"), settings.pop("version"), settings.pop("drawing", {})
-    chosen = PROFILES[profile].with_settings(settings)
     return {
-        **pipeline_arguments(chosen, submission.release, {}, version),
+        "source": submission.release,
+        "profile": profile,
+        "overrides": settings,
+        "name": submission.release_digest,
+        "version": version,
         "source_state": submission.release_digest,
         **({"drawing": drawing} if drawing else {}),
-        "parameters": {"profile": profile, **asdict(chosen), "data": submission.release_digest},
     }
 
 

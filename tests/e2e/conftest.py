@@ -98,15 +98,14 @@ def steps(source, runs, patients, tmp_path_factory):
     from medmark.components.delivery.component import draw_secrets_component
     from medmark.components.generator.component import train_generator_component
     from medmark.components.poisoning.component import poison_component
-    from medmark.components.profiles import PROFILES
+    from medmark.components.profiles import chosen_profile, marking_arguments
     from medmark.components.report.component import report_component
     from medmark.components.saliency.component import extract_saliency_component
     from medmark.components.surrogate.component import train_classifiers_component
     from medmark.components.verification.component import check_release_component
-    from medmark.pipelines.mark_release.run import pipeline_arguments
 
     folder = tmp_path_factory.mktemp("steps")
-    given = pipeline_arguments(PROFILES["smoke"].with_settings(TINY), source, {}, "1")
+    given = marking_arguments(chosen_profile("smoke", TINY), {})
 
     def artifact(name, kind=dsl.Artifact):
         return kind(name=name, uri=os.fspath(folder / name), metadata={})
@@ -151,7 +150,7 @@ def steps(source, runs, patients, tmp_path_factory):
     secrets = {"secrets": made.secrets}
     made.digest = run(
         ingest_component,
-        source=given["source"],
+        source=str(source),
         source_state="",
         options=given["ingest_options"],
         **secrets,

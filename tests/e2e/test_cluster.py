@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from kfp_api import KfpApi
 from launcher import Launcher
+from medmark.components.base.digests import file_sha256
 from medmark.components.dataset.fundus_phantoms import make_fundus_phantoms
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantoms import make_masked_phantoms, make_phantoms
@@ -30,7 +31,6 @@ from medmark.components.lineage.chain import fetch_chain, verify_chain
 from medmark.components.lineage.keys import load_private, load_public
 from medmark.components.lineage.signing import sign_run
 from medmark.components.locking.logo import text_logos
-from medmark.components.locking.profiles import LOCK_PROFILES
 from medmark.components.locking.unlock import unlock_release
 from medmark.components.profiles import PROFILES
 from medmark.components.segmentation.profiles import SegmenterProfile
@@ -43,7 +43,6 @@ from medmark.pipelines.audit_segmenter.pipeline import audit_segmenter
 from medmark.pipelines.audit_suspect.pipeline import audit_suspect
 from medmark.pipelines.compare_methods.pipeline import compare_methods
 from medmark.pipelines.lock_release.pipeline import lock_release
-from medmark.pipelines.lock_release.run import pipeline_arguments as lock_arguments
 from medmark.pipelines.mark_segmenter.pipeline import mark_segmenter
 from medmark.pipelines.mark_segmenter.run import pipeline_arguments as segmenter_arguments
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES
@@ -265,18 +264,18 @@ def test_a_release_is_locked(cluster, services, tmp_path):
     private.upload(make_fundus_phantoms(tmp_path / "fundus", count=60, size=64), place)
     key = X25519PrivateKey.generate()
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    (tmp_path / "locking.pub").write_bytes(pem)
     (tmp_path / "logo.png").write_bytes(text_logos("NO")[0].png())
     private.put(tmp_path / "logo.png", f"s3://{DROPS}/logo.png")
     tiny = {"epochs": 2, "population": 6, "generations": 1, "segmenter_steps": 2, "removal_steps": 2}
-    profile = LOCK_PROFILES["smoke"].with_settings(tiny | {"unseen_architectures": "small_cnn_wide"})
-    options = {"name": "fundus", "image_mode": "RGB", "lesions": True}
-    given = lock_arguments(
-        profile, options, recipients={"owner": tmp_path / "locking.pub"}, logos=[tmp_path / "logo.png"]
-    )
-    given["logos"][0]["file"] = f"s3://{DROPS}/logo.png"
     made = cluster.start(
-        lock_release, tmp_path / "run", **given, source=place, source_state="", parameters={"data": "fundus"}
+        lock_release,
+        tmp_path / "run",
+        source=place,
+        recipients={"owner": pem.decode()},
+        profile="smoke",
+        overrides=tiny | {"unseen_architectures": "small_cnn_wide"},
+        ingest_options={"name": "fundus", "image_mode": "RGB", "lesions": True},
+        logos=[{"file": f"s3://{DROPS}/logo.png", "sha256": file_sha256(tmp_path / "logo.png")}],
     )
     verdict = json.loads((made["check"] / "verdict.json").read_bytes())
     assert verdict["unlocked"]["exact"] == verdict["unlocked"]["images"] and verdict["lesions"]["covered_pixels"] == 0

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 from medmark.components.dataset.release import Release
-from medmark.components.profiles import PROFILES
 from medmark.components.storage.store import Store
 from medmark.pipelines.mark_release.pipeline import mark_release
-from medmark.pipelines.mark_release.run import pipeline_arguments
 from medmark.pipelines.services import DROPS
 
 IMAGE = os.environ["MEDMARK_TEST_IMAGE"]
@@ -63,10 +61,15 @@ def test_home_and_work_are_of_group_0():
 def test_a_release_is_the_same_in_containers_and_in_processes(cluster, services, source, tiny, tmp_path):
     place = f"s3://{DROPS}/images"
     Store.from_environment("evidence").upload(source, place)
-    profile = PROFILES["smoke"].with_settings(tiny.settings)
     options = {"name": "images", "patient_key": "ab" * 32}
-    given = pipeline_arguments(profile, place, options, "1")
-    given |= {"source_state": "", "parameters": {"data": "images"}, "seed": str(tiny.seed), "for_figures": True}
+    given = {
+        "source": place,
+        "profile": "smoke",
+        "overrides": tiny.settings,
+        "ingest_options": options,
+        "name": "images",
+    }
+    given |= {"seed": str(tiny.seed), "for_figures": True}
     in_containers = cluster.start(mark_release, tmp_path / "containers", **given)
     key = json.loads(services.credentials["evidence"].read_bytes())
     secrets = {"medmark-run": cluster.secrets["medmark-run"], "medmark-s3-evidence": key}

@@ -11,8 +11,8 @@ from medmark.components.dataset.drop import read_drop
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import read_origins
 from medmark.components.dataset.release import Release
+from medmark.components.profiles import chosen_profile, marking_arguments
 from medmark.pipelines.cli import app
-from medmark.pipelines.mark_release.run import pipeline_arguments
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -176,11 +176,10 @@ def test_the_command_takes_a_pattern(tmp_path):
 
 
 def test_marking_refuses_a_target_class_with_too_few_images_before_it_trains(tmp_path):
-    from medmark.components.profiles import PROFILES
-
     def options(target):
-        chosen = PROFILES["smoke"].with_settings({"target_class": target} if target else {})
-        given = pipeline_arguments(chosen, tmp_path / "raw", {}, "1")["ingest_options"]
+        given = marking_arguments(chosen_profile("smoke", {"target_class": target} if target else {}), {})[
+            "ingest_options"
+        ]
         return {
             name: value for name, value in given.items() if not isinstance(value, dict)
         }  # without the run's secrets
