@@ -1,7 +1,49 @@
-"""KFP components of the segmentation room: train segmenters, mark one, check it, and audit suspects."""
+"""KFP components of the segmentation room: expand a profile, train segmenters, mark one, check it, and audit suspects."""
+
+from typing import NamedTuple
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def expand_segmenter_profile_component(
+    profile: str, overrides: dict, ingest_options: dict, weights: str, name: str
+) -> NamedTuple(  # type: ignore[valid-type]  # how KFP takes several outputs
+    "Expanded",
+    [
+        ("ingest_options", dict),
+        ("unmarked_configs", list),
+        ("config", dict),
+        ("trigger", str),
+        ("queries", int),
+        ("thresholds", dict),
+        ("parameters", dict),
+    ],
+):
+    """Expands a profile to what the steps of mark_segmenter take, so that nobody has to write it.
+
+    Args:
+        profile: ``smoke``, ``standard`` or ``full``.
+        overrides: values of the profile to replace, by name, as ``{"size": 256}``; see
+            ``medmark.components.segmentation.profiles.SegmenterProfile``.
+        ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``, as ``{"image_mode": "RGB"}``; the task is
+            segmentation.
+        weights: safetensors file of a trained segmenter to mark, as the marking step can reach it; empty if one is trained from scratch.
+        name: of the data, for the report and MLflow.
+
+    Returns:
+        ingest_options, trigger, queries, thresholds: as the steps take them.
+        unmarked_configs, config: likewise; seeds refer to the run's secrets.
+        parameters: of the run, as the report shows them.
+    """
+    from medmark.components.base.parameters import whole
+    from medmark.components.profiles import shown_parameters
+    from medmark.components.segmentation.profiles import chosen_segmenter_profile, segmenter_arguments
+
+    chosen = chosen_segmenter_profile(profile, whole(overrides))
+    given = segmenter_arguments(chosen, ingest_options, weights or None)
+    return (*given.values(), shown_parameters(profile, chosen, name))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medmark.components.profiles import Settings
+from medmark.components.base.errors import MedmarkError
+from medmark.components.evidence.secrets import REFERENCE
+from medmark.components.profiles import Setting, Settings
+from medmark.components.segmentation.networks import architecture_names
 from medmark.components.segmentation.training import SegmenterConfig
+from medmark.components.segmentation.verdict import SegmenterThresholds
 
 
 @dataclass(frozen=True)
@@ -74,3 +79,47 @@ SEGMENTER_PROFILES = {
         size=256, steps=6000, architecture="attention_unet", other_architecture="unet", benign_models=10
     ),
 }
+
+
+def chosen_segmenter_profile(name: str, overrides: Mapping[str, Setting]) -> SegmenterProfile:
+    """Returns the profile of a name, with some of its parameters replaced.
+
+    Raises:
+        MedmarkError: there is no such profile, parameter or architecture, or a value is of another type.
+    """
+    if name not in SEGMENTER_PROFILES:
+        raise MedmarkError(f"unknown profile: {name!r}; use one of {', '.join(SEGMENTER_PROFILES)}")
+    chosen, known = SEGMENTER_PROFILES[name].with_settings(overrides), architecture_names()
+    for wanted in (chosen.architecture, chosen.other_architecture):
+        if wanted not in known:
+            raise MedmarkError(f"unknown architecture: {wanted!r}; use one of {', '.join(known)}")
+    return chosen
+
+
+def segmenter_arguments(
+    profile: SegmenterProfile, ingest_options: Mapping[str, Any], weights: str | None
+) -> dict[str, Any]:
+    """Expands a profile to what the steps of mark_segmenter take. Seeds refer to the run's secrets.
+
+    Args:
+        profile: parameters of the run.
+        ingest_options: keyword arguments of :func:`medmark.components.dataset.ingest.ingest`. If they give no seed or no key of
+            the pseudonyms, those of the run's secrets are taken.
+        weights: of a trained segmenter to mark, as the marking step can reach it, or None.
+
+    Returns:
+        ``ingest_options``, ``unmarked_configs``, ``config``, ``trigger``, ``queries`` and ``thresholds``.
+    """
+
+    def seeded(config: dict[str, Any]) -> dict[str, Any]:
+        return {**config, "seed": {REFERENCE: "models_seed", "plus": config["seed"]}}
+
+    drawn = {"seed": {REFERENCE: "ingest_seed"}, "patient_key": {REFERENCE: "patient_key"}, "task": "segmentation"}
+    return {
+        "ingest_options": {name: value for name, value in {**drawn, **ingest_options}.items() if value is not None},
+        "unmarked_configs": [seeded(config) for config in profile.unmarked_configs(weights)],
+        "config": seeded(profile.marked_config(weights)),
+        "trigger": profile.trigger,
+        "queries": profile.queries,
+        "thresholds": asdict(SegmenterThresholds()),
+    }

@@ -7,6 +7,7 @@ from medmark.components.dataset.component import ingest_component
 from medmark.components.delivery.component import draw_secrets_component
 from medmark.components.segmentation.component import (
     check_segmenter_component,
+    expand_segmenter_profile_component,
     mark_segmenter_component,
     track_segmenter_component,
     train_segmenters_component,
@@ -32,18 +33,16 @@ class Made(NamedTuple):
 )
 def mark_segmenter(
     source: str,
-    source_state: str,
-    ingest_options: dict,
-    unmarked_configs: list,
-    config: dict,
     text: str,
-    trigger: str,
-    name: str,
-    version: str,
-    queries: int,
-    thresholds: dict,
-    parameters: dict,
+    profile: str = "standard",
+    overrides: dict = {},  # noqa: B006
+    ingest_options: dict = {},  # noqa: B006
+    data_name: str = "release",
+    name: str = "segmenter",
+    version: str = "1",
+    weights: str = "",
     weights_sha256: str = "",
+    source_state: str = "",
     seed: str = "",
     for_figures: bool = False,
     patients: dict = {},  # noqa: B006
@@ -51,45 +50,49 @@ def mark_segmenter(
 ) -> Made:
     """Trains a marked segmenter from images and masks, as ``medmark run mark-segmenter`` does on one machine.
 
-    ``medmark.pipelines.mark_segmenter.run.pipeline_arguments`` makes the arguments from a profile.
-
     Args:
-        source: raw images with masks, as the ingest step can reach them.
-        source_state: any text that differs whenever the source's files differ, see ``ingest_component``.
-        ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``; ``task`` is ``segmentation``.
-        unmarked_configs: configurations of the segmenters without a mark, the unmarked twin first.
-        config: configuration of the marked segmenter.
+        source: raw images with masks, or a release for segmentation, as the ingest step can reach them.
         text: of the owner, 1 to 16 printable bytes.
-        trigger: see ``mark_segmenter_component``.
+        profile: how much to compute: ``smoke`` (64 px), ``standard`` (128 px) or ``full`` (256 px, wants a GPU).
+        overrides: values of the profile to replace, as ``{"size": 256}``; ``medmark.components.segmentation.profiles.SegmenterProfile``
+            describes them all.
+        ingest_options: how to read the source, as ``{"image_mode": "RGB"}``: keyword arguments of
+            ``medmark.components.dataset.ingest.ingest``; the task is segmentation.
+        data_name: of the data, for the report and MLflow.
         name: of the model; public.
         version: of the model; public.
-        queries: test images that suspects are asked about, at most.
-        thresholds: thresholds of the verdict, fixed before the run.
-        parameters: parameters of the run, for the report.
-        weights_sha256: of the trained segmenter to mark; empty if one is trained from scratch.
+        weights: safetensors file of a trained segmenter to mark, as the marking step can reach it; empty if one is trained from scratch.
+        weights_sha256: that it must have.
+        source_state: any text that differs whenever the source's files differ, see ``ingest_component``.
         seed: integer as text from which the run's secrets follow, see ``draw_secrets_component``; drawn when empty.
         for_figures: whoever starts the run vouches that nothing it makes will be handed out; a seed is refused without that.
         patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
         drawing: where a drawing is from which the key of the mark follows, see ``draw_secrets_component``; self-drawn when empty.
     """
+    expand = expand_segmenter_profile_component(
+        profile=profile, overrides=overrides, ingest_options=ingest_options, weights=weights, name=data_name
+    )
+    given = expand.set_display_name("expand profile").outputs
     draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing=drawing)
     draw.set_display_name("draw secrets")
     give(draw, EVIDENCE, RUN)
     secrets = draw.outputs["secrets"]
-    ingest = ingest_component(source=source, source_state=source_state, options=ingest_options, secrets=secrets)
+    ingest = ingest_component(
+        source=source, source_state=source_state, options=given["ingest_options"], secrets=secrets
+    )
     give(ingest.set_display_name("ingest"), EVIDENCE, RUN)
     release = ingest.outputs["release"]
-    train = train_segmenters_component(release=release, configs=unmarked_configs, secrets=secrets)
+    train = train_segmenters_component(release=release, configs=given["unmarked_configs"], secrets=secrets)
     unmarked = train.set_display_name("train unmarked segmenters").outputs["models"]
     mark = mark_segmenter_component(
         release=release,
         secrets=secrets,
-        config=config,
+        config=given["config"],
         text=text,
-        trigger=trigger,
+        trigger=given["trigger"],
         name=name,
         version=version,
-        queries=queries,
+        queries=given["queries"],
         weights_sha256=weights_sha256,
     ).set_display_name("mark segmenter")
     model = mark.outputs["model"]
@@ -99,8 +102,8 @@ def mark_segmenter(
         evidence=mark.outputs["evidence"],
         unmarked=unmarked,
         secrets=secrets,
-        thresholds=thresholds,
-        parameters=parameters,
+        thresholds=given["thresholds"],
+        parameters=given["parameters"],
     ).set_display_name("check segmenter")
     tracked = track_segmenter_component(
         release=release,
@@ -108,7 +111,7 @@ def mark_segmenter(
         unmarked=unmarked,
         evidence=check.outputs["complete"],
         check=check.outputs["check"],
-        parameters=parameters,
+        parameters=given["parameters"],
         kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     ).set_display_name("track")
     for task in (train, mark, check):

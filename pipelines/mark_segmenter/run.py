@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +14,11 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.base.private_files import output
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.phantoms import make_masked_phantoms
-from medmark.components.evidence.secrets import REFERENCE
-from medmark.components.profiles import Setting
-from medmark.components.segmentation.networks import architecture_names, load_segmenter
+from medmark.components.profiles import Setting, shown_parameters
+from medmark.components.segmentation.networks import load_segmenter
 from medmark.components.segmentation.payload import checked_text
-from medmark.components.segmentation.profiles import SEGMENTER_PROFILES, SegmenterProfile
+from medmark.components.segmentation.profiles import chosen_segmenter_profile
 from medmark.components.segmentation.tracking import track_segmenter
-from medmark.components.segmentation.verdict import SegmenterThresholds
 from medmark.components.surrogate.networks import read_metadata
 from medmark.pipelines.local_run import (
     hand_over,
@@ -35,7 +32,6 @@ from medmark.pipelines.local_run import (
 from medmark.pipelines.run_arguments import NOBODY, drawing_argument, patients_argument, source_state
 
 PHANTOM_CLASSES = ["background", "lungs"]
-THRESHOLDS = SegmenterThresholds()
 
 
 def run_mark_segmenter(
@@ -78,19 +74,14 @@ def run_mark_segmenter(
     """
     from medmark.pipelines.mark_segmenter.pipeline import mark_segmenter
 
-    if profile not in SEGMENTER_PROFILES:
-        raise MedmarkError(f"unknown profile: {profile!r}; use one of {', '.join(SEGMENTER_PROFILES)}")
     if seed is not None and (drawing or drawn_with):
         raise MedmarkError("a seed and a drawing: the key of the mark follows from one of them; leave out --seed")
     checked_text(text)
     drawn = drawing_argument(drawing, drawn_with)
-    chosen = SEGMENTER_PROFILES[profile].with_settings(settings or {})
+    overrides = dict(settings or {})
     if model is not None:
-        chosen = _fitting(chosen, Path(model))
-    names = architecture_names()
-    for wanted in (chosen.architecture, chosen.other_architecture):
-        if wanted not in names:
-            raise MedmarkError(f"unknown architecture: {wanted!r}; use one of {', '.join(names)}")
+        overrides |= _fitting(Path(model))
+    chosen = chosen_segmenter_profile(profile, overrides)
     options = {**(ingest_options or {}), "task": "segmentation"}
     if data is None:
         options |= {"patient_key": NOBODY, "class_names": PHANTOM_CLASSES}
@@ -104,15 +95,24 @@ def run_mark_segmenter(
             else kept_phantoms(work, make_masked_phantoms, count=chosen.phantoms, size=chosen.size)
         )
         shown = "phantoms" if data is None else options.get("name", "release")
-        parameters = {"profile": profile, **asdict(chosen), "data": shown, "text": text}
+        file = str(Path(model).resolve()) if model is not None else ""
+        parameters = shown_parameters(profile, chosen, shown)
         arguments = {
-            **pipeline_arguments(chosen, source, options, text=text, name=name, version=version, weights=model),
+            "source": str(source),
+            "text": text,
+            "profile": profile,
+            "overrides": overrides,
+            "ingest_options": {option: value for option, value in options.items() if value is not None},
+            "data_name": shown,
+            "name": name,
+            "version": version,
+            "weights": file,
+            "weights_sha256": file_sha256(file) if file else "",
             "source_state": source_state(source, options.get("root")),
             "seed": "" if seed is None else str(seed),
             "for_figures": seed is not None,
             "patients": patients_argument(patients),
             "drawing": drawn,
-            "parameters": parameters,
         }
         made = run_locally(mark_segmenter, arguments, work, debug)
         parts = {name: Path(artifact.path) for name, artifact in made.outputs.items()}
@@ -127,7 +127,7 @@ def run_mark_segmenter(
     return verdict
 
 
-def _fitting(profile: SegmenterProfile, weights: Path) -> SegmenterProfile:
+def _fitting(weights: Path) -> dict[str, Setting]:
     """Takes architecture and size from weights that medmark wrote; of others the profile says them.
 
     Raises:
@@ -138,47 +138,6 @@ def _fitting(profile: SegmenterProfile, weights: Path) -> SegmenterProfile:
     try:
         read_metadata(weights)
     except MedmarkError:  # not medmark's own; the training reads it and says what is wrong with it
-        return profile
+        return {}
     found = load_segmenter(weights)
-    return replace(profile, architecture=found.architecture, size=found.size)
-
-
-def pipeline_arguments(
-    profile: SegmenterProfile,
-    source: Path | str,
-    ingest_options: dict,
-    *,
-    text: str,
-    name: str,
-    version: str,
-    weights: str | Path | None = None,
-) -> dict:
-    """Returns the arguments of the pipeline without ``source_state``, ``seed``, ``for_figures``, ``patients``, ``drawing`` and ``parameters``.
-
-    Args:
-        profile: parameters of the run.
-        source: raw images with masks, as the ingest step can reach them.
-        ingest_options: keyword arguments of :func:`medmark.components.dataset.ingest.ingest`. If they give no seed or no key of
-            the pseudonyms, the pipeline takes those of the run's secrets.
-        text, name, version: see :func:`run_mark_segmenter`.
-        weights: safetensors file of a trained segmenter to mark, or None.
-    """
-
-    def seeded(config: dict) -> dict:
-        return {**config, "seed": {REFERENCE: "models_seed", "plus": config["seed"]}}
-
-    file = str(Path(weights).resolve()) if weights is not None else None
-    given = {"seed": {REFERENCE: "ingest_seed"}, "patient_key": {REFERENCE: "patient_key"}, **ingest_options}
-    return {
-        "source": str(source),
-        "ingest_options": {k: v for k, v in given.items() if v is not None},
-        "unmarked_configs": [seeded(config) for config in profile.unmarked_configs(file)],
-        "config": seeded(profile.marked_config(file)),
-        "text": text,
-        "trigger": profile.trigger,
-        "name": name,
-        "version": version,
-        "queries": profile.queries,
-        "thresholds": asdict(THRESHOLDS),
-        "weights_sha256": file_sha256(file) if file else "",
-    }
+    return {"architecture": found.architecture, "size": found.size}

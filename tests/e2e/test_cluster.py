@@ -33,7 +33,6 @@ from medmark.components.lineage.signing import sign_run
 from medmark.components.locking.logo import text_logos
 from medmark.components.locking.unlock import unlock_release
 from medmark.components.profiles import PROFILES
-from medmark.components.segmentation.profiles import SegmenterProfile
 from medmark.components.storage.store import Store
 from medmark.components.surrogate.networks import build
 from medmark.components.tracking.registry import onnx_graph
@@ -44,7 +43,6 @@ from medmark.pipelines.audit_suspect.pipeline import audit_suspect
 from medmark.pipelines.compare_methods.pipeline import compare_methods
 from medmark.pipelines.lock_release.pipeline import lock_release
 from medmark.pipelines.mark_segmenter.pipeline import mark_segmenter
-from medmark.pipelines.mark_segmenter.run import pipeline_arguments as segmenter_arguments
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES
 from medmark.pipelines.stress_release.pipeline import stress_release
 
@@ -233,13 +231,19 @@ def test_methods_are_compared(cluster, source, tiny, tmp_path):
 def test_a_segmenter_is_marked_and_audited(cluster, services, tmp_path):
     place, private = f"s3://{DROPS}/masked", Store.from_environment("evidence")
     private.upload(make_masked_phantoms(tmp_path / "masked", count=60, size=64), place)
-    profile = SegmenterProfile(size=64, steps=4, batch_size=4, benign_models=2, queries=8)
-    options = {"name": "masked", "task": "segmentation", "class_names": ["background", "lungs"]}
-    given = segmenter_arguments(profile, place, options, text="St. Anna", name="lungs", version="1")
     # as KFP's plugin does; its server wins over that of the secret
     cluster.injected["MLFLOW_TRACKING_URI"] = cluster.secrets["medmark-mlflow"]["tracking_uri"]
     cluster.secrets["medmark-mlflow"] = {"tracking_uri": "http://127.0.0.1:9"}
-    made = cluster.start(mark_segmenter, tmp_path / "marked", **given, source_state="", parameters={"data": "masked"})
+    made = cluster.start(
+        mark_segmenter,
+        tmp_path / "marked",
+        source=place,
+        text="St. Anna",
+        profile="smoke",
+        overrides={"steps": 4, "batch_size": 4, "queries": 8},
+        ingest_options={"name": "masked", "class_names": ["background", "lungs"]},
+        name="lungs",
+    )
     verdict = json.loads((made["check"] / "verdict.json").read_bytes())
     assert verdict["verdict"] == "not_owned"  # after four steps
     assert not made["unlogged"].exists()  # of an empty folder nothing is left
