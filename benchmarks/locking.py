@@ -36,7 +36,7 @@ from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.release import Release
 from medmark.components.locking.answers import LOCKED, RANDOM, Answers
 from medmark.components.locking.check import CheckOptions, check_locks
-from medmark.components.locking.lesion_segmenter import load_lesion_segmenter, train_lesion_segmenter
+from medmark.components.locking.lesion_segmenter import load_lesion_segmenter, read_stated, train_lesion_segmenter
 from medmark.components.locking.lock import LockOptions, lock_images, lock_release, true_class
 from medmark.components.locking.locks import Lock
 from medmark.components.locking.logo import text_logos
@@ -121,42 +121,41 @@ def locked_pairs(release: Release, models: list[Classifier], options: LockOption
 def matrix(release: Release, models: dict[str, Classifier], options: LockOptions, segmenter, kept: dict, keep) -> None:
     """Fills ``matrix``: a row for each network, and one for each four."""
     rows = kept.setdefault("matrix", [])
-    for name in models:
-        for against in ([name], [other for other in models if other != name]):
-            if any(row["against"] == against for row in rows):
-                continue
-            started = time.monotonic()
-            pairs, asked = locked_pairs(release, [models[n] for n in against], options, segmenter)
-            seconds = time.monotonic() - started
-            answers = Answers(
-                list(models.values()),
-                {logo.digest: logo for logo in LOGOS},
-                release.image_mode,
-                options.search,
-                np.random.default_rng(options.seed),
-                attacked=0,
-            )
-            answers.add(pairs)
-            rows.append(
-                {
-                    "against": against,
-                    "images": len(pairs),
-                    "locked": dict(zip(models, answers.accuracy(LOCKED), strict=True)),
-                    "random_place": dict(zip(models, answers.accuracy(RANDOM), strict=True)),
-                    "covered": float(
-                        np.mean(
-                            [
-                                lock.width * lock.height / (p.clean.width * p.clean.height)
-                                for p, _ in pairs
-                                for lock in [p.lock]
-                            ]
-                        )
-                    ),
-                    "candidates": asked,
-                    "seconds": round(seconds, 1),
-                }
-            )
-            keep()
+    for against in [*([name] for name in models), *([other for other in models if other != name] for name in models)]:
+        if any(row["against"] == against for row in rows):
+            continue
+        started = time.monotonic()
+        pairs, asked = locked_pairs(release, [models[n] for n in against], options, segmenter)
+        seconds = time.monotonic() - started
+        answers = Answers(
+            list(models.values()),
+            {logo.digest: logo for logo in LOGOS},
+            release.image_mode,
+            options.search,
+            np.random.default_rng(options.seed),
+            attacked=0,
+        )
+        answers.add(pairs)
+        rows.append(
+            {
+                "against": against,
+                "images": len(pairs),
+                "locked": dict(zip(models, answers.accuracy(LOCKED), strict=True)),
+                "random_place": dict(zip(models, answers.accuracy(RANDOM), strict=True)),
+                "covered": float(
+                    np.mean(
+                        [
+                            lock.width * lock.height / (p.clean.width * p.clean.height)
+                            for p, _ in pairs
+                            for lock in [p.lock]
+                        ]
+                    )
+                ),
+                "candidates": asked,
+                "seconds": round(seconds, 1),
+            }
+        )
+        keep()
 
 
 def speed(release: Release, model: Classifier, options: LockOptions) -> dict:
@@ -221,10 +220,6 @@ def main() -> None:
     release = release_of(given.data, work, given.seed)
     state = work / "kept.json"
     kept = json.loads(state.read_text()) if state.exists() else {}
-
-    def keep() -> None:
-        state.write_bytes(canonical_json(kept))
-
     configs = [
         TrainConfig(name, name, size=given.size, epochs=EPOCHS, learning_rate=rate, seed=100 * given.seed + number)
         for number, (name, rate) in enumerate(NETWORKS.items())
@@ -245,6 +240,23 @@ def main() -> None:
     )
     trained = [*load_models(work / "first"), *load_models(work / "others")]
     models = {entry["name"]: model for entry, model in trained}
+
+    def keep() -> None:  # a stopped run leaves what it has
+        state.write_bytes(canonical_json(kept))
+        result = {
+            "data": given.data,
+            "size": given.size,
+            "seed": given.seed,
+            "counts": release.counts,
+            "release_digest": release.digest,
+            "machine": machine(),
+            "search": asdict(options.search),
+            "segmenter": read_stated(work / "segmenter"),
+            "networks": {entry["name"]: entry["test_accuracy"] for entry, _ in trained},
+            **kept,
+        }
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
+
     if "speed" not in kept:
         kept["speed"] = [speed(release, model, options) for model in models.values()]
         keep()
@@ -256,19 +268,7 @@ def main() -> None:
         kept["check"] = check_locks(*parts, work / "check", check, seconds={})
         keep()
     matrix(release, models, options, load_lesion_segmenter(work / "segmenter"), kept, keep)
-    result = {
-        "data": given.data,
-        "size": given.size,
-        "seed": given.seed,
-        "counts": release.counts,
-        "release_digest": release.digest,
-        "machine": machine(),
-        "search": asdict(options.search),
-        "segmenter": json.loads((work / "segmenter" / "segmenter.json").read_bytes()),
-        "networks": {entry["name"]: entry["test_accuracy"] for entry, _ in trained},
-        **kept,
-    }
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    keep()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from medmark.components.dataset.release import Release
 from medmark.components.locking.answers import CENTRE, CLEAN, LOCKED, RANDOM, Answers, Shown
 from medmark.components.locking.attacks import ATTACKS, undo
 from medmark.components.locking.evidence import read_lock_evidence
-from medmark.components.locking.lesion_segmenter import compare_dice, load_lesion_segmenter
+from medmark.components.locking.lesion_segmenter import compare_dice, load_lesion_segmenter, read_stated
 from medmark.components.locking.lesions import find_lesions
 from medmark.components.locking.lock import read_logos
 from medmark.components.locking.locks import Lock, read_locks
@@ -110,7 +110,7 @@ def check_locks(
         answers.add([(pair, lesions) for pair, lesions in known if pair.clean.split == "test"])
     if not answers.labels:
         raise MedmarkError(f"no locked image in the test split: {locked_dir}; lock more images")
-    kinds = _Kinds(len(models))
+    kinds, stated = _Kinds(len(models)), read_stated(segmenter_dir)
     measured: dict[str, Any] = {
         **safety.found(rng),
         "accuracy": {
@@ -118,6 +118,7 @@ def check_locks(
             for name in ("white_box", "black_box")
         },
     }
+    measured["lesions"] |= {"segmenter": {name: stated[name] for name in ("held_out", "dice", "boxed")}}
     decision = lock_proofs(measured, options.thresholds)
     train = _locked_images(locked, locks, answers.size)
     attacks = [

@@ -59,18 +59,25 @@ def train_lesion_segmenter(release_dir: str | Path, out_dir: str | Path, config:
     return stated
 
 
-def load_lesion_segmenter(folder: str | Path) -> Segmenter | None:
-    """Reads the segmenter back; None if none was trained.
+def read_stated(folder: str | Path) -> dict[str, Any]:
+    """Content of ``segmenter.json``.
 
     Raises:
         MedmarkError: the folder is not that of :func:`train_lesion_segmenter`.
     """
     path = Path(folder) / STATED
     try:
-        trained = json.loads(path.read_bytes())["trained"]
+        stated = json.loads(path.read_bytes())
+        if not isinstance(stated["trained"], bool):
+            raise ValueError("it does not say whether one was trained")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MedmarkError(f"no segmenter of lesions: {path} ({reason_of(error)}); run its training again") from error
-    return load_segmenter(Path(folder) / WEIGHTS) if trained else None
+    return stated
+
+
+def load_lesion_segmenter(folder: str | Path) -> Segmenter | None:
+    """Reads the segmenter back; None if none was trained. Errors as of :func:`read_stated`."""
+    return load_segmenter(Path(folder) / WEIGHTS) if read_stated(folder)["trained"] else None
 
 
 def compare_dice(segmenter: Segmenter | None, pairs: Sequence[Pair], release: Release) -> dict[str, Any] | None:

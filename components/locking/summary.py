@@ -23,6 +23,8 @@ def rows(verdict: dict[str, Any]) -> list[Row]:
         verdict: content of ``verdict.json``.
     """
     accuracy, cover, attack = verdict["accuracy"], verdict["cover"], verdict["strongest_attack"]
+    boxed, held_out = verdict["lesions"]["segmenter"]["boxed"], verdict["lesions"]["segmenter"]["held_out"]
+    guessed = "segmenter" in verdict["lesions"]["from"] and boxed is not None
     return [
         Row("verdict", verdict["verdict"], "locked", COLOURS[verdict["verdict"]]),
         *(Row(p["name"], p["value"], p["needed"], None if p["state"] == "holds" else "yellow") for p in verdict["proofs"]),
@@ -31,6 +33,7 @@ def rows(verdict: dict[str, Any]) -> list[Row]:
         Row("  which is", attack["attack"]),
         Row("covered by the logo", f"{100 * cover['mean']:.1f} %, at most {100 * cover['largest']:.1f} %"),
         Row("lesions from", ", ".join(f"{name}: {count}" for name, count in sorted(verdict["lesions"]["from"].items()))),
+        *([Row("  lesions inside the segmenter's boxes", f"{100 * boxed:.0f} % of the pixels, in {held_out} images with masks")] if guessed else []),
         Row("images left out", str(verdict["left_out"])),
         Row("time", f"{sum(v for k, v in verdict['seconds'].items() if k != 'total'):.0f} s"),
     ]  # fmt: skip

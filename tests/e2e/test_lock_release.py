@@ -44,7 +44,9 @@ def test_the_smoke_run_locks_and_harms_nobody(run):
     out, code, shown, _ = run
     verdict = json.loads((out / "verdict.json").read_bytes())
     assert code == {"locked": 0, "weak": 3}[verdict["verdict"]], shown
-    assert verdict["lesions"] == {"covered_pixels": 0, "from": {"mask": verdict["dataset"]["images"]}}
+    assert verdict["lesions"]["covered_pixels"] == 0
+    assert verdict["lesions"]["from"] == {"mask": verdict["dataset"]["images"]}
+    assert verdict["lesions"]["segmenter"]["boxed"] > 0.5  # nobody needed it here
     assert verdict["elsewhere"]["changed_pixels"] == 0
     unlocked = verdict["unlocked"]
     assert unlocked["exact"] == unlocked["images"] == verdict["dataset"]["images"] and unlocked["tampered"] == 1000
