@@ -136,21 +136,14 @@ def matrix(release: Release, models: dict[str, Classifier], options: LockOptions
             attacked=0,
         )
         answers.add(pairs)
+        covered = [p.lock.width * p.lock.height / (p.clean.width * p.clean.height) for p, _ in pairs]
         rows.append(
             {
                 "against": against,
                 "images": len(pairs),
                 "locked": dict(zip(models, answers.accuracy(LOCKED), strict=True)),
                 "random_place": dict(zip(models, answers.accuracy(RANDOM), strict=True)),
-                "covered": float(
-                    np.mean(
-                        [
-                            lock.width * lock.height / (p.clean.width * p.clean.height)
-                            for p, _ in pairs
-                            for lock in [p.lock]
-                        ]
-                    )
-                ),
+                "covered": float(np.mean(covered)),
                 "candidates": asked,
                 "seconds": round(seconds, 1),
             }
