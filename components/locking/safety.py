@@ -51,7 +51,7 @@ class Safety:
         differs = (clean != locked).reshape(*shape, -1).any(-1)
         differs[inside] = False
         self.changed += int(differs.sum())
-        self.shares.append(width * height / clean[..., 0].size if clean.ndim == 3 else width * height / clean.size)
+        self.shares.append(width * height / (shape[0] * shape[1]))
         self.exact += self._comes_back(pair)
         if len(self.held) < HELD:
             self.held.append((pair.locked, pair.lock))

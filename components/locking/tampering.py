@@ -20,7 +20,7 @@ def accepted(held: Sequence[tuple[Record, Lock]], key: bytes, mode: str, count: 
     and locks that say another place, opacity or kind.
 
     Args:
-        held: images of a locked release, and their locks; two at least.
+        held: images of a locked release, and their locks.
         key: of the release.
         mode: the release's ``image_mode``.
         count: inputs to try; the kinds take turns.
@@ -61,8 +61,8 @@ def tampered(
     if kind == 3:
         return record, lock, _flipped(key, rng)
     if kind == 4:
-        others = [other for _, other in held if other.image_id != lock.image_id]
-        return record, replace(lock, sealed=others[int(rng.integers(len(others)))].sealed), key
+        others = [other.sealed for _, other in held if other.image_id != lock.image_id] or [b""]
+        return record, replace(lock, sealed=others[int(rng.integers(len(others)))]), key
     if kind == 5:
         return record, replace(lock, x=lock.x + 1), key
     if kind == 6:
