@@ -1,6 +1,6 @@
 """Whether evidence accuses models that were trained on another owner's release.
 
-    python benchmarks/other_owners.py --data kermany --size 128 --owners 2 --strangers 10 --work WORK --out FILE
+    python benchmarks/other_owners.py --data kermany --size 64 --owners 12 --strangers 20 --work WORK
 
 Each owner marks the same clean images with a key of its own, and two networks are trained on each marked release. Then every model
 is judged as the release check judges it, with its owner's evidence and with that of strangers, who drew keys of their own and had
@@ -10,7 +10,7 @@ the first owner's images: the questions do not depend on a key.
 Writes ``results/other_owners_<data>_<size>.json`` unless FILE says otherwise: ``pairs`` and ``accused``, the models of one owner that were
 judged with the evidence of another, and how many of them were called ``owned``; ``own`` and ``own_owned``, the same with the owner's
 own evidence; ``accused_without_key``, what ``accused`` would be without the proof of the key; ``rows``, each with verdict, rank of the
-key among 1,800, and p-values. A stopped run continues in WORK.
+key among 1,800, and p-values. A stopped run continues in WORK, and so does one with more owners or strangers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from marking import MARKED_MODELS, Bench
+from marking import MARKED_MODELS, Bench, release_of
 from medmark.components.base.progress import track
+from medmark.components.dataset.phantoms import TARGET_CLASS
 from medmark.components.evidence.queries import QUERIES, read_queries
 from medmark.components.generator.key import draw_key
 from medmark.components.generator.marker import Marker
@@ -39,18 +40,24 @@ from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
 from medmark.components.verification.scenarios import ASKED_FOR_KEY
 
 BENIGN_MODELS = 20
+STRANGERS = 1000  # the first one's seed, so that owners can be added
+
+
+def profile_of(data: str) -> Profile:
+    """What the data is marked with: phantoms as ``make run`` marks them."""
+    return PROFILES["smoke" if data == "phantoms" else "standard"]
 
 
 def draw(bench: Bench, folder: Path, seed: int) -> Profile:
-    """Draws an owner's key, and that of its control mark, from a seed; the standard profile at this size."""
-    profile = replace(PROFILES["standard"], size=bench.size)
+    """Draws an owner's key, and that of its control mark, from a seed; the profile at this size."""
+    profile = replace(profile_of(bench.data), size=bench.size)
     for name, index in (("generator", 0), ("control", 1)):
         train_generator(
             bench.release.path,
             bench.work / "panel",
             bench.work / "saliency",
             folder / name,
-            target_class="",
+            target_class=TARGET_CLASS if bench.data == "phantoms" else "",
             config=GeneratorConfig.from_dict(profile.generator_config(index)),
             seed=seed,
         )
@@ -102,10 +109,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     out = options.out or Path(__file__).parent / "results" / f"other_owners_{options.data}_{options.size}.json"
+    release_of(options.data, options.work, profile_of(options.data).phantoms)
     bench = Bench(options.data, options.work, size=options.size, benign_models=BENIGN_MODELS)
-    names = [f"owner-{n}" for n in range(options.owners)] + [f"stranger-{n}" for n in range(options.strangers)]
+    seeds = {f"owner-{n}": n for n in range(options.owners)}
+    seeds |= {f"stranger-{n}": STRANGERS + n for n in range(options.strangers)}
     models = {}
-    for seed, name in track(list(enumerate(names)), "marking for each owner"):
+    for name, seed in track(seeds.items(), "marking for each owner"):
         folder = options.work / name
         if not (folder / "evidence" / QUERIES).exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -114,15 +123,15 @@ def main() -> None:
             configs = [replace(config, size=options.size) for config in MARKED_MODELS]
             train_models(folder / "release", folder / "models", configs=configs)
             models |= {(name, entry["architecture"]): model for entry, model in load_models(folder / "models")}
-    target = Marker.load(options.work / names[0] / "generator").target
-    clean = read_queries(options.work / names[0] / "evidence", size=bench.size, target=target).clean[:IMAGES]
+    target = Marker.load(options.work / "owner-0" / "generator").target
+    clean = read_queries(options.work / "owner-0" / "evidence", size=bench.size, target=target).clean[:IMAGES]
     waves = {name: ask_waves(partial(predict_probabilities, model), clean, target) for name, model in models.items()}
     benign_waves = [
         ask_waves(partial(predict_probabilities, model), clean, target)
         for model in bench.benign_models[-ASKED_FOR_KEY:]
     ]
     rows = []
-    for seed, name in track(list(enumerate(names)), "judging with each owner's evidence"):
+    for name, seed in track(seeds.items(), "judging with each owner's evidence"):
         verdicts = judged(bench, options.work / name, seed, models, waves, benign_waves)
         for (owner, architecture), (result, key) in verdicts.items():
             rows.append(

@@ -80,8 +80,10 @@ def knows(key: Key, width: float = 1.0) -> KeyAnswers:
     """What a network answers to waves that learned a key, by a formula other than the test's."""
     octaves = np.log2(np.array(CYCLES) / key.cycles)[:, None] / (0.25 * width)
     asked = np.array(DEGREES)
-    turn = np.minimum(np.abs(asked - key.degrees), 180 - asked - key.degrees)[None] / (15 * width)
-    log_odds = 6 / (1 + octaves**2 + turn**2)
+    turns = (
+        (side - key.degrees)[None] / (15 * width) for side in (asked, -asked, 180 - asked)
+    )  # a wave and its mirror images
+    log_odds = 6 * np.sqrt(sum((1 + octaves**2 + turn**2) ** -2.0 for turn in turns))
     return KeyAnswers(log_odds, log_odds / 6)
 
 

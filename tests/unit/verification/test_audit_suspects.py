@@ -12,10 +12,10 @@ from medmark.components.verification.audit import MEANINGS, audit_suspects
 
 
 class Turned(Model):
-    """Answers to stripes that are turned by 10 degrees, of the same frequency."""
+    """Answers to stripes that are turned by 12 degrees, of the same frequency."""
 
     def __call__(self, images):
-        turn = np.radians(80)
+        turn = np.radians(78)
         grid = (np.arange(SIDE) + 0.5) / SIDE
         along = 2 * np.pi * 4 * (grid[None] * np.cos(turn) + grid[:, None] * np.sin(turn))
         shown = images[:, 0].double().numpy() - 0.5
@@ -130,8 +130,8 @@ def test_one_suspect_that_fails_does_not_stop_the_other(evidence, tmp_path):
 
 
 def test_a_suspect_that_learned_another_owners_key_is_not_accused(evidence, tmp_path):
-    """Its owner's stripes are turned by 10 degrees, so it answers to ours, too."""
-    suspect = Turned("another's", reaction=14)
+    """Its owner's stripes are turned by 12 degrees, so it answers to ours, too."""
+    suspect = Turned("another's", reaction=30)
     (found,) = audit_suspects(evidence, [suspect], tmp_path)["suspects"]
     assert found["verdict"] == "not_owned" and found["lift"] > 0.5
     assert [reason.split(":")[0] for reason in found["failed"]] == ["key"] and found["key"]["p_value"] > 0.01

@@ -1,5 +1,8 @@
 """The rank of the key among all keys: exact for whoever did not learn from the release, first for whoever did."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from medmark.components.generator.marker import carrier
 from medmark.components.verification.key_test import IMAGES, ask_waves, key_test, waves
 from scipy import stats
 
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 SHAPE = (len(CYCLES), len(DEGREES))
 
 
@@ -37,18 +41,20 @@ def test_p_values_of_all_keys_together_are_uniform(seed, scale, label_only):
     assert ((p > 0) & (p <= 1)).all() and stats.kstest(p, "uniform").pvalue > 1e-9
 
 
-def test_the_p_value_is_exact(rng, benign):
+def test_no_p_value_is_too_small(rng, benign):
+    """Of all keys, no more than the level asks for are told; ties count against accusing."""
     suspect = knows(draw_key(3))
     p = [
         key_test(suspect, benign, Key(degrees, cycles, 0.0)).p_value
         for cycles in table.CYCLES
         for degrees in table.DEGREES
     ]
-    assert sorted(round(one * KEYS) for one in p) == list(range(1, KEYS + 1))
+    assert len(p) == KEYS and (np.sort(p) >= np.arange(1, KEYS + 1) / KEYS - 1e-12).all()
+    assert np.mean(np.array(p) <= 0.01) > 0.005
 
 
 @pytest.mark.parametrize("label_only", [False, True])
-@pytest.mark.parametrize("width", [0.6, 1.0, 1.5])
+@pytest.mark.parametrize("width", [0.6, 1.0, 1.25])
 def test_who_learned_the_key_is_told(benign, width, label_only):
     for seed in range(20):
         key = draw_key(seed)
@@ -69,6 +75,34 @@ def test_a_taste_that_benign_models_share_counts_for_nothing(rng, benign):
     own = knows(key)
     suspect = KeyAnswers(own.log_odds + 3 * taste.log_odds, own.labels)
     assert key_test(suspect, panel, key).p_value <= 0.01
+
+
+def test_what_all_benign_models_answer_to_is_no_key(rng):
+    """Somebody draws that key, too, and shall not accuse them all."""
+    for seed in range(5):
+        taste = 3 * knows(draw_key(seed)).log_odds
+        panel, suspects = (
+            [KeyAnswers(taste + rng.normal(size=SHAPE), np.zeros(SHAPE)) for _ in range(count)] for count in (6, 20)
+        )
+        p = [key_test(suspect, panel, draw_key(seed)).p_value for suspect in suspects]
+        assert sum(one <= 0.01 for one in p) <= 3, (seed, p)
+
+
+@pytest.mark.parametrize("data", ["kermany", "phantoms"])
+def test_real_models_tell_their_keys_as_recorded(data):
+    """Networks of several owners, as benchmarks/key_statistics.py asked them."""
+    kept = json.loads((RESULTS / f"key_statistics_{data}_64.json").read_text())
+    panel = [_answers(one) for one in kept["panel"]]
+    recorded = kept["rows"]["audit"]["ranks"]
+    found = {}
+    for name, odds in kept["answers"].items():
+        seed = int(name.split(",")[0].removeprefix("owner-"))
+        found[name] = key_test(_answers(odds), panel, draw_key(seed)).rank
+    assert len(found) >= 16 and found == recorded
+
+
+def _answers(odds: list) -> KeyAnswers:
+    return KeyAnswers(np.array(odds), np.zeros(SHAPE))
 
 
 def test_a_test_without_benign_models_or_with_a_key_of_no_table_is_refused(benign):

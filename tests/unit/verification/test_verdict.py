@@ -181,7 +181,7 @@ def test_power_grows_with_the_effect_and_the_number_of_queries():
     assert by_queries[0] < 0.5 < by_queries[2]
 
 
-KEY = draw_key(1)
+KEY = draw_key(8)
 WAVES = [carrier(turned(KEY, phase, mirrored), 32)[0, 0] for mirrored in (False, True) for phase in (0.0, math.pi / 2)]
 
 
