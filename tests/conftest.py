@@ -25,7 +25,7 @@ from wheel import build_wheel, install_wheel
 
 # those over a minute by how long they take; begun last, one of them would run on alone
 LONGEST_FIRST = (
-    "test_cluster", "test_marking", "test_docs", "test_update_release", "test_segmenter", "test_components",
+    "test_cluster", "test_marking", "test_docs", "test_update_release", "test_segmenter", "test_lock_release", "test_components",
     "test_mark_release", "test_hostile_suspects", "test_forgery", "test_update", "test_mlflow_sync", "test_suspects",
     "test_submit", "test_traces", "test_places", "test_reconcile", "test_report", "test_registry",
 )  # fmt: skip
