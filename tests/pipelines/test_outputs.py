@@ -9,6 +9,7 @@ from made_up_run import make_run
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.evidence.secrets import draw_secrets, read_secrets
+from medmark.components.profiles import chosen_profile, marking_arguments
 from medmark.pipelines.run_arguments import NOBODY
 
 AUDIT = {"release_digest": "0" * 64, "evidence_sha256": "1" * 64, "suspects": []}
@@ -206,7 +207,9 @@ def test_how_the_patients_key_reaches_a_run(medmark, marked, tmp_path, monkeypat
         code, _, err = medmark("run", "mark-release", "--out", tmp_path / name, *options)
         assert code == 1 and "stopped here" in err
     drawn, named, *phantoms = given
-    assert drawn["patients"] == {} and drawn["ingest_options"]["patient_key"] == {"$secret": "patient_key"}
+    assert drawn["patients"] == {} and "patient_key" not in drawn["ingest_options"]
+    expanded = marking_arguments(chosen_profile(drawn["profile"], drawn["overrides"]), drawn["ingest_options"])
+    assert expanded["ingest_options"]["patient_key"] == {"$secret": "patient_key"}
     assert named["ingest_options"] == drawn["ingest_options"] and named["patients"]["file"] == str(key)
     draw_secrets(tmp_path / "secrets", None, named["patients"]["file"])
     assert read_secrets(tmp_path / "secrets").patient_key == json.loads(key.read_bytes())["key"] not in str(named)

@@ -20,6 +20,7 @@ from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.origin import read_origins
 from medmark.components.dataset.pseudonyms import image_id, pseudonym
 from medmark.components.dataset.release import Release
+from medmark.components.delivery.component import expand_profile_component
 from medmark.pipelines import cli
 from medmark.pipelines.mark_release import run as mark_run
 from PIL import Image
@@ -160,8 +161,10 @@ def test_mlflow_gets_the_name_of_the_data_set_not_of_its_source(tmp_path, monkey
     options = {"name": "thorax", "label_column": "label"}
     with pytest.raises(Enough):
         mark_run.run_mark_release(tmp_path / "out", data=str(table), profile="smoke", ingest_options=options)
-    assert given["parameters"]["data"] == "thorax"
-    assert leaks(json.dumps(given["parameters"]).encode(), {table.name, table.stem, "Czerny", str(tmp_path)}) == []
+    inputs = {name: given[name] for name in ("profile", "overrides", "ingest_options", "name")}
+    parameters = expand_profile_component.python_func(**inputs)[-1]
+    assert parameters["data"] == "thorax"
+    assert leaks(json.dumps(parameters).encode(), {table.name, table.stem, "Czerny", str(tmp_path)}) == []
 
 
 def test_ids_do_not_collide():
