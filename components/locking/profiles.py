@@ -17,8 +17,7 @@ from medmark.components.segmentation.training import SegmenterConfig
 from medmark.components.surrogate.networks import ARCHITECTURES
 from medmark.components.surrogate.training import TrainConfig
 
-# measured on 160 fundus phantoms of 64 px, 300 steps: Dice 0.85, where the U-Net, whose last layer normalises its one channel, gives no
-# probability of a half or more to lesions so small; benchmarks/results/locking_phantoms.json
+# ours: the U-Net that segmenters are by default normalises the one channel of its last layer, and learns lesions too small to fill it badly
 SEGMENTER = "segresnet"
 
 
