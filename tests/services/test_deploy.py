@@ -206,7 +206,7 @@ class Workflow:
         work.mkdir()
 
         def local(path: str) -> str:
-            return path.replace("/work/run", str(work)).replace("/keys", str(self.kind.secrets / "medmark-signing"))
+            return path.replace("/scratch/run", str(work)).replace("/keys", str(self.kind.secrets / "medmark-signing"))
 
         for artifact in template.get("inputs", {}).get("artifacts", []):
             with tarfile.open(given[artifact["name"]]) as archive:

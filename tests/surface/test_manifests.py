@@ -1122,9 +1122,9 @@ def test_scripts_of_steps_start_medmark_as_they_should(hydrated, tmp_path):
     marking = {"NAME": "a name", "PROFILE": "smoke", "SOURCE": "", "OPTIONS": ""}
     rest = ["--name", "a name", "--profile", "smoke"]
     mark = ("argo-only", "medmark-mark-release", "mark")
-    assert run(*mark, **marking) == ["", "run", "mark-release", *rest, "--out", "/work/run/out"]
+    assert run(*mark, **marking) == ["", "run", "mark-release", *rest, "--out", "/scratch/run/out"]
     more = marking | {"SOURCE": "s3://raw/$(id)", "OPTIONS": "--label-column * --quarantine"}
-    given = ["--data", "s3://raw/$(id)", *rest, "--label-column", "*", "--quarantine", "--out", "/work/run/out"]
+    given = ["--data", "s3://raw/$(id)", *rest, "--label-column", "*", "--quarantine", "--out", "/scratch/run/out"]
     assert run(*mark, **more) == ["", "run", "mark-release", *given]
     places = {"DROPS": "s3://d", "RELEASES": "s3://r", "EVIDENCE": "s3://e"}
     swept = ["reconcile", "--drops", "s3://d", "--releases", "s3://r", "--evidence", "s3://e", "--sign"]
