@@ -176,6 +176,17 @@ def read_settings(texts: Mapping[str, str], of: type[Settings] = Profile) -> dic
     return settings
 
 
+def with_secret_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """Lets the seed of a model's configuration follow from the run's secrets."""
+    return {**config, "seed": {REFERENCE: "models_seed", "plus": config["seed"]}}
+
+
+def ingest_with_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes seed and key of the pseudonyms from the run's secrets, unless the options of ingest give them; leaves out what is None."""
+    drawn = {"seed": {REFERENCE: "ingest_seed"}, "patient_key": {REFERENCE: "patient_key"}}
+    return {name: value for name, value in {**drawn, **options}.items() if value is not None}
+
+
 def marking_arguments(profile: Profile, ingest_options: Mapping[str, Any]) -> dict[str, Any]:
     """Expands a profile to what the steps of mark_release take. Seeds refer to the run's secrets.
 
@@ -189,20 +200,12 @@ def marking_arguments(profile: Profile, ingest_options: Mapping[str, Any]) -> di
         ``control_config``, ``queries`` and ``thresholds``.
     """
 
-    def seeded(made: list[dict]) -> list[dict]:
-        return [
-            {**config, "seed": {REFERENCE: "models_seed", **({"plus": config["seed"]} if config["seed"] else {})}}
-            for config in made
-        ]
-
-    drawn = {"seed": {REFERENCE: "ingest_seed"}, "patient_key": {REFERENCE: "patient_key"}}
-    given = {**drawn, "target_class": profile.target_class, **ingest_options}
     return {
-        "ingest_options": {name: value for name, value in given.items() if value is not None},
+        "ingest_options": ingest_with_secrets({"target_class": profile.target_class, **ingest_options}),
         "target_class": profile.target_class,
-        "surrogate_configs": seeded(profile.surrogate_configs(0)),
-        "benign_configs": seeded(profile.benign_configs(0)),
-        "marked_configs": seeded(profile.marked_configs(0)),
+        "surrogate_configs": [with_secret_seed(config) for config in profile.surrogate_configs(0)],
+        "benign_configs": [with_secret_seed(config) for config in profile.benign_configs(0)],
+        "marked_configs": [with_secret_seed(config) for config in profile.marked_configs(0)],
         "generator_config": profile.generator_config(0),
         "control_config": profile.generator_config(1),
         "queries": profile.queries,

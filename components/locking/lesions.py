@@ -66,7 +66,8 @@ def find_lesions(record: Record, mode: str, model: Classifier, segmenter: Segmen
     if segmenter is not None:
         found = _enlarged(predict_maps(segmenter, resize(image, segmenter.size))[:, None], shape)
         return Lesions(boxes_of(found >= LIKELY), "segmenter")
-    found = _enlarged(saliency_maps(model, image), shape)
+    where = next(model.parameters()).device
+    found = _enlarged(saliency_maps(model, image.to(where)).cpu(), shape)
     return Lesions(boxes_of(found >= SALIENT * max(float(found.max()), 1e-6)), "saliency")
 
 

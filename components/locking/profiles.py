@@ -9,10 +9,9 @@ from typing import Any
 
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.evidence.secrets import REFERENCE
 from medmark.components.locking.search import SearchConfig
 from medmark.components.locking.verdict import LockThresholds
-from medmark.components.profiles import Setting, Settings
+from medmark.components.profiles import Setting, Settings, ingest_with_secrets, with_secret_seed
 from medmark.components.segmentation.training import SegmenterConfig
 from medmark.components.surrogate.networks import ARCHITECTURES
 from medmark.components.surrogate.training import TrainConfig
@@ -168,17 +167,13 @@ def locking_arguments(profile: LockProfile, ingest_options: Mapping[str, Any]) -
         if wanted not in ARCHITECTURES:
             raise MedmarkError(f"unknown architecture: {wanted!r}; use one of {', '.join(ARCHITECTURES)}")
 
-    def seeded(config: dict[str, Any]) -> dict[str, Any]:
-        return {**config, "seed": {REFERENCE: "models_seed", "plus": config["seed"]}}
-
-    drawn = {"seed": {REFERENCE: "ingest_seed"}, "patient_key": {REFERENCE: "patient_key"}}
     return {
-        "ingest_options": {name: value for name, value in {**drawn, **ingest_options}.items() if value is not None},
-        "configs": [seeded(config) for config in profile.classifiers(profile.architectures, "attacked", 100)],
+        "ingest_options": ingest_with_secrets(ingest_options),
+        "configs": [with_secret_seed(config) for config in profile.classifiers(profile.architectures, "attacked", 100)],
         "unseen_configs": [
-            seeded(config) for config in profile.classifiers(profile.unseen_architectures, "unseen", 1000)
+            with_secret_seed(config) for config in profile.classifiers(profile.unseen_architectures, "unseen", 1000)
         ],
-        "segmenter_config": seeded(profile.segmenter),
+        "segmenter_config": with_secret_seed(profile.segmenter),
         "search": json.loads(canonical_json(asdict(profile.search))),  # lists: pipelines know no tuples
         "removal_steps": profile.removal_steps,
         "thresholds": asdict(LockThresholds()),

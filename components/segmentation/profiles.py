@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medmark.components.base.errors import MedmarkError
-from medmark.components.evidence.secrets import REFERENCE
-from medmark.components.profiles import Setting, Settings
+from medmark.components.profiles import Setting, Settings, ingest_with_secrets, with_secret_seed
 from medmark.components.segmentation.networks import architecture_names
 from medmark.components.segmentation.training import SegmenterConfig
 from medmark.components.segmentation.verdict import SegmenterThresholds
@@ -111,14 +110,10 @@ def segmenter_arguments(
         ``ingest_options``, ``unmarked_configs``, ``config``, ``trigger``, ``queries`` and ``thresholds``.
     """
 
-    def seeded(config: dict[str, Any]) -> dict[str, Any]:
-        return {**config, "seed": {REFERENCE: "models_seed", "plus": config["seed"]}}
-
-    drawn = {"seed": {REFERENCE: "ingest_seed"}, "patient_key": {REFERENCE: "patient_key"}, "task": "segmentation"}
     return {
-        "ingest_options": {name: value for name, value in {**drawn, **ingest_options}.items() if value is not None},
-        "unmarked_configs": [seeded(config) for config in profile.unmarked_configs(weights)],
-        "config": seeded(profile.marked_config(weights)),
+        "ingest_options": ingest_with_secrets({"task": "segmentation", **ingest_options}),
+        "unmarked_configs": [with_secret_seed(config) for config in profile.unmarked_configs(weights)],
+        "config": with_secret_seed(profile.marked_config(weights)),
         "trigger": profile.trigger,
         "queries": profile.queries,
         "thresholds": asdict(SegmenterThresholds()),
