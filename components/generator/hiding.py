@@ -17,11 +17,13 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from functools import cache
 
 import cv2
 import numpy as np
 from libjpeg.utils import decode as decode_jpeg
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from scipy import fft, ndimage, signal
 
 CONSTANT = 5  # side of the smallest constant area that stays as it is, pixels; arbitrary
@@ -36,6 +38,10 @@ ROUNDING = 0.1  # variance of a DCT coefficient of rounded pixels, 1/12, and a l
 RESTORED = (
     0.9  # share of blocks that recompression must give back; ours: the right decoder gives nearly all, another few
 )
+STANDARD = 0.6  # share of the steps that tell which must be those of one of libjpeg's tables; ours
+SHIFTS = tuple((down, (down + across) % 8) for down in (1, 3, 5, 7) for across in (0, 4))  # of the grid, pixels; ours
+# what is left of coefficients below half a step: all of them is too rough, none too smooth; ours, chosen on benchmarks/traces.py
+FAINT = 0.55
 SAMPLE = 1 << 19  # pixels whose quantiles stand for all
 
 
@@ -105,7 +111,7 @@ def jpeg_table(pixels: np.ndarray) -> np.ndarray | None:
     """The quantisation table of the JPEG that an image was decoded from, as far as the pixels tell.
 
     Maximum likelihood of each coefficient's step, after Fan and de Queiroz ("Identification of Bitmap Compression History",
-    2003); 255 where a coefficient is zero throughout.
+    2003). If most steps are those of one of libjpeg's tables, it is that table; else 255 where a coefficient is zero nearly throughout.
 
     Args:
         pixels: (H, W); the grid must start at the first pixel.
@@ -127,7 +133,23 @@ def jpeg_table(pixels: np.ndarray) -> np.ndarray | None:
     steps = np.array([[_step(coefficients[:, u, v]) or 0 for v in range(8)] for u in range(8)])
     empty = (np.abs(coefficients) > 1.5).mean(axis=0) < 0.03
     steps[(steps == 0) & empty] = 255
-    return np.maximum(steps, 1) if (steps > 0).mean() > 0.8 else None
+    if (steps > 0).mean() <= 0.8:
+        return None
+    told = (steps > 1) & (steps < 255)
+    alike = (_standard_tables() == steps)[:, told].mean(axis=1) if told.any() else np.zeros(1)
+    return _standard_tables()[alike.argmax()] if alike.max() >= STANDARD else np.maximum(steps, 1)
+
+
+@cache
+def _standard_tables() -> np.ndarray:
+    """Tables of libjpeg for luminance, by quality from 1 to 100: (100, 8, 8) int."""
+    tables = []
+    for quality in range(1, 101):
+        stream = io.BytesIO()
+        Image.new("L", (8, 8)).save(stream, "JPEG", quality=quality)
+        stream.seek(0)
+        tables.append(np.array(JpegImageFile(stream).quantization[0]).reshape(8, 8))
+    return np.stack(tables)
 
 
 def _step(coefficients: np.ndarray) -> int | None:
@@ -153,13 +175,45 @@ def _as_jpeg(pixels: np.ndarray, delta: np.ndarray, table: np.ndarray, still: np
     decode = _decoder(pixels, table)
     if decode is None:
         return None
-    wanted = np.clip(np.rint(pixels + delta), 0, 255).astype(np.uint8)
+    wanted = np.clip(np.rint(_before_jpeg(pixels, table) + delta), 0, 255).astype(np.uint8)
     marked = decode(_jpeg(wanted, table)).copy()
     whole = _blocks(marked)  # a view: partial blocks at the edges are taken as they come
-    untouched = (_blocks(still) | (_blocks(delta) == 0)).all(axis=(2, 3))
+    # a block of which only a part stayed would be on no grid
+    untouched = _blocks(still).any(axis=(2, 3)) | (_blocks(delta) == 0).all(axis=(2, 3))
     whole[untouched] = _blocks(pixels)[untouched]
     marked[still] = pixels[still]
     return marked
+
+
+def _before_jpeg(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """An image without block edges that compression would have turned into this one.
+
+    All coefficients of a decoded image are multiples of their steps: added to it, a mark would move them by whole steps or not at all, and
+    leave blocks. The image is compressed anew on shifted grids, and the mean is taken (after Nosratinia, "Enhancement of JPEG-Compressed
+    Images by Re-application of JPEG", 2001); then each coefficient is brought back to what its step is rounded to.
+    """
+    height, width = (side // 8 * 8 for side in pixels.shape)
+    padded = np.pad(pixels[:height, :width].astype(np.float32), 8, mode="symmetric")
+    mean = np.zeros((height, width), np.float32)
+    for down, across in SHIFTS:
+        steps = _steps_of(padded[down : down + height + 8, across : across + width + 8], table)
+        steps = np.where(np.abs(steps) < 0.5, FAINT * steps, np.rint(steps))
+        mean += _image_of(steps, table)[8 - down :, 8 - across :][:height, :width] / len(SHIFTS)
+    rounded = np.rint(_steps_of(padded[8:-8, 8:-8], table))
+    before = pixels.astype(np.float64)
+    before[:height, :width] = _image_of(rounded + np.clip(_steps_of(mean, table) - rounded, -0.5, 0.5), table)
+    return before
+
+
+def _steps_of(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Coefficients of an image of whole blocks, in steps: (H // 8, W // 8, 8, 8)."""
+    return fft.dctn(_blocks(image) - 128, axes=(2, 3), norm="ortho") / table.astype(image.dtype)
+
+
+def _image_of(steps: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The image of these coefficients, not rounded: the inverse of :func:`_steps_of`."""
+    blocks = fft.idctn(steps * table.astype(steps.dtype), axes=(2, 3), norm="ortho") + 128
+    return blocks.swapaxes(1, 2).reshape(8 * steps.shape[0], 8 * steps.shape[1])
 
 
 def _decoder(pixels: np.ndarray, table: np.ndarray) -> Callable[[bytes], np.ndarray] | None:
