@@ -146,6 +146,11 @@ def inside(document: dict) -> list[str]:
         patch = yaml.safe_load(document["spec"]["podSpecPatch"])
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, "spec": {"containers": [], **patch}}
         problems += by_kubernetes(pod)
+    if document["kind"] == "PodDefault":
+        given = {name: document["spec"].get(name, []) for name in ("env", "volumeMounts", "volumes")}
+        step = {"name": "any", "image": "any", "env": given["env"], "volumeMounts": given["volumeMounts"]}
+        spec = {"containers": [step], "volumes": given["volumes"]}
+        problems += by_kubernetes({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, "spec": spec})
     if document["kind"] == "Sensor":
         for trigger in document["spec"]["triggers"]:
             problems += by_hera(hera.Workflow, trigger["template"]["k8s"]["source"]["resource"])
@@ -751,6 +756,13 @@ FAULTS = [
         "root",
     ),
     ("invalid", "examples", lambda d: spec(d, "ExternalSecret", "medmark-run").pop("secretStoreRef"), "secretStoreRef"),
+    ("invalid", "gpu", lambda d: spec(d, "PodDefault", "access-ml-pipeline").update(label="x"), "label"),
+    (
+        "invalid",
+        "gpu",
+        lambda d: spec(d, "PodDefault", "access-ml-pipeline")["volumes"][0]["projected"].update(audience="x"),
+        "audience",
+    ),
     (
         "dangling",
         "argo-only",
@@ -826,7 +838,19 @@ FAULTS = [
         lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["arguments"]["parameters"].pop(),
         "no parameter suspect",
     ),
+    (
+        "dangling",
+        "kubeflow-multiuser",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter")["arguments"]["parameters"].pop(),
+        "no parameter suspect",
+    ),
     ("dangling", "argo-only", lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["volumes"].pop(), "no volume tmp"),
+    (
+        "dangling",
+        "kind",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter").update(entrypoint="audit"),
+        "no entrypoint audit",
+    ),
     (
         "dangling",
         "kind",
@@ -865,6 +889,14 @@ FAULTS = [
         "unrestricted",
         "argo-only",
         lambda d: container(d, "medmark-audit", "question")["securityContext"].update(readOnlyRootFilesystem=False),
+        "can be written",
+    ),
+    (
+        "unrestricted",
+        "kubeflow-multiuser",
+        lambda d: container(d, "medmark-audit-segmenter", "question")["securityContext"].update(
+            readOnlyRootFilesystem=False
+        ),
         "can be written",
     ),
     (
@@ -939,8 +971,24 @@ FAULTS = [
     ),
     (
         "open_secrets",
+        "kubeflow-multiuser",
+        lambda d: container(d, "medmark-audit-segmenter", "question")["env"].append(
+            {"name": "MEDMARK_SUSPECT_TOKEN", "value": "x"}
+        ),
+        "is a value",
+    ),
+    (
+        "open_secrets",
         "argo-only",
         lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["volumes"].append(
+            {"name": "key", "secret": {"secretName": "medmark-signing", "items": [{"key": "medmark.key", "path": "k"}]}}
+        ),
+        "medmark-signing",
+    ),
+    (
+        "open_secrets",
+        "kubeflow-multiuser",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter")["volumes"].append(
             {"name": "key", "secret": {"secretName": "medmark-signing", "items": [{"key": "medmark.key", "path": "k"}]}}
         ),
         "medmark-signing",
@@ -968,9 +1016,21 @@ FAULTS = [
         "token of an account",
     ),
     (
+        "too_much",
+        "kubeflow-multiuser",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter").pop("automountServiceAccountToken"),
+        "token of an account",
+    ),
+    (
         "not_tidy",
         "argo-only",
         lambda d: spec(d, "WorkflowTemplate", "medmark-audit").pop("ttlStrategy"),
+        "never removed",
+    ),
+    (
+        "not_tidy",
+        "kubeflow-multiuser",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter").pop("ttlStrategy"),
         "never removed",
     ),
     (
@@ -997,6 +1057,14 @@ FAULTS = [
         "wrong_commands",
         "argo-only",
         lambda d: container(d, "medmark-audit", "fetch")["env"].append({"name": "MEDMARK_S3_KEY", "value": "x"}),
+        "reads no variable MEDMARK_S3_KEY",
+    ),
+    (
+        "wrong_commands",
+        "kubeflow-multiuser",
+        lambda d: container(d, "medmark-audit-segmenter", "fetch")["env"].append(
+            {"name": "MEDMARK_S3_KEY", "value": "x"}
+        ),
         "reads no variable MEDMARK_S3_KEY",
     ),
     (
@@ -1043,19 +1111,54 @@ def test_a_planted_fault_is_found(hydrated, checks, check, overlay, plant, says)
     assert {fault[0] for fault in FAULTS} == set(CHECKS)
 
 
+AUDITS = ("medmark-audit", "medmark-audit-segmenter")
+
+
+def not_apart(overlay: str, documents: Documents) -> list[str]:
+    """Steps of audits that reach more than the suspect, or more than the store."""
+    space = "kubeflow" if overlay == "kind" else "medmark-audit"
+    problems = []
+    for workflow in of_kind(documents, "WorkflowTemplate"):
+        spec, name = workflow["spec"], workflow["metadata"]["name"]
+        if not name.startswith("medmark-audit"):
+            continue
+        if space_of(workflow) != space or name not in AUDITS:
+            problems.append(f"{name} in {space_of(workflow)}")
+        argo = {
+            "medmark-audit-dns",
+            "medmark-audit-api-server",
+        }  # Argo's own container beside it reports to the API server
+        steps = {
+            "fetch": {"medmark-audit-store"},
+            "question": {"medmark-audit-suspects"},
+            "keep": {"medmark-audit-store"},
+        }
+        for template in spec["templates"][1:]:
+            labels = template.get("metadata", {}).get("labels", {}) | spec["podMetadata"]["labels"]
+            reached = policies_of(documents, space, labels) - argo
+            if reached != steps.pop(template["name"], None):
+                problems.append(f"{name} {template['name']}: reaches {sorted(reached)}")
+        problems += [f"{name}: no step {step}" for step in steps]
+    return problems
+
+
 @pytest.mark.parametrize("overlay", ALL)
 def test_steps_that_question_suspects_reach_suspects_and_nothing_else(hydrated, overlay):
-    documents = hydrated[overlay]
-    space = "kubeflow" if overlay == "kind" else "medmark-audit"
-    asking = find(documents, "WorkflowTemplate", "medmark-audit")["spec"]
-    labels = {
-        one["name"]: one.get("metadata", {}).get("labels", {}) | asking["podMetadata"]["labels"]
-        for one in asking["templates"]
-    }
-    argo = {"medmark-audit-dns", "medmark-audit-api-server"}  # Argo's own container beside it reports to the API server
-    assert policies_of(documents, space, labels["question"]) == argo | {"medmark-audit-suspects"}
-    for step in ("fetch", "keep"):
-        assert policies_of(documents, space, labels[step]) == argo | {"medmark-audit-store"}
+    assert not_apart(overlay, hydrated[overlay]) == []
+    assert {name for name in AUDITS if find(hydrated[overlay], "WorkflowTemplate", name)} == set(AUDITS)
+
+
+@pytest.mark.parametrize("overlay", ["argo-only", "kind"])
+@pytest.mark.parametrize("audit", AUDITS)
+@pytest.mark.parametrize("step", ["fetch", "question", "keep"])
+def test_a_step_of_an_audit_that_reaches_something_else_is_found(hydrated, overlay, audit, step):
+    documents = deepcopy(hydrated[overlay])
+    templates_ = find(documents, "WorkflowTemplate", audit)["spec"]["templates"]
+    (template,) = (one for one in templates_ if one["name"] == step)
+    template["metadata"]["labels"][COMPONENT] = "transfer" if step == "question" else "audit"
+    assert [found for found in not_apart(overlay, documents) if found.startswith(f"{audit} {step}: reaches")]
+    templates_.remove(template)
+    assert f"{audit}: no step {step}" in not_apart(overlay, documents)
 
 
 def test_nothing_comes_in_but_to_webhook_bus_and_the_services_of_kind(hydrated):
