@@ -47,9 +47,9 @@ def reconcile_component(
     Returns:
         A line for each drop: what became of it.
     """
-    from medmark.pipelines.submitting.sweep import sweep
+    from medmark.pipelines.submitting.sweep import sweep_from_a_step
 
-    return sweep(
+    return sweep_from_a_step(
         drops,
         releases,
         evidence,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from medmark.components.base.errors import MedmarkError
@@ -13,6 +17,31 @@ from medmark.pipelines.submitting.cluster import ClusterTarget, check_places, su
 from medmark.pipelines.submitting.kfp_server import KfpServer
 from medmark.pipelines.submitting.reconcile import reconcile
 from medmark.pipelines.submitting.submission import DROP_OPTIONS, Submission
+
+CUT_DOWN = "_KFP_RUNTIME"  # KFP sets it in a step: kfp is loaded without what compiles and submits
+
+
+def sweep_from_a_step(*places: str, **given: Any) -> list[str]:
+    """Calls :func:`sweep` in a process of its own, whose kfp is whole.
+
+    Args:
+        places, given: see :func:`sweep`.
+
+    Returns:
+        The lines.
+
+    Raises:
+        MedmarkError: as :func:`sweep`, or that process was killed.
+    """
+    cut_down = os.environ.pop(CUT_DOWN, None)  # the new process takes over the environment when it starts
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(sweep, *places, **given).result()
+    except BrokenProcessPool as error:
+        raise MedmarkError("the sweep was ended from outside, perhaps for want of memory; give its pod more") from error
+    finally:
+        if cut_down is not None:
+            os.environ[CUT_DOWN] = cut_down
 
 
 def sweep(

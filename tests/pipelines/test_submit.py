@@ -37,6 +37,7 @@ from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES, down, up
 from medmark.pipelines.submitting import kfp_server
 from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server
 from medmark.pipelines.submitting.submission import Submission, of_update_release
+from medmark.pipelines.submitting.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "manifests" / "ci"
@@ -420,10 +421,10 @@ def replace_run(run, **changes):
 
 
 def in_a_pod(server, chain, **changes) -> list[str]:
-    """The step of a sweep as its pod calls it."""
+    """What the step of a sweep does in its own process."""
     given = dict(zip(("drops", "releases", "evidence"), chain.reconcile[2::2], strict=True)) | {"endpoint": server.url}
     rest = {"drop_options": {}, "sign": True, "namespace": "", "pipeline_root": "", "service_account": "", "pods": {}}
-    return reconcile_component.python_func(**given | rest | {"timeout": 60.0} | changes)
+    return sweep(**given | rest | {"timeout": 60.0} | changes)
 
 
 def test_a_scheduled_sweep_does_what_the_command_does(medmark, chain, server, nightly, tmp_path, monkeypatch):
@@ -441,16 +442,16 @@ def test_a_scheduled_sweep_does_what_the_command_does(medmark, chain, server, ni
             record_of(list(server.runs.values())[-1], chain.head[-64:])
 
     server.created = published
-    sweep = server.fire(recurring.recurring_run_id)
-    assert sweep.service_account == "sweeper"
-    spec, platform = sweep.pipeline_spec["pipeline_spec"], sweep.pipeline_spec["platform_spec"]
+    fired = server.fire(recurring.recurring_run_id)
+    assert fired.service_account == "sweeper"
+    spec, platform = fired.pipeline_spec["pipeline_spec"], fired.pipeline_spec["platform_spec"]
     ((label, executor),) = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
     assert executor["podMetadata"]["labels"] == {"access-ml-pipeline": "true", "team": "cxr"}
     (task,) = spec["root"]["dag"]["tasks"].values()
     assert "retryPolicy" not in task and task["cachingOptions"] == {}
     for variable in spec["deploymentSpec"]["executors"][label]["container"]["env"]:
         monkeypatch.setenv(variable["name"], variable["value"])
-    assert reconcile_component.python_func(**sweep.runtime_config.parameters) == [
+    assert reconcile_component.python_func(**fired.runtime_config.parameters) == [
         f"a: done on top of {first[-64:]}, release {chain.head[-64:]}"
     ]
     _, run = server.runs.values()

@@ -435,7 +435,8 @@ def open_secrets(documents: Documents) -> list[str]:
             problems.append(f"{name_of(document)}: has content")
         for _, part in walk(document):
             secret = re.search(r"(?i)(secret|token|password|passphrase|access_key)", str(part.get("name", "")))
-            if "value" in part and secret and part["name"].isupper():
+            path = str(part.get("name", "")).endswith("_PATH")  # where a token lies
+            if "value" in part and secret and part["name"].isupper() and not path:
                 problems.append(f"{name_of(document)}: {part['name']} is a value")
         names = {name for name, _, _ in named_secrets(document)}
         private = names & {"medmark-signing", "medmark-run", "medmark-s3", "medmark-s3-runs"}
@@ -479,6 +480,38 @@ def too_much(documents: Documents) -> list[str]:
     for document in of_kind(documents, "Deployment"):
         if document["spec"]["template"]["spec"].get("automountServiceAccountToken") is not False:
             problems.append(f"{name_of(document)}: has the token of an account")
+    return problems
+
+
+def stray_tokens(documents: Documents) -> list[str]:
+    """Steps beside a sweep's that get a token for KFP, sweeps without one, and what KFP's pods run under that lacks a right."""
+    problems = []
+    accounts = {"medmark-runs": {"medmark-runs"}} if list(of_kind(documents, "PipelineVersion")) else {}
+    for given in of_kind(documents, "PodDefault"):
+        accounts["medmark-reconcile"] = {
+            "medmark-reconcile",
+            "medmark-runs",
+        }  # of submitting, and of driver and launcher
+        chosen = given["spec"]["selector"]["matchLabels"].items()
+        for version in of_kind(documents, "PipelineVersion"):
+            asked = version["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+            for label, executor in asked.items():
+                has = chosen <= executor.get("podMetadata", {}).get("labels", {}).items()
+                if has != (version["spec"]["pipelineName"] == "reconcile"):
+                    problems.append(f"{name_of(version)} {label}: {'has a token' if has else 'has no token'} for KFP")
+        for workflow, template in templates(documents):
+            if chosen <= (workflow["spec"]["podMetadata"]["labels"] | template["metadata"]["labels"]).items():
+                problems.append(f"{name_of(workflow)} {template['name']}: has a token for KFP")
+    for name, wanted in accounts.items():
+        if find(documents, "ServiceAccount", name).get("automountServiceAccountToken") is False:
+            problems.append(f"ServiceAccount {name}: driver and launcher have no token")
+        roles = {
+            binding["roleRef"]["name"]
+            for binding in of_kind(documents, "RoleBinding")
+            if any(subject["name"] == name for subject in binding["subjects"])
+        }
+        if roles != wanted:
+            problems.append(f"ServiceAccount {name}: has the roles {sorted(roles)}")
     return problems
 
 
@@ -654,7 +687,7 @@ def known() -> set[str]:
 
 @pytest.fixture(scope="module")
 def checks(secrets, known) -> dict[str, Callable[[str, Documents], list[str]]]:
-    plain = (invalid, unrestricted, open_secrets, too_much, not_tidy, wrong_commands)
+    plain = (invalid, unrestricted, open_secrets, too_much, stray_tokens, not_tidy, wrong_commands)
     return {check.__name__: lambda _, documents, check=check: check(documents) for check in plain} | {
         "dangling": lambda overlay, documents: dangling(documents, secrets[overlay]),
         "foreign_images": lambda _, documents: foreign_images(documents, known),
@@ -670,6 +703,7 @@ CHECKS = [
         "foreign_images",
         "open_secrets",
         "too_much",
+        "stray_tokens",
         "not_tidy",
         "wrong_commands",
     ),
@@ -698,6 +732,13 @@ def spec(documents: Documents, kind: str, name: str) -> dict:
 
 def version(documents: Documents) -> dict:
     return next(of_kind(documents, "PipelineVersion"))["spec"]
+
+
+def labels_of(documents: Documents, pipeline: str) -> dict[str, str]:
+    """Labels of the pod of a pipeline's first step."""
+    found = next(one for one in of_kind(documents, "PipelineVersion") if one["spec"]["pipelineName"] == pipeline)
+    executors = found["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return next(iter(executors.values()))["podMetadata"]["labels"]
 
 
 # check, overlay, what is done to the documents d, and what the check must say
@@ -1021,6 +1062,39 @@ FAULTS = [
         lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter").pop("automountServiceAccountToken"),
         "token of an account",
     ),
+    ("stray_tokens", "gpu", lambda d: labels_of(d, "reconcile").pop("access-ml-pipeline"), "has no token"),
+    (
+        "stray_tokens",
+        "kubeflow-multiuser",
+        lambda d: labels_of(d, "update-release").update({"access-ml-pipeline": "true"}),
+        "has a token for KFP",
+    ),
+    (
+        "stray_tokens",
+        "gpu",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["podMetadata"]["labels"].update(
+            {"access-ml-pipeline": "true"}
+        ),
+        "question: has a token for KFP",
+    ),
+    (
+        "stray_tokens",
+        "gpu",
+        lambda d: d.remove(find(d, "RoleBinding", "medmark-reconcile-runs")),
+        "medmark-reconcile: has the roles ['medmark-reconcile']",
+    ),
+    (
+        "stray_tokens",
+        "gpu",
+        lambda d: find(d, "RoleBinding", "medmark-reconcile")["subjects"].append({"name": "medmark-runs"}),
+        "medmark-runs: has the roles ['medmark-reconcile', 'medmark-runs']",
+    ),
+    (
+        "stray_tokens",
+        "gpu",
+        lambda d: find(d, "ServiceAccount", "medmark-reconcile").update(automountServiceAccountToken=False),
+        "driver and launcher have no token",
+    ),
     (
         "not_tidy",
         "argo-only",
@@ -1272,8 +1346,9 @@ def test_the_table_of_secrets_is_what_the_manifests_refer_to(hydrated):
 def test_the_guide_needs_fewer_than_ten_commands_and_names_what_exists(hydrated):
     page = (ROOT / "docs" / "deploy.md").read_text()
     blocks = re.findall(r"^```\n(.*?)^```$", page, re.M | re.S)
-    assert blocks[0].startswith("kind create cluster") and "first-release.yaml" in blocks[0]
-    assert len(blocks[0].splitlines()) < 10
+    steps = blocks[0].replace("\\\n", " ").splitlines()  # to the first scheduled marking
+    assert steps[0].startswith("kind create cluster") and len(steps) < 10
+    assert {"first-release.yaml", "first-drop.yaml"} <= {Path(word).name for word in steps[-1].split()}
     assert f"kind load docker-image {read_images(DIGESTS, unpinned=True)[IMAGE]} " in blocks[0]
     paths = set(re.findall(r"\bmanifests/[\w./-]*\w", re.sub(r"github\.com/\S+", "", page)))
     assert {path for path in paths if not (ROOT / path).exists()} == set() and len(paths) > 10
@@ -1282,8 +1357,11 @@ def test_the_guide_needs_fewer_than_ten_commands_and_names_what_exists(hydrated)
         for documents in hydrated.values()
         for one in documents
     }
-    asked = re.findall(r"--namespace ([\w-]+) (?:port-forward|describe|patch) (\w+)[/ ]([\w-]+)", page)
-    assert asked and {(kind, space, name) for space, kind, name in asked} <= there
+    there.add(("service", "kubeflow", "ml-pipeline"))  # KFP's own
+    asked = re.findall(r"--namespace ([\w-]+) (?:port-forward|describe|patch|get) (\w+)[/ ]([\w-]+)", page)
+    assert len(asked) > 6 and {(kind, space, name) for space, kind, name in asked} <= there
+    audits = set(re.findall(r"--namespace ([\w-]+) --from (\w+)/([\w-]+)", page))
+    assert {(kind, space, name) for space, kind, name in audits} <= there and len(audits) == len(AUDITS)
 
 
 def test_kind_takes_keys_again_that_it_drew(tmp_path):
@@ -1313,7 +1391,7 @@ def test_files_that_are_no_part_of_an_overlay_are_valid(hydrated):
     (example,) = yaml.safe_load_all((MANIFESTS / "argocd.yaml").read_text())
     assert invalid([example]) == []
     assert (ROOT / example["spec"]["source"]["path"] / "kustomization.yaml").is_file()
-    for file in ("first-release.yaml", "sweep.yaml"):
+    for file in ("first-drop.yaml", "first-release.yaml", "sweep.yaml"):
         (workflow,) = yaml.safe_load_all((MANIFESTS / "overlays" / "kind" / file).read_text())
         template = find(hydrated["kind"], "WorkflowTemplate", workflow["spec"]["workflowTemplateRef"]["name"])
         given, asked = (one["spec"].get("arguments", {}).get("parameters", []) for one in (workflow, template))
