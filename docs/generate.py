@@ -11,6 +11,7 @@ import inspect
 import re
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import grimp
 from kfp.dsl.python_component import PythonComponent
@@ -105,9 +106,16 @@ def components_page() -> str:
             continue
         module = importlib.import_module(f"medmark.components.{room}.component")
         parts.append(f"## {room}\n\n{markdown(about)} More: {link(room)}.\n")
-        own = [pair for pair in vars(module).items() if isinstance(pair[1], PythonComponent)]
-        parts += [component_page(name, component, module.__name__) for name, component in own]
-    return "\n".join(parts)
+        parts += component_pages(module)
+    module = importlib.import_module("medmark.pipelines.reconcile.component")
+    parts.append(f"## pipelines\n\n{markdown(inspect.getdoc(module) or '')}\n")
+    return "\n".join(parts + component_pages(module))
+
+
+def component_pages(module: ModuleType) -> list[str]:
+    """The components that a module defines."""
+    own = [pair for pair in vars(module).items() if isinstance(pair[1], PythonComponent)]
+    return [component_page(name, component, module.__name__) for name, component in own]
 
 
 def layers() -> list[list[str]]:

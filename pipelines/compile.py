@@ -111,6 +111,7 @@ def compile_components(out: str | Path, images: Mapping[str, str]) -> list[Path]
 
     rooms = sorted(path.parent.name for path in COMPONENTS.glob("*/component.py"))
     modules = [import_module(f"medmark.components.{room}.component") for room in rooms]
+    modules.append(import_module("medmark.pipelines.reconcile.component"))
     found = [each for module in modules for each in vars(module).values() if isinstance(each, PythonComponent)]
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -140,11 +141,12 @@ def pipelines() -> list[GraphComponent]:
     from medmark.pipelines.lock_release.pipeline import lock_release
     from medmark.pipelines.mark_release.pipeline import mark_release
     from medmark.pipelines.mark_segmenter.pipeline import mark_segmenter
+    from medmark.pipelines.reconcile.pipeline import reconcile
     from medmark.pipelines.stress_release.pipeline import stress_release
     from medmark.pipelines.update_release.pipeline import update_release
 
     marking = [lock_release, mark_release, mark_segmenter, update_release]
-    return [audit_lineage, audit_segmenter, audit_suspect, compare_methods, stress_release, *marking]
+    return [audit_lineage, audit_segmenter, audit_suspect, compare_methods, reconcile, stress_release, *marking]
 
 
 def compile_all(out: str | Path, images: Mapping[str, str], pods: Pods | None = None) -> list[Path]:

@@ -41,6 +41,8 @@ TRAINING = (
     "train-lesion-segmenter-component",
     "train-segmenters-component",
 )
+# components that are tried once: each drop whose run failed would be marked again from its first step
+ONCE = ("reconcile-component",)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,19 @@ def read_pods(file: str | Path) -> Pods:
             content = yaml.safe_load(stream.read(LARGEST_FILE))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise MedmarkError(f"unreadable pods: {file} ({reason_of(error)}); give a YAML file") from error
+    return pods_of(content, file)
+
+
+def pods_of(content: Any, file: str | Path) -> Pods:
+    """Returns what pods ask for.
+
+    Args:
+        content: as in the file that :func:`read_pods` reads.
+        file: where it comes from, for messages.
+
+    Raises:
+        MedmarkError: it is something else.
+    """
     if not isinstance(content, dict) or not content.keys() <= {"steps", "training"}:
         raise MedmarkError(f"no pods in {file}; write 'steps:' and 'training:' with what they ask for")
     of_all = content.get("steps")
@@ -145,7 +160,7 @@ def ask_for(documents: list[dict], pods: Pods) -> list[dict]:
     )
     of_all, of_training = _settings(pods.steps), _settings(pods.training)
     settings = {
-        name: of_training if name.removeprefix("comp-").rstrip("-0123456789") in TRAINING else of_all
+        name: of_training if _name(name) in TRAINING else of_all
         for name, component in spec["components"].items()
         if "executorLabel" in component
     }
@@ -157,13 +172,23 @@ def ask_for(documents: list[dict], pods: Pods) -> list[dict]:
             ours = any(variable["name"] == RUNS_IN for variable in container.get("env", []))
             kubernetes = kubernetes | NON_ROOT if ours else kubernetes
             if kubernetes:
-                executors[label] = executors.get(label, {}) | deepcopy(kubernetes)
+                own = executors.get(label, {})
+                executors[label] = own | deepcopy(kubernetes)
+                if "podMetadata" in own:
+                    labels = kubernetes.get("podMetadata", {}).get("labels", {}) | own["podMetadata"]["labels"]
+                    executors[label]["podMetadata"] = own["podMetadata"] | {"labels": labels}
     for component in (spec["root"], *spec["components"].values()):
         for task in component.get("dag", {}).get("tasks", {}).values():
-            retry = settings.get(task["componentRef"]["name"], ({}, None, {}))[1]
-            if retry:
+            called = task["componentRef"]["name"]
+            retry = settings.get(called, ({}, None, {}))[1]
+            if retry and _name(called) not in ONCE:
                 task["retryPolicy"] = deepcopy(retry)
     return [spec, platform] if executors else [spec]
+
+
+def _name(called: str) -> str:
+    """``train-segmenters-component`` of ``comp-train-segmenters-component-2``."""
+    return called.removeprefix("comp-").rstrip("-0123456789")
 
 
 def _settings(pod: Pod) -> tuple[dict, dict | None, dict]:

@@ -1,7 +1,8 @@
 """A loopback stand-in for the KFP API server: the v2beta1 calls that submitting makes, in the server's words.
 
 It is no KFP: it stores runs and lets them go through states that a test names, or has them run by what a test gives. Requests are held against the models of
-``kfp_server_api``, the pipeline against the schema of the IR, and the parameters against the pipeline, as the server does.
+``kfp_server_api``, the pipeline against the schema of the IR, and the parameters against the pipeline, as the server does. A recurring run
+starts when a test says that its time has come.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ import kfp_server_api as api
 from google.protobuf.json_format import ParseDict, ParseError
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
+ENDED = ("SUCCEEDED", "FAILED", "CANCELED")
 EQUALS = 1  # kfp sends this number; the server takes both
+CRON = re.compile(
+    r"[0-9*?/,-]+( [0-9A-Za-z*?/,-]+){4,5}"
+)  # the server takes five fields or six, the first always for seconds
 CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13}  # HTTP status to gRPC's
 
 
@@ -39,7 +44,8 @@ class KfpApi:
         token: that requests must bear, or None.
         multi_user: whether requests must name a namespace.
         answer: called with the path; None for the usual answer, else status, content type and body.
-        runs, experiments: by id, in the order in which they were made.
+        runs, experiments, recurring: by id, in the order in which they were made.
+        orphaned: ids of recurring runs that were deleted without their runs.
         created: called when a run was made, before the answer.
         run: does the work of a run, in a thread: called with the two documents of the compiled pipeline and the parameters.
             None: nothing is done.
@@ -55,6 +61,8 @@ class KfpApi:
         self._workers: list[threading.Thread] = []
         self.runs: dict[str, api.V2beta1Run] = {}
         self.experiments: dict[str, api.V2beta1Experiment] = {}
+        self.recurring: dict[str, api.V2beta1RecurringRun] = {}
+        self.orphaned: list[str] = []
         self.requests: list[tuple[str, str]] = []
         self._left: dict[str, list[str]] = {}
         self._lock = threading.Lock()
@@ -81,6 +89,32 @@ class KfpApi:
         """States of the runs of a name."""
         return [run.state for run in self.runs.values() if run.display_name == name]
 
+    def fire(self, recurring_id: str):
+        """Starts a recurring run as the server's controller does at its time.
+
+        Returns:
+            The run; None where it is disabled, or as many of its runs are on their way as it allows.
+        """
+        recurring = self.recurring[recurring_id]
+        mine = [run for run in self.runs.values() if run.recurring_run_id == recurring_id]
+        active = [run for run in mine if self._left[run.run_id][-1] not in ENDED]
+        if recurring.status != "ENABLED" or len(active) >= int(recurring.max_concurrency):
+            return None
+        run = api.V2beta1Run(
+            experiment_id=recurring.experiment_id,
+            display_name=f"{recurring.display_name}-{len(mine) + 1}",
+            recurring_run_id=recurring_id,
+            pipeline_spec=recurring.pipeline_spec,
+            runtime_config=recurring.runtime_config,
+            service_account=recurring.service_account,
+        )
+        return self._new_run(run)
+
+    def join(self) -> None:
+        """Waits until the work of every run is done."""
+        for worker in list(self._workers):
+            worker.join()
+
     def _handler(self):
         outer = self
 
@@ -90,7 +124,7 @@ class KfpApi:
             def do_GET(self):
                 outer._respond(self)
 
-            do_POST = do_GET
+            do_POST = do_DELETE = do_GET
 
             def log_message(self, *arguments):
                 pass
@@ -119,7 +153,9 @@ class KfpApi:
         request.wfile.write(given[2])
 
     def _call(self, method: str, path: str, query: dict[str, str], body: bytes):
-        call = re.fullmatch(r"/apis/v2beta1/(healthz|experiments|runs)(?:/([\w-]+))?(?::(terminate))?", path)
+        call = re.fullmatch(
+            r"/apis/v2beta1/(healthz|experiments|runs|recurringruns)(?:/([\w-]+))?(?::(terminate))?", path
+        )
         match (method, *call.groups()) if call else ():
             case ("GET", "healthz", None, None):
                 return {"multi_user": True} if self.multi_user else {}  # what is false is left out
@@ -137,6 +173,12 @@ class KfpApi:
                 self._left[run_id] = ["CANCELED"]
                 self.runs[run_id].state = "CANCELING"
                 return {}
+            case ("GET", "recurringruns", None, None):
+                return api.V2beta1ListRecurringRunsResponse(**self._page("recurring_runs", self.recurring, query))
+            case ("POST", "recurringruns", None, None):
+                return self._new_recurring_run(self._parsed(body, "V2beta1RecurringRun"))
+            case ("DELETE", "recurringruns", recurring_id, None) if recurring_id in self.recurring:
+                return self._delete_recurring_run(recurring_id, query.get("propagation_policy"))
         raise Refused(404, f"Not Found: {method} {path}")
 
     def _parsed(self, body: bytes, model: str):
@@ -180,12 +222,7 @@ class KfpApi:
             raise Refused(404, f"ResourceNotFoundError: experiment {run.experiment_id}")
         if not run.display_name or len(run.display_name) > 128:
             raise Refused(400, "Invalid input error: the run's name is empty or too long")
-        spec = run.pipeline_spec
-        try:
-            parsed = ParseDict(spec.get("pipeline_spec", spec), PipelineSpec())
-        except ParseError as error:
-            raise Refused(400, f"Invalid input error: pipeline spec: {error}") from error
-        self._check_parameters(parsed, run.runtime_config.parameters or {})
+        spec = self._checked_spec(run)
         with self._lock:
             run.run_id, run.created_at, run.state = (
                 str(uuid4()),
@@ -200,6 +237,46 @@ class KfpApi:
             self._workers.append(threading.Thread(target=self._work, args=(run.run_id, *work)))
             self._workers[-1].start()
         return run
+
+    def _new_recurring_run(self, recurring):
+        if recurring.experiment_id not in self.experiments:
+            raise Refused(404, f"ResourceNotFoundError: experiment {recurring.experiment_id}")
+        if not recurring.display_name:
+            raise Refused(400, "Invalid input error: Recurring run's name cannot be empty")
+        if not 1 <= int(recurring.max_concurrency or 0) <= 10:  # 64 bits travel as text
+            raise Refused(
+                400, "Invalid input error: Max concurrency of a recurring run must be at least 1 and at most 10"
+            )
+        trigger = recurring.trigger
+        if not (trigger and trigger.cron_schedule and CRON.fullmatch(trigger.cron_schedule.cron)):
+            raise Refused(400, "Invalid input error: Schedule cron is not a supported format")
+        self._checked_spec(recurring)
+        with self._lock:
+            recurring.recurring_run_id, recurring.created_at = str(uuid4()), datetime.now(UTC).replace(microsecond=0)
+            recurring.status = "ENABLED" if recurring.mode == "ENABLE" else "DISABLED"
+            self.recurring[recurring.recurring_run_id] = recurring
+        return recurring
+
+    def _delete_recurring_run(self, recurring_id: str, policy: str | None) -> dict:
+        """As Kubernetes does, which ends the runs of what is deleted unless it is told to leave them alone."""
+        with self._lock:
+            del self.recurring[recurring_id]
+        if policy == "ORPHAN":
+            self.orphaned.append(recurring_id)
+            return {}
+        for run in [run for run in self.runs.values() if run.recurring_run_id == recurring_id]:
+            self._left[run.run_id], run.state = ["CANCELED"], "CANCELING"
+        return {}
+
+    def _checked_spec(self, run) -> dict:
+        """The documents of a run or a recurring run, whose parameters fit."""
+        spec = run.pipeline_spec
+        try:
+            parsed = ParseDict(spec.get("pipeline_spec", spec), PipelineSpec())
+        except ParseError as error:
+            raise Refused(400, f"Invalid input error: pipeline spec: {error}") from error
+        self._check_parameters(parsed, run.runtime_config.parameters or {})
+        return spec
 
     def _work(self, run_id: str, *work) -> None:
         state = "FAILED"

@@ -35,7 +35,7 @@ from medmark.pipelines.compile import compile_pipeline, read_images
 from minio import Minio
 
 CONDITION = re.compile(r"inputs\.parameter_values\['([^']+)'\] (==|!=) '([^']*)'")
-LIMIT = 600  # seconds for a task
+LIMIT = 1200  # seconds for a task; a sweep waits for the runs that it submits
 # in a process, /s3 must not be that of this machine: what the component's file gets in front of it
 MOUNTED_AT = "import kfp.dsl.types.artifact_types as _types; _types._S3_LOCAL_MOUNT_PREFIX = {!r}\n"
 

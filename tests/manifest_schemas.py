@@ -1,7 +1,7 @@
 """JSON schemas of the kinds in ``manifests/`` that no package describes: the fields that are used there, and no others.
 
-They follow the projects' own definitions: Argo Events, KFP's and Kueue's custom resources, the External Secrets Operator, Argo CD, and
-KFP's ``config.go`` for the launcher's providers.
+They follow the projects' own definitions: Argo Events, KFP's, Kubeflow's and Kueue's custom resources, the External Secrets Operator,
+Argo CD, and KFP's ``config.go`` for the launcher's providers.
 """
 
 NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"}  # DNS-1123
@@ -106,6 +106,17 @@ SCHEMAS = dict(
             "pipelines.kubeflow.org/v2beta1",
             "PipelineVersion",
             fields({"pipelineName": NAME, "pipelineSpec": FREE}, displayName=TEXT, description=TEXT, platformSpec=FREE),
+        ),
+        kind(  # what it gives to a pod is checked as a pod's
+            "kubeflow.org/v1alpha1",
+            "PodDefault",
+            fields(
+                {"selector": fields({"matchLabels": named(TEXT)})},
+                desc=TEXT,
+                env=several(FREE),
+                volumes=several(FREE),
+                volumeMounts=several(FREE),
+            ),
         ),
         kind(
             "external-secrets.io/v1",

@@ -44,18 +44,24 @@ def phantom(
     fundus: Annotated[
         bool, typer.Option("--fundus", help="Draw fundus photographs in colour, and masks of their lesions.")
     ] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Add the empty object _SUCCESS last: what is there is a complete drop.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Draw chest phantoms into a folder per class, or with masks of their lungs; or fundus phantoms with masks of their lesions."""
     from medmark.components.dataset.fundus_phantoms import make_fundus_phantoms
     from medmark.components.dataset.phantoms import make_masked_phantoms, make_phantoms
-    from medmark.components.delivery.places import Places
+    from medmark.components.delivery.drops import COMPLETE
+    from medmark.components.delivery.places import Places, shown
 
     if masks and fundus:
         raise MedmarkError("--masks and --fundus: fundus phantoms have masks anyway; leave --masks out")
     with Places() as places:
         make = make_masked_phantoms if masks else make_fundus_phantoms if fundus else make_phantoms
         make(places.write(out), count=count, size=size, seed=seed)
+        if drop:
+            places.write(shown(out, COMPLETE), file=True).touch()
     print(out)
 
 

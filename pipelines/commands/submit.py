@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,9 @@ from medmark.pipelines.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from medmark.pipelines.pods import Pods
     from medmark.pipelines.submitting.cluster import ClusterTarget
+    from medmark.pipelines.submitting.kfp_server import KfpServer
     from medmark.pipelines.submitting.local import Target
     from medmark.pipelines.submitting.submission import Submission
 
@@ -80,7 +81,28 @@ Key = Annotated[Path | None, typer.Option("--key", help="With --local: sign what
 Sign = Annotated[
     bool, typer.Option("--sign", help="On the server: sign what comes out with the key in the secret medmark-signing.")
 ]
-ROOT = re.compile(r"[a-z][a-z0-9+.-]*://([^/\s?]+)")
+Cron = Annotated[
+    str | None,
+    typer.Option(
+        "--cron",
+        help="Do not sweep now: let the server sweep at these times, as '17 2 * * *' for 02:17 UTC every day, in place of what was"
+        " scheduled for these drops before.",
+    ),
+]
+Inside = Annotated[
+    str | None,
+    typer.Option(
+        "--inside",
+        help="With --cron: the server's address as its pods reach it, http://ml-pipeline.kubeflow.svc.cluster.local:8888 if not given.",
+    ),
+]
+SweepAccount = Annotated[
+    str | None,
+    typer.Option(
+        "--sweep-account",
+        help="With --cron: service account of the sweeps' own pods; that of --service-account if not given.",
+    ),
+]
 WORK, DAY = Path("medmark-work"), 86400.0
 
 
@@ -124,8 +146,7 @@ class Runner:
     debug: bool
 
     def __post_init__(self) -> None:
-        from medmark.components.delivery.run_outputs import check_apart
-        from medmark.components.storage.place import parse
+        from medmark.pipelines.submitting.cluster import check_places
 
         if not self.local and not self.endpoint:
             raise MedmarkError("no place to run; give --local, or --endpoint of a KFP API server")
@@ -135,18 +156,7 @@ class Runner:
             raise MedmarkError(
                 "a key does not travel to a server; store it there as the secret medmark-signing, give --sign"
             )
-        check_apart(self.releases, self.evidence)
-        if self.pipeline_root is not None and not self.local:
-            root = ROOT.match(self.pipeline_root)
-            if not root:
-                raise MedmarkError(
-                    f"pipeline root is no address: {self.pipeline_root}; give scheme://bucket/prefix, as the server's store has it"
-                )
-            if root[1] == parse(self.releases).bucket:
-                raise MedmarkError(
-                    f"pipeline root in the bucket of the releases: {self.pipeline_root}; the steps pass on secrets and evidence, so take"
-                    " another bucket"
-                )
+        check_places(self.releases, self.evidence, None if self.local else self.pipeline_root)
 
     def here(self) -> Target:
         """Returns this machine as a target."""
@@ -163,18 +173,27 @@ class Runner:
             debug=self.debug,
         )
 
-    def on_server(self) -> ClusterTarget:
-        """Returns the server as a target; connects to it."""
-        from medmark.components.storage.store import Store
+    def asked(self) -> Pods:
+        """Returns what the pods ask for."""
+        from medmark.pipelines.pods import Pods, read_pods
+
+        return read_pods(self.pods) if self.pods else Pods()
+
+    def server(self) -> KfpServer:
+        """Connects to the server."""
         from medmark.pipelines.compile import read_images
-        from medmark.pipelines.pods import read_pods
-        from medmark.pipelines.submitting.cluster import ClusterTarget
         from medmark.pipelines.submitting.kfp_server import KfpServer
 
         images = read_images(self.images, unpinned=self.unpinned)
         place = {"pipeline_root": self.pipeline_root, "service_account": self.service_account}
-        pods = read_pods(self.pods) if self.pods else None
-        server = KfpServer(self.endpoint or "", self.namespace, images=images, pods=pods, **place)
+        return KfpServer(self.endpoint or "", self.namespace, images=images, pods=self.asked(), **place)
+
+    def on_server(self) -> ClusterTarget:
+        """Returns the server as a target; connects to it."""
+        from medmark.components.storage.store import Store
+        from medmark.pipelines.submitting.cluster import ClusterTarget
+
+        server = self.server()
         return ClusterTarget(server, self.releases, self.evidence, Store.from_environment("evidence"), self.sign)
 
 
@@ -387,14 +406,23 @@ def reconcile_command(
     unpinned: Unpinned = False,
     pods: PodsFile = None,
     timeout: Timeout = DAY,
+    cron: Cron = None,
+    inside: Inside = None,
+    sweep_account: SweepAccount = None,
     debug: Debug = False,
 ) -> None:
     """Make a release from every complete drop that has none yet, in the order of the drops' names.
 
-    MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence.
+    MEDMARK_S3_CREDENTIALS opens releases and drops, MEDMARK_S3_EVIDENCE_CREDENTIALS evidence. With --cron the server does it at
+    the times that are given, with the secrets of its namespace, and this command needs no credentials of a store.
     """
     from medmark.components.storage.store import Store
     from medmark.pipelines.submitting.reconcile import reconcile
+
+    if cron is not None and local:
+        raise MedmarkError("--cron is for a server; let this machine's own scheduler start the command with --local")
+    if cron is None and (inside is not None or sweep_account is not None):
+        raise MedmarkError("--inside and --sweep-account are for sweeps that the server starts; give --cron, too")
 
     runner = Runner(
         releases=releases,
@@ -424,6 +452,27 @@ def reconcile_command(
             quarantine=quarantine,
         )
     )
+    if cron is not None:
+        from medmark.pipelines.submitting.schedule import schedule_sweeps
+
+        shown = schedule_sweeps(
+            runner.server(),
+            drops,
+            releases,
+            evidence,
+            cron=cron,
+            options=options,
+            sign=sign,
+            inside=inside,
+            namespace=namespace,
+            pipeline_root=pipeline_root,
+            service_account=service_account,
+            sweep_account=sweep_account,
+            pods=runner.asked(),
+            timeout=timeout,
+        )
+        print(shown)
+        return
     stores = {"store": Store.from_environment(), "evidence_store": Store.from_environment("evidence")}
     for line in reconcile(drops, releases, evidence, **stores, options=options, submit=submitter(runner, timeout)):
         print(line, flush=True)

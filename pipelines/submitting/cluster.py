@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from medmark.components.base.errors import MedmarkError
+from medmark.components.delivery.run_outputs import check_apart
 from medmark.components.delivery.submission_records import read_record
 from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store
 from medmark.pipelines.submitting.kfp_server import KfpServer, Run, Started
 from medmark.pipelines.submitting.submission import Drop, Submission
+
+ROOT = re.compile(r"[a-z][a-z0-9+.-]*://([^/\s?]+)")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,31 @@ class ClusterTarget:
     evidence: str
     evidence_store: Store
     sign: bool = False
+
+
+def check_places(releases: str, evidence: str, pipeline_root: str | None) -> None:
+    """Refuses places that would mix what is public with what is private.
+
+    Args:
+        releases, evidence: see :class:`ClusterTarget`.
+        pipeline_root: where the server keeps what the steps pass on; None: where it does by default.
+
+    Raises:
+        MedmarkError: releases and evidence share a bucket, or the root is no address or lies in the bucket of the releases.
+    """
+    check_apart(releases, evidence)
+    if pipeline_root is None:
+        return
+    root = ROOT.match(pipeline_root)
+    if not root:
+        raise MedmarkError(
+            f"pipeline root is no address: {pipeline_root}; give scheme://bucket/prefix, as the server's store has it"
+        )
+    if root[1] == parse(releases).bucket:
+        raise MedmarkError(
+            f"pipeline root in the bucket of the releases: {pipeline_root}; the steps pass on secrets and evidence, so take"
+            " another bucket"
+        )
 
 
 def submit_to_server(submission: Submission, target: ClusterTarget) -> Started:

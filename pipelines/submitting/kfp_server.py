@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -22,8 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from medmark.components.base.addresses import is_local
+from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.base.text import one_line
+from medmark.components.base.text import one_line, reason_of
 from medmark.pipelines.compile import compile_pipeline
 from medmark.pipelines.pods import Pods
 
@@ -37,6 +40,9 @@ POLL = 5.0  # seconds between two looks at a run; as kfp's own
 PATIENCE = 12  # looks without an answer before waiting ends: a minute; arbitrary
 PAGE = 100  # runs listed at once; arbitrary
 MAX_PAGES = 1000  # of runs; arbitrary
+CRON_FIELDS = 5  # minute, hour, day of the month, month, day of the week
+CRON_FIELD = re.compile(r"[0-9A-Za-z*?/,-]+")
+LARGEST_TOKEN = 1 << 16  # bytes
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 UNDONE = ("FAILED", "CANCELING", "CANCELED")  # such a run is submitted again
 
@@ -66,11 +72,36 @@ class Started(NamedTuple):
     new: bool
 
 
+class RecurringRun(Protocol):
+    """What a server says about a recurring run; a ``V2beta1RecurringRun`` of kfp_server_api.
+
+    Attributes:
+        recurring_run_id: its id.
+        display_name: its name.
+        description: what it does.
+        status: ``ENABLED`` or ``DISABLED``.
+    """
+
+    recurring_run_id: str
+    display_name: str
+    description: str
+    status: str
+
+
+class Scheduled(NamedTuple):
+    """A recurring run on a server, whether it was made now, and how many of its name it replaced."""
+
+    run: RecurringRun
+    new: bool
+    replaced: int
+
+
 class KfpServer:
     """A KFP API server.
 
-    Environment variables: ``KFP_TOKEN`` is the bearer token, ``KFP_CA`` the PEM file of the authorities to trust, and
-    ``KFP_INSECURE=1`` allows http to other machines.
+    Environment variables: ``KFP_TOKEN`` is the bearer token, or ``KF_PIPELINES_SA_TOKEN_PATH`` the file that holds it, as Kubeflow sets it
+    in a pod that may reach the server; ``KFP_CA`` is the PEM file of the authorities to trust, and ``KFP_INSECURE=1`` allows http to
+    other machines.
 
     Args:
         endpoint: ``https://host[:port][/path]``; ``http://`` only for this machine.
@@ -98,7 +129,7 @@ class KfpServer:
 
         self.endpoint, self._namespace, self._compiled_with = _checked(endpoint), namespace, (images, pods)
         self._of_run = {"pipeline_root": pipeline_root, "service_account": service_account}
-        self._token, ca = os.environ.get("KFP_TOKEN") or None, os.environ.get("KFP_CA") or None
+        self._token, ca = _token_from_environment(), os.environ.get("KFP_CA") or None
         if ca is not None and not Path(ca).is_file():
             raise MedmarkError(f"no file of certificate authorities: {ca}; give a PEM file in KFP_CA")
         configuration = kfp_server_api.Configuration(host=self.endpoint)
@@ -138,18 +169,19 @@ class KfpServer:
 
     def find(self, name: str) -> list[Run]:
         """Returns the runs of a name that did not fail, the earliest first."""
-        runs = [run for run in self._list(name) if run.display_name == name and run.state not in UNDONE]
+        runs = [run for run in self._list(name, self._client.list_runs, "runs") if run.state not in UNDONE]
         return sorted(runs, key=lambda run: (str(run.created_at), str(run.run_id)))
 
-    def _list(self, name: str) -> list[Run]:
+    def _list(self, name: str, ask: Callable[..., Any], kind: str) -> list[Any]:
+        """Returns all runs, or recurring runs, of a name."""
         predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
         asked = {"page_size": PAGE, "filter": json.dumps({"predicates": [predicate]})}
-        found: list[Run] = []
+        found: list[Any] = []
         token = ""
         for _ in range(MAX_PAGES):
             page = {"experiment_id": self._experiment, "page_token": token}
-            answer = self._ask(functools.partial(self._client.list_runs, **asked, **page))
-            found += answer.runs or []
+            answer = self._ask(functools.partial(ask, **asked, **page))
+            found += [one for one in getattr(answer, kind) or [] if one.display_name == name]
             if not answer.next_page_token:
                 return found
             token = answer.next_page_token
@@ -184,6 +216,78 @@ class KfpServer:
             return Started(run, True)
         self._ask(lambda: self._client.terminate_run(mine))
         return Started(first, False)
+
+    def schedule(
+        self,
+        name: str,
+        about: str,
+        pipeline: GraphComponent,
+        arguments: dict,
+        *,
+        cron: str,
+        service_account: str | None,
+    ) -> Scheduled:
+        """Lets the server start a pipeline at set times, one run at a time, in place of earlier recurring runs of that name.
+
+        Times that pass while a run is on its way, or while the server is away, count once and not each. What is replaced starts nothing
+        more; a run of it that is on its way goes on. Two commands that schedule at once may leave two; the next one leaves one.
+
+        Args:
+            name: name of the recurring run.
+            about: what it does, for people.
+            pipeline: a function decorated with ``dsl.pipeline``.
+            arguments: of the pipeline.
+            cron: five fields as in a crontab, in the server's time zone, which is UTC unless its installation says otherwise.
+            service_account: of the pods; the server's default when None.
+
+        Returns:
+            The recurring run, whether it is new (not if the same is there already), and how many it replaced.
+
+        Raises:
+            MedmarkError: the cron expression has other fields, or the server refuses.
+        """
+        fields = cron.split()
+        if len(fields) != CRON_FIELDS or not all(CRON_FIELD.fullmatch(field) for field in fields):
+            raise MedmarkError(
+                f"no cron expression: {cron!r}; give five fields, such as '17 2 * * *' for 02:17 every day"
+            )
+        timed = " ".join(("0", *fields))  # the server's first field is seconds, and it would take the minute for them
+        with tempfile.TemporaryDirectory() as folder:
+            package = Path(folder) / "pipeline.yaml"
+            compile_pipeline(pipeline, package, *self._compiled_with)
+            root = self._of_run["pipeline_root"]
+            settings = [timed, arguments, root, service_account, package.read_text()]
+            stated = f"{about}; settings {hashlib.sha256(canonical_json(settings)).hexdigest()[:16]}"
+            earlier: list[RecurringRun] = self._list(name, self._client.list_recurring_runs, "recurring_runs")
+            same = [run for run in earlier if run.description == stated and run.status == "ENABLED"]
+            kept: RecurringRun = (
+                same[0]
+                if same
+                else self._ask(
+                    lambda: self._client.create_recurring_run(
+                        self._experiment,
+                        name,
+                        description=stated,
+                        cron_expression=timed,
+                        max_concurrency=1,
+                        no_catchup=True,
+                        params=arguments,
+                        pipeline_package_path=str(package),
+                        pipeline_root=root,
+                        service_account=service_account,
+                    )
+                )
+            )
+        replaced = [run for run in earlier if run.recurring_run_id != kept.recurring_run_id]
+        for run in replaced:
+            # Kubernetes would end the runs of what is deleted
+            delete = self._client._recurring_run_api.recurring_run_service_delete_recurring_run
+            self._ask(functools.partial(delete, run.recurring_run_id, propagation_policy="ORPHAN"))
+        return Scheduled(kept, not same, len(replaced))
+
+    def schedule_url(self, run: RecurringRun) -> str:
+        """Returns the address of the page that shows a recurring run."""
+        return f"{self.endpoint}/#/recurringrun/details/{one_line(run.recurring_run_id)}"
 
     def wait(self, run: Run, timeout: float) -> None:
         """Waits until a run has succeeded, and prints every new state on standard error.
@@ -272,6 +376,19 @@ def _bounded(client: Any) -> Any:
     rest.request = lambda *arguments, **named: send(*arguments, **{**named, "_request_timeout": TIMEOUT})
     rest.pool_manager.connection_pool_kw["retries"] = False
     return client
+
+
+def _token_from_environment() -> str | None:
+    file = os.environ.get("KF_PIPELINES_SA_TOKEN_PATH")
+    if os.environ.get("KFP_TOKEN") or not file:
+        return os.environ.get("KFP_TOKEN") or None
+    try:
+        with open(file, encoding="ascii") as stream:
+            return stream.read(LARGEST_TOKEN).strip()
+    except (OSError, ValueError) as error:
+        raise MedmarkError(
+            f"unreadable token: {file} ({reason_of(error)}); correct KF_PIPELINES_SA_TOKEN_PATH, or set KFP_TOKEN"
+        ) from None
 
 
 def _checked(endpoint: str) -> str:

@@ -15,6 +15,9 @@ from medmark.components.profiles import PROFILES, Setting
 from medmark.components.storage.place import Place, parse
 from medmark.components.storage.store import Store
 
+# what the commands say of a drop unless they are told otherwise; a part of the submission's key
+DROP_OPTIONS = {"uncertain": "ignore", "quarantine": False}
+
 
 @dataclass(frozen=True)
 class Drop:

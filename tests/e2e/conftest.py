@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import subprocess
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -223,8 +223,7 @@ def reached(services):
         yield None, lambda address: address
         return
     with container_network() as (name, reachable):
-        addresses = {address: reachable(address) for address in (services.s3, services.mlflow)}
-        yield name, addresses.__getitem__
+        yield name, cache(reachable)
 
 
 @pytest.fixture

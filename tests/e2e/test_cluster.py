@@ -84,7 +84,7 @@ def medmark(monkeypatch, capsys):
     return run
 
 
-def test_drops_become_signed_releases(cluster, medmark, runs, source, services, tmp_path):
+def test_drops_become_signed_releases(cluster, medmark, runs, source, services, reached, tmp_path):
     store, private = Store.from_environment(), Store.from_environment("evidence")
     releases, evidence, drops = f"s3://{RELEASES}/on-kfp", f"s3://{EVIDENCE}/on-kfp", f"s3://{DROPS}/on-kfp"
     first = [runs[0] / name for name in ("release", "evidence", "keep")]
@@ -117,16 +117,21 @@ def test_drops_become_signed_releases(cluster, medmark, runs, source, services, 
         assert code == 1 and "drop a" in err and "no key to sign with; set MEDMARK_SIGNING_KEY" in err
         assert store.folders(releases) == [head]
         cluster.secrets["medmark-signing"] = missing
-        code, out, err = medmark("reconcile", *places, "--sign")
+        nightly = ["--cron", "17 2 * * *", "--inside", reached[1](server.url)]
+        code, _, err = medmark("reconcile", *places, "--sign", *nightly)
         assert code == 0, err
-        lines = out.splitlines()
+        server.fire(*server.recurring)  # a sweep that the server starts, in a pod
+        server.join()
+        (log,) = (text for task, text in cluster.logs.items() if task.endswith("-reconcile-component"))
+        lines = re.findall(r"^[abc]: .*", log, re.M)
+        assert len(lines) == 3, log
         assert re.fullmatch(rf"a: done on top of {head}, release [0-9a-f]{{64}}", lines[0])
         second = lines[0][-64:]
         assert lines[1] == f"b: done on top of {second}, nothing changed"
         assert lines[2].startswith(f"c: done on top of {second}, release ")
         third = lines[2][-64:]
         assert medmark("reconcile", *places, "--sign")[1].count("done before") == 3
-        assert len(server.runs) == 4
+        assert len(server.runs) == 1 + 1 + 3  # what failed, the sweep, and its runs
     assert cluster.seen == {"medmark-s3", "medmark-s3-evidence", "medmark-signing", "medmark-mlflow"}
     newest = fetch_chain(f"{releases}/{third}", tmp_path / "chain", store)
     checked = verify_chain(newest, load_public(tmp_path / "keys" / "medmark.pub"))

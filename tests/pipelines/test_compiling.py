@@ -45,7 +45,7 @@ def test_compiled_pipelines_are_the_golden_ones(pipelines):
             f"{name}.yaml"
             for name in (
                 *("audit-lineage", "audit-segmenter", "audit-suspect", "compare-methods", "lock-release"),
-                *("mark-release", "mark-segmenter", "stress-release", "update-release"),
+                *("mark-release", "mark-segmenter", "reconcile", "stress-release", "update-release"),
             )
         }
     )
@@ -135,6 +135,7 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
             "draw-secrets": private | run, "ingest": private | run, "track-segmenter": {"medmark-mlflow"},
             **dict.fromkeys(("train-segmenters", "mark-segmenter", "check-segmenter"), run),
         },
+        "reconcile.yaml": {"reconcile": both},
         "stress-release.yaml": {"fetch-release": {"medmark-s3"}, "fetch-evidence": private},
         "update-release.yaml": {
             "fetch-previous": both, "read-drop": private, "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"},
@@ -142,13 +143,17 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
         },
     }  # fmt: skip
     release_keys = {"MEDMARK_S3_ACCESS_KEY", "MEDMARK_S3_SECRET_KEY"}
-    with_release_keys = {"audit-lineage", "audit", "audit-segmenter", "fetch-release", "fetch-previous", "publish"}
+    with_release_keys = {
+        *("audit-lineage", "audit", "audit-segmenter", "fetch-release", "fetch-previous", "publish", "reconcile")
+    }
     for name, steps in wanted.items():
         executors = pipelines[name][1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         assert all(e.pop("securityContext") == {"runAsNonRoot": True} for e in executors.values()), name
         given = {re.sub(r"^exec-|-component|-\d+$", "", step): e for step, e in executors.items() if e}
         assert {s: {secret["secretName"] for secret in e["secretAsEnv"]} for s, e in given.items()} == steps, name
         for step, executor in given.items():
+            if step == "reconcile":  # by this label Kubeflow gives it a token for the server
+                assert executor.pop("podMetadata") == {"labels": {"access-ml-pipeline": "true"}}
             assert set(executor) == {"secretAsEnv"} and all(secret["optional"] for secret in executor["secretAsEnv"])
             variables = {pair["envVar"] for secret in executor["secretAsEnv"] for pair in secret["keyToEnv"]}
             assert bool(release_keys & variables) == (step in with_release_keys), (name, step)

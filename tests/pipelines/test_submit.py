@@ -25,16 +25,19 @@ from kfp import dsl
 from kfp_api import KfpApi
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
+from medmark.components.base.image import RUNS_IN
 from medmark.components.delivery.component import draw_secrets_component
 from medmark.components.delivery.submission_records import new_record, read_records, write_record
 from medmark.components.evidence.secrets import read_secrets, seeds_of
 from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store
 from medmark.pipelines import cli
+from medmark.pipelines.reconcile.component import reconcile_component
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES, down, up
 from medmark.pipelines.submitting import kfp_server
 from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server
 from medmark.pipelines.submitting.submission import Submission, of_update_release
+from medmark.pipelines.submitting.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "manifests" / "ci"
@@ -56,7 +59,16 @@ def store(services, images, monkeypatch):
     """The environment that the commands need, and the store of the releases."""
     for name, identity in (("MEDMARK_S3_CREDENTIALS", "release"), ("MEDMARK_S3_EVIDENCE_CREDENTIALS", "evidence")):
         monkeypatch.setenv(name, str(services.credentials[identity]))
-    for name in ("KFP_ENDPOINT", "KFP_TOKEN", "KFP_CA", "KFP_INSECURE", "KFP_NAMESPACE"):
+    names = (
+        "KFP_ENDPOINT",
+        "KFP_TOKEN",
+        "KF_PIPELINES_SA_TOKEN_PATH",
+        "KFP_CA",
+        "KFP_INSECURE",
+        "KFP_NAMESPACE",
+        RUNS_IN,
+    )
+    for name in names:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MEDMARK_IMAGES", str(images))
     monkeypatch.setattr(kfp_server, "POLL", 0.02)
@@ -368,6 +380,152 @@ def test_reconcile_stops_when_a_run_fails(medmark, chain, server):
     chain.drop("a")
     code, _, err = medmark(*chain.reconcile, "--endpoint", server.url)
     assert code == 1 and "drop a: run FAILED: a step failed; see" in err and "run the same command again" in err
+
+
+@pytest.fixture
+def nightly(chain, server):
+    return [*chain.reconcile, "--endpoint", server.url, "--cron", "17 2 * * *"]
+
+
+def test_sweeps_are_scheduled_once_and_replace_what_was_scheduled_before(medmark, chain, server, nightly, monkeypatch):
+    for name in ("MEDMARK_S3_CREDENTIALS", "MEDMARK_S3_EVIDENCE_CREDENTIALS"):
+        monkeypatch.delenv(name)  # the sweep has those of its namespace
+    code, out, err = medmark(*nightly)
+    assert (code, err) == (0, "")
+    ((first, run),) = server.recurring.items()
+    link = f"{server.url}/#/recurringrun/details/"
+    said = f"sweeps of {chain.drops} at '17 2 * * *', {run.display_name}\n{link}"
+    assert out == f"scheduled: {said}{first}\n"
+    assert run.trigger.cron_schedule.cron == "0 17 2 * * *"  # the server's first field is for seconds
+    assert (run.max_concurrency, run.no_catchup, run.status) == ("1", True, "ENABLED")
+    assert medmark(*nightly)[1] == f"scheduled before, nothing to do: {said}{first}\n"
+    assert list(server.recurring) == [first] and not server.runs
+    code, out, _ = medmark(*nightly, "--sign")
+    ((second, run),) = server.recurring.items()
+    assert (
+        out == f"scheduled, 1 earlier one replaced: {said}{second}\n" and run.runtime_config.parameters["sign"] is True
+    )
+    assert server.orphaned == [first]  # its sweep that is on its way goes on
+    run.status = "DISABLED"
+    assert medmark(*nightly, "--sign")[1].startswith("scheduled, 1 earlier one replaced: ")
+    ((third, run),) = server.recurring.items()
+    server.recurring["left"] = replace_run(run, recurring_run_id="left", description="by hand")
+    assert medmark(*nightly, "--sign")[1].startswith("scheduled before, nothing to do, 1 other removed: ")
+    others = [*nightly[:2], f"{chain.drops}-others", *nightly[3:]]
+    assert medmark(*others)[1].startswith("scheduled: ")
+    assert len(server.recurring) == 2 and third in server.recurring
+
+
+def replace_run(run, **changes):
+    return type(run)(**{name: getattr(run, name) for name in run.openapi_types} | changes)
+
+
+def in_a_pod(server, chain, **changes) -> list[str]:
+    """What the step of a sweep does in its own process."""
+    given = dict(zip(("drops", "releases", "evidence"), chain.reconcile[2::2], strict=True)) | {"endpoint": server.url}
+    rest = {"drop_options": {}, "sign": True, "namespace": "", "pipeline_root": "", "service_account": "", "pods": {}}
+    return sweep(**given | rest | {"timeout": 60.0} | changes)
+
+
+def test_a_scheduled_sweep_does_what_the_command_does(medmark, chain, server, nightly, tmp_path, monkeypatch):
+    (tmp_path / "pods.yaml").write_text("steps: {labels: {team: cxr}, retries: 2}\n")
+    given = ["--pods", tmp_path / "pods.yaml", "--pipeline-root", "s3://private/kfp", "--service-account", "marker"]
+    assert medmark(*nightly, *given, "--sweep-account", "sweeper", "--inside", server.url)[0] == 0
+    (recurring,) = server.recurring.values()
+    chain.drop("a")
+    first = chain.head
+    server.states = ["SUCCEEDED"]
+
+    def published():
+        if len(server.runs) > 1:
+            chain.head = chain.publish(chain.head[-64:], str(len(server.runs)))
+            record_of(list(server.runs.values())[-1], chain.head[-64:])
+
+    server.created = published
+    fired = server.fire(recurring.recurring_run_id)
+    assert fired.service_account == "sweeper"
+    spec, platform = fired.pipeline_spec["pipeline_spec"], fired.pipeline_spec["platform_spec"]
+    ((label, executor),) = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
+    assert executor["podMetadata"]["labels"] == {"access-ml-pipeline": "true", "team": "cxr"}
+    (task,) = spec["root"]["dag"]["tasks"].values()
+    assert "retryPolicy" not in task and task["cachingOptions"] == {}
+    for variable in spec["deploymentSpec"]["executors"][label]["container"]["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    assert reconcile_component.python_func(**fired.runtime_config.parameters) == [
+        f"a: done on top of {first[-64:]}, release {chain.head[-64:]}"
+    ]
+    _, run = server.runs.values()
+    assert run.runtime_config.pipeline_root == "s3://private/kfp" and run.service_account == "marker"
+    assert run.display_name.startswith("update-release-") and run.runtime_config.parameters["sign"] is False
+    executors = run.pipeline_spec["pipeline_spec"]["deploymentSpec"]["executors"].values()
+    assert {e["container"]["image"] for e in executors} == {f"registry.example/medmark@sha256:{64 * 'a'}"}
+    asked = run.pipeline_spec["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+    assert {e["podMetadata"]["labels"]["team"] for e in asked} == {"cxr"}
+    tasks = run.pipeline_spec["pipeline_spec"]["root"]["dag"]["tasks"].values()
+    assert {t["retryPolicy"]["maxRetryCount"] for t in tasks if "component" in t["componentRef"]["name"]} == {2}
+    assert medmark(*nightly[:-2])[1].splitlines()[-1].startswith("a: done before, ") and len(server.runs) == 2
+
+
+def test_sweeps_of_server_and_command_at_once_submit_a_drop_once(medmark, chain, server, monkeypatch):
+    monkeypatch.setenv(RUNS_IN, f"registry.example/medmark@sha256:{64 * 'a'}")
+    server.states = ["RUNNING"]
+    chain.drop("a")
+    for _ in range(2):
+        with pytest.raises(MedmarkError, match="drop a: run still RUNNING after 0.1 s"):
+            in_a_pod(server, chain, timeout=0.1)
+        assert "drop a: run still RUNNING" in medmark(*chain.reconcile, "--endpoint", server.url, "--timeout", "0.1")[2]
+    assert len(server.runs) == 1
+
+
+def test_a_sweep_in_a_pod_has_the_token_that_kubeflow_gives_it(chain, tmp_path, monkeypatch):
+    monkeypatch.setenv(RUNS_IN, "any@sha256:" + 64 * "a")
+    with KfpApi(token=TOKEN, multi_user=True) as server:
+        monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+        with pytest.raises(
+            MedmarkError, match="unreadable token: .*; correct KF_PIPELINES_SA_TOKEN_PATH, or set KFP_TOKEN"
+        ):
+            in_a_pod(server, chain, namespace="team")
+        (tmp_path / "token").write_text(f"{TOKEN}\n")
+        assert in_a_pod(server, chain, namespace="team") == [f"no drop in {chain.drops}"]
+        with pytest.raises(MedmarkError, match="serves several users"):
+            in_a_pod(server, chain)
+
+
+def test_a_sweep_in_a_pod_says_what_it_lacks(chain, server, monkeypatch):
+    for changes, says in [
+        ({}, "no image for the runs; compile the pipeline with 'medmark compile', which sets MEDMARK_IMAGE"),
+        ({"pods": {"all": {}}}, "no pods in the parameter pods"),
+        ({"pods": {"steps": {"retries": 1.5}}}, "retries is 1.5; write a whole number"),
+        ({"evidence": f"s3://{RELEASES}/x"}, "bucket"),
+        ({"pipeline_root": f"s3://{RELEASES}/kfp"}, "in the bucket of the releases"),
+    ]:
+        with pytest.raises(MedmarkError, match=says):
+            in_a_pod(server, chain, **changes)
+        monkeypatch.setenv(RUNS_IN, "any@sha256:" + 64 * "a")
+    assert not server.runs
+
+
+@pytest.mark.parametrize(
+    ("cron", "says"),
+    [
+        ("0 17 2 * * *", "give five fields, such as '17 2 * * *'"),
+        ("@daily", "no cron expression: '@daily'"),
+        ("17 2 * * $(id)", "no cron expression"),
+        ("", "no cron expression"),
+    ],
+)
+def test_times_are_given_as_in_a_crontab(medmark, nightly, server, cron, says):
+    """The server would take six fields, and of five the minute for the second."""
+    assert says in one_line(medmark(*nightly[:-1], cron))
+    assert not server.recurring
+
+
+def test_only_a_server_is_told_when_to_sweep(medmark, chain, nightly, server):
+    assert "let this machine's own scheduler" in one_line(medmark(*nightly, "--local"))
+    assert "give --cron, too" in one_line(medmark(*nightly[:-2], "--inside", server.url))
+    assert "give --cron, too" in one_line(medmark(*nightly[:-2], "--sweep-account", "sweeper"))
+    assert "give --local, or --endpoint" in one_line(medmark(*chain.reconcile, "--cron", "17 2 * * *"))
+    assert not server.recurring
 
 
 def test_the_key_is_another_for_other_input(chain):

@@ -1,33 +1,38 @@
 """The overlay kind without a cluster: its object store and MLflow as its manifests start them, and the commands of its workflows with
 the variables that its manifests and secrets give them."""
 
-import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import urllib3
 from kfp_api import KfpApi
 from kustomize import MANIFESTS, hydrate, make_secrets
+from launcher import Launcher
 from made_up_run import make_run
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
+from medmark.components.delivery.publish import publish_evidence
 from medmark.components.delivery.submission_records import new_record, read_records, write_record
 from medmark.components.evidence.key_answers import read_waves
 from medmark.components.lineage.events import artifact_digest, public_record, read_steps, step_event
-from medmark.components.storage.place import parse
+from medmark.components.segmentation.networks import build_segmenter
 from medmark.components.storage.store import Store
+from medmark.components.tracking.registry import onnx_graph
 from medmark.components.verification.sealing import seal_evidence
 from medmark.components.verification.verdict import Thresholds
 from medmark.pipelines.services import INNER_PORTS, _answers_as_admin, _remove_sockets, _weed
@@ -37,6 +42,7 @@ from minio.lifecycleconfig import AbortIncompleteMultipartUpload, Expiration, Li
 MEDMARK = f"#!/bin/sh\nexec {sys.executable} -c 'from medmark.pipelines.cli import main; main()' \"$@\"\n"
 STORE, TRACKING = "medmark-seaweedfs.kubeflow.svc.cluster.local:8333", "medmark-mlflow.kubeflow.svc.cluster.local:5000"
 SERVER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
+SEGMENTER = MANIFESTS.parent / "tests" / "fixtures" / "segmenter-v1"
 WITHIN = 120  # seconds until both services answer
 
 
@@ -197,13 +203,22 @@ class Workflow:
     def __init__(self, kind: Kind, medmark, monkeypatch, folder: Path):
         self.kind, self.medmark, self.patch, self.folder, self.count = kind, medmark, monkeypatch, folder, 0
 
-    def step(self, workflow: str, name: str, given: dict[str, Path], **parameters: str) -> tuple[dict[str, Path], str]:
-        """Returns what the step makes, packed, and what it prints."""
+    def step(
+        self, workflow: str, name: str, given: dict[str, Path], volume: Path | None = None, **parameters: str
+    ) -> tuple[dict[str, Path], str]:
+        """Returns what the step makes, packed, and what it prints.
+
+        Args:
+            workflow, name: of the step.
+            given: what it takes, packed, by name.
+            volume: what the steps of the workflow share; a folder of its own when None.
+            parameters: of the workflow.
+        """
         template = self.kind.template(workflow, name)
         container = template["container"]
         self.count += 1
-        work = self.folder / f"{self.count}-{name}"
-        work.mkdir()
+        work = volume or self.folder / f"{self.count}-{name}"
+        work.mkdir(exist_ok=volume is not None)
 
         def local(path: str) -> str:
             return path.replace("/scratch/run", str(work)).replace("/keys", str(self.kind.secrets / "medmark-signing"))
@@ -217,16 +232,20 @@ class Workflow:
         for parameter, value in parameters.items():
             words = [word.replace(f"{{{{workflow.parameters.{parameter}}}}}", value) for word in words]
         words = [re.sub(r"\$\((\w+)\)", lambda variable: environment[variable[1]], local(word)) for word in words]
-        assert words[0] == "medmark" and not any("{{" in word for word in words)
+        assert not any("{{" in word for word in words)
+        if words[0] != "medmark":
+            done = subprocess.run(words, env={"PATH": os.environ["PATH"]} | environment, capture_output=True, text=True)
+            return self._made(template, local, work), done.check_returncode() or done.stdout
         with self.patch.context() as patch:
             for variable, value in environment.items():
                 patch.setenv(variable, value)
             code, out, error = self.medmark(*words[1:])
         assert code == 0, error
-        made = {}
-        for artifact in template.get("outputs", {}).get("artifacts", []):
-            made[artifact["name"]] = pack(Path(local(artifact["path"])), work / f"packed-{artifact['name']}")
-        return made, out
+        return self._made(template, local, work), out
+
+    def _made(self, template: dict, local: Callable[[str], str], work: Path) -> dict[str, Path]:
+        artifacts = template.get("outputs", {}).get("artifacts", [])
+        return {one["name"]: pack(Path(local(one["path"])), work / f"packed-{one['name']}") for one in artifacts}
 
 
 def pack(path: Path, folder: Path) -> Path:
@@ -305,11 +324,12 @@ def test_from_the_first_release_to_a_sweep_and_back_from_the_backup(
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text(kind.find("ConfigMap", f"medmark-{name}")["data"][file])
     places = kind.find("ConfigMap", "medmark-places")["data"]
-    (tmp_path / "medmark-keys").symlink_to(kind.secrets.parent / "keys")
-    shell(kind, blocks("Try it with kind")[1].replace("127.0.0.1:8333", kind.addresses[STORE]), tmp_path)
-    place = parse(f"{places['drops']}/2026-11-20")
-    assert len(private.list(place)) == 20
-    private._client.put_object(place.bucket, f"{place.prefix}/_SUCCESS", io.BytesIO(b""), 0)
+    sent, put = [], Store.put
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", lambda store, file, uri: sent.append(str(uri)) or put(store, file, uri))
+        workflow.step("medmark-phantom-drop", "draw", {}, drop="2026-11-20")
+    assert sent[-1] == f"{places['drops']}/2026-11-20/_SUCCESS" and len(sent) == 21  # only a complete drop has it
+    assert len(private.list(f"{places['drops']}/2026-11-20")) == 21
     with KfpApi() as server:
         kind.addresses |= settings | {SERVER: server.url}
         server.states = ["SUCCEEDED"]
@@ -351,6 +371,74 @@ def test_from_the_first_release_to_a_sweep_and_back_from_the_backup(
         assert file_sha256(restored / "evidence.json") == first["evidence"][-64:]
         _, printed = workflow.step("medmark-reconcile", "reconcile", {})
         assert "2026-11-20: done before" in printed and len(server.runs) == 1
+
+    # KFP starts a sweep itself, which finds a drop that came meanwhile
+    (tmp_path / "medmark-keys").symlink_to(kind.secrets.parent / "keys")
+    _, another_drop, schedule = blocks("Try it with kind")
+    shell(kind, another_drop.replace("127.0.0.1:8333", kind.addresses[STORE]), tmp_path)
+    for name in ("images/digests.yaml", "pods/pods.yaml"):  # as kubectl reads them
+        shutil.copy(tmp_path / name, tmp_path)
+    opened = {
+        one.name: {key.name: kind.here(key.read_text()) for key in one.iterdir()} for one in kind.secrets.iterdir()
+    }
+    runs_store = opened["medmark-s3"] | opened["medmark-s3-runs"]
+    (tmp_path / "pods-of-kfp").mkdir()
+    launcher = Launcher("s3://medmark-runs/kfp", runs_store, tmp_path / "pods-of-kfp", opened)
+    with KfpApi() as server:
+
+        def run(pipeline: dict, platform: dict, given: dict) -> None:
+            if pipeline["pipelineInfo"]["name"] == "reconcile":
+                launcher(pipeline, platform, given)
+            else:
+                write_record(new_record(given["submission"], "6" * 64), given["publish_evidence_uri"], private)
+
+        server.run = run
+        shell(kind, schedule.replace("http://127.0.0.1:8888", server.url), tmp_path)
+        (recurring,) = server.recurring.values()
+        given = recurring.runtime_config.parameters
+        inputs = recurring.pipeline_spec["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+        assert "endpoint" not in given and inputs["endpoint"]["defaultValue"] == SERVER
+        assert {name: given[name] for name in places} == places
+        given["endpoint"] = server.url  # as the cluster resolves the name
+        sweep = server.fire(recurring.recurring_run_id)
+        assert server.fire(recurring.recurring_run_id) is None  # one at a time
+        server.join()
+        (log,) = launcher.logs.values()
+        assert "2026-11-20: done before" in log
+        assert f"2026-11-21: done on top of {first['release'][-64:]}, release {'6' * 64}" in log
+        _, run = server.runs.values()
+        assert run.runtime_config.pipeline_root == "s3://medmark-runs/kfp" and run.runtime_config.parameters["sign"]
+        assert sweep.service_account == run.service_account == "medmark-runs"
+        pods = (sweep.pipeline_spec, run.pipeline_spec)
+        asked = [one["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] for one in pods]
+        labels = [executor["podMetadata"]["labels"] for executors in asked for executor in executors.values()]
+        assert {one["app.kubernetes.io/component"] for one in labels} == {"run"}  # by which the policies know them
+    assert launcher.seen == {"medmark-s3", "medmark-s3-evidence"}
+
+
+class Probabilities(torch.nn.Module):
+    """An untrained segmenter, which shows nobody's payload."""
+
+    def __init__(self):
+        super().__init__()
+        self.segmenter = build_segmenter("unet", channels=1, size=64, seed=3).eval()
+
+    def forward(self, images):
+        return torch.sigmoid(self.segmenter(images))
+
+
+def test_a_segmenter_is_audited_from_the_store_to_the_report(kind, workflow, tmp_path):
+    """Fetched, questioned and kept by steps that share a volume; a file stands for the suspect's endpoint."""
+    evidence = publish_evidence(SEGMENTER / "evidence", "s3://medmark-evidence/segmenters", kind.store("evidence"))
+    suspect = tmp_path / "suspect.onnx"
+    suspect.write_bytes(onnx_graph(Probabilities(), (1, 64, 64), "x", "y").SerializeToString())
+    given = {"evidence": evidence.uri, "suspect": str(suspect)}
+    for name in ("fetch", "question", "keep"):
+        made, _ = workflow.step("medmark-audit-segmenter", name, {}, volume=tmp_path / "volume", **given)
+    with tarfile.open(made["audit"]) as archive:
+        assert {"audit/audit-segmenter.json", "audit/audit-segmenter.html"} <= set(archive.getnames())
+        (found,) = json.load(archive.extractfile("audit/audit-segmenter.json"))["suspects"]
+    assert found["verdict"] == "not_owned"
 
 
 def blocks(title: str) -> list[str]:

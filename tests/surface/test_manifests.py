@@ -146,6 +146,11 @@ def inside(document: dict) -> list[str]:
         patch = yaml.safe_load(document["spec"]["podSpecPatch"])
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, "spec": {"containers": [], **patch}}
         problems += by_kubernetes(pod)
+    if document["kind"] == "PodDefault":
+        given = {name: document["spec"].get(name, []) for name in ("env", "volumeMounts", "volumes")}
+        step = {"name": "any", "image": "any", "env": given["env"], "volumeMounts": given["volumeMounts"]}
+        spec = {"containers": [step], "volumes": given["volumes"]}
+        problems += by_kubernetes({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, "spec": spec})
     if document["kind"] == "Sensor":
         for trigger in document["spec"]["triggers"]:
             problems += by_hera(hera.Workflow, trigger["template"]["k8s"]["source"]["resource"])
@@ -430,7 +435,8 @@ def open_secrets(documents: Documents) -> list[str]:
             problems.append(f"{name_of(document)}: has content")
         for _, part in walk(document):
             secret = re.search(r"(?i)(secret|token|password|passphrase|access_key)", str(part.get("name", "")))
-            if "value" in part and secret and part["name"].isupper():
+            path = str(part.get("name", "")).endswith("_PATH")  # where a token lies
+            if "value" in part and secret and part["name"].isupper() and not path:
                 problems.append(f"{name_of(document)}: {part['name']} is a value")
         names = {name for name, _, _ in named_secrets(document)}
         private = names & {"medmark-signing", "medmark-run", "medmark-s3", "medmark-s3-runs"}
@@ -474,6 +480,38 @@ def too_much(documents: Documents) -> list[str]:
     for document in of_kind(documents, "Deployment"):
         if document["spec"]["template"]["spec"].get("automountServiceAccountToken") is not False:
             problems.append(f"{name_of(document)}: has the token of an account")
+    return problems
+
+
+def stray_tokens(documents: Documents) -> list[str]:
+    """Steps beside a sweep's that get a token for KFP, sweeps without one, and what KFP's pods run under that lacks a right."""
+    problems = []
+    accounts = {"medmark-runs": {"medmark-runs"}} if list(of_kind(documents, "PipelineVersion")) else {}
+    for given in of_kind(documents, "PodDefault"):
+        accounts["medmark-reconcile"] = {
+            "medmark-reconcile",
+            "medmark-runs",
+        }  # of submitting, and of driver and launcher
+        chosen = given["spec"]["selector"]["matchLabels"].items()
+        for version in of_kind(documents, "PipelineVersion"):
+            asked = version["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+            for label, executor in asked.items():
+                has = chosen <= executor.get("podMetadata", {}).get("labels", {}).items()
+                if has != (version["spec"]["pipelineName"] == "reconcile"):
+                    problems.append(f"{name_of(version)} {label}: {'has a token' if has else 'has no token'} for KFP")
+        for workflow, template in templates(documents):
+            if chosen <= (workflow["spec"]["podMetadata"]["labels"] | template["metadata"]["labels"]).items():
+                problems.append(f"{name_of(workflow)} {template['name']}: has a token for KFP")
+    for name, wanted in accounts.items():
+        if find(documents, "ServiceAccount", name).get("automountServiceAccountToken") is False:
+            problems.append(f"ServiceAccount {name}: driver and launcher have no token")
+        roles = {
+            binding["roleRef"]["name"]
+            for binding in of_kind(documents, "RoleBinding")
+            if any(subject["name"] == name for subject in binding["subjects"])
+        }
+        if roles != wanted:
+            problems.append(f"ServiceAccount {name}: has the roles {sorted(roles)}")
     return problems
 
 
@@ -649,7 +687,7 @@ def known() -> set[str]:
 
 @pytest.fixture(scope="module")
 def checks(secrets, known) -> dict[str, Callable[[str, Documents], list[str]]]:
-    plain = (invalid, unrestricted, open_secrets, too_much, not_tidy, wrong_commands)
+    plain = (invalid, unrestricted, open_secrets, too_much, stray_tokens, not_tidy, wrong_commands)
     return {check.__name__: lambda _, documents, check=check: check(documents) for check in plain} | {
         "dangling": lambda overlay, documents: dangling(documents, secrets[overlay]),
         "foreign_images": lambda _, documents: foreign_images(documents, known),
@@ -665,6 +703,7 @@ CHECKS = [
         "foreign_images",
         "open_secrets",
         "too_much",
+        "stray_tokens",
         "not_tidy",
         "wrong_commands",
     ),
@@ -693,6 +732,13 @@ def spec(documents: Documents, kind: str, name: str) -> dict:
 
 def version(documents: Documents) -> dict:
     return next(of_kind(documents, "PipelineVersion"))["spec"]
+
+
+def labels_of(documents: Documents, pipeline: str) -> dict[str, str]:
+    """Labels of the pod of a pipeline's first step."""
+    found = next(one for one in of_kind(documents, "PipelineVersion") if one["spec"]["pipelineName"] == pipeline)
+    executors = found["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return next(iter(executors.values()))["podMetadata"]["labels"]
 
 
 # check, overlay, what is done to the documents d, and what the check must say
@@ -751,6 +797,13 @@ FAULTS = [
         "root",
     ),
     ("invalid", "examples", lambda d: spec(d, "ExternalSecret", "medmark-run").pop("secretStoreRef"), "secretStoreRef"),
+    ("invalid", "gpu", lambda d: spec(d, "PodDefault", "access-ml-pipeline").update(label="x"), "label"),
+    (
+        "invalid",
+        "gpu",
+        lambda d: spec(d, "PodDefault", "access-ml-pipeline")["volumes"][0]["projected"].update(audience="x"),
+        "audience",
+    ),
     (
         "dangling",
         "argo-only",
@@ -826,7 +879,19 @@ FAULTS = [
         lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["arguments"]["parameters"].pop(),
         "no parameter suspect",
     ),
+    (
+        "dangling",
+        "kubeflow-multiuser",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter")["arguments"]["parameters"].pop(),
+        "no parameter suspect",
+    ),
     ("dangling", "argo-only", lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["volumes"].pop(), "no volume tmp"),
+    (
+        "dangling",
+        "kind",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter").update(entrypoint="audit"),
+        "no entrypoint audit",
+    ),
     (
         "dangling",
         "kind",
@@ -865,6 +930,14 @@ FAULTS = [
         "unrestricted",
         "argo-only",
         lambda d: container(d, "medmark-audit", "question")["securityContext"].update(readOnlyRootFilesystem=False),
+        "can be written",
+    ),
+    (
+        "unrestricted",
+        "kubeflow-multiuser",
+        lambda d: container(d, "medmark-audit-segmenter", "question")["securityContext"].update(
+            readOnlyRootFilesystem=False
+        ),
         "can be written",
     ),
     (
@@ -939,8 +1012,24 @@ FAULTS = [
     ),
     (
         "open_secrets",
+        "kubeflow-multiuser",
+        lambda d: container(d, "medmark-audit-segmenter", "question")["env"].append(
+            {"name": "MEDMARK_SUSPECT_TOKEN", "value": "x"}
+        ),
+        "is a value",
+    ),
+    (
+        "open_secrets",
         "argo-only",
         lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["volumes"].append(
+            {"name": "key", "secret": {"secretName": "medmark-signing", "items": [{"key": "medmark.key", "path": "k"}]}}
+        ),
+        "medmark-signing",
+    ),
+    (
+        "open_secrets",
+        "kubeflow-multiuser",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter")["volumes"].append(
             {"name": "key", "secret": {"secretName": "medmark-signing", "items": [{"key": "medmark.key", "path": "k"}]}}
         ),
         "medmark-signing",
@@ -968,9 +1057,54 @@ FAULTS = [
         "token of an account",
     ),
     (
+        "too_much",
+        "kubeflow-multiuser",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter").pop("automountServiceAccountToken"),
+        "token of an account",
+    ),
+    ("stray_tokens", "gpu", lambda d: labels_of(d, "reconcile").pop("access-ml-pipeline"), "has no token"),
+    (
+        "stray_tokens",
+        "kubeflow-multiuser",
+        lambda d: labels_of(d, "update-release").update({"access-ml-pipeline": "true"}),
+        "has a token for KFP",
+    ),
+    (
+        "stray_tokens",
+        "gpu",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["podMetadata"]["labels"].update(
+            {"access-ml-pipeline": "true"}
+        ),
+        "question: has a token for KFP",
+    ),
+    (
+        "stray_tokens",
+        "gpu",
+        lambda d: d.remove(find(d, "RoleBinding", "medmark-reconcile-runs")),
+        "medmark-reconcile: has the roles ['medmark-reconcile']",
+    ),
+    (
+        "stray_tokens",
+        "gpu",
+        lambda d: find(d, "RoleBinding", "medmark-reconcile")["subjects"].append({"name": "medmark-runs"}),
+        "medmark-runs: has the roles ['medmark-reconcile', 'medmark-runs']",
+    ),
+    (
+        "stray_tokens",
+        "gpu",
+        lambda d: find(d, "ServiceAccount", "medmark-reconcile").update(automountServiceAccountToken=False),
+        "driver and launcher have no token",
+    ),
+    (
         "not_tidy",
         "argo-only",
         lambda d: spec(d, "WorkflowTemplate", "medmark-audit").pop("ttlStrategy"),
+        "never removed",
+    ),
+    (
+        "not_tidy",
+        "kubeflow-multiuser",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter").pop("ttlStrategy"),
         "never removed",
     ),
     (
@@ -997,6 +1131,14 @@ FAULTS = [
         "wrong_commands",
         "argo-only",
         lambda d: container(d, "medmark-audit", "fetch")["env"].append({"name": "MEDMARK_S3_KEY", "value": "x"}),
+        "reads no variable MEDMARK_S3_KEY",
+    ),
+    (
+        "wrong_commands",
+        "kubeflow-multiuser",
+        lambda d: container(d, "medmark-audit-segmenter", "fetch")["env"].append(
+            {"name": "MEDMARK_S3_KEY", "value": "x"}
+        ),
         "reads no variable MEDMARK_S3_KEY",
     ),
     (
@@ -1043,19 +1185,54 @@ def test_a_planted_fault_is_found(hydrated, checks, check, overlay, plant, says)
     assert {fault[0] for fault in FAULTS} == set(CHECKS)
 
 
+AUDITS = ("medmark-audit", "medmark-audit-segmenter")
+
+
+def not_apart(overlay: str, documents: Documents) -> list[str]:
+    """Steps of audits that reach more than the suspect, or more than the store."""
+    space = "kubeflow" if overlay == "kind" else "medmark-audit"
+    problems = []
+    for workflow in of_kind(documents, "WorkflowTemplate"):
+        spec, name = workflow["spec"], workflow["metadata"]["name"]
+        if not name.startswith("medmark-audit"):
+            continue
+        if space_of(workflow) != space or name not in AUDITS:
+            problems.append(f"{name} in {space_of(workflow)}")
+        argo = {
+            "medmark-audit-dns",
+            "medmark-audit-api-server",
+        }  # Argo's own container beside it reports to the API server
+        steps = {
+            "fetch": {"medmark-audit-store"},
+            "question": {"medmark-audit-suspects"},
+            "keep": {"medmark-audit-store"},
+        }
+        for template in spec["templates"][1:]:
+            labels = template.get("metadata", {}).get("labels", {}) | spec["podMetadata"]["labels"]
+            reached = policies_of(documents, space, labels) - argo
+            if reached != steps.pop(template["name"], None):
+                problems.append(f"{name} {template['name']}: reaches {sorted(reached)}")
+        problems += [f"{name}: no step {step}" for step in steps]
+    return problems
+
+
 @pytest.mark.parametrize("overlay", ALL)
 def test_steps_that_question_suspects_reach_suspects_and_nothing_else(hydrated, overlay):
-    documents = hydrated[overlay]
-    space = "kubeflow" if overlay == "kind" else "medmark-audit"
-    asking = find(documents, "WorkflowTemplate", "medmark-audit")["spec"]
-    labels = {
-        one["name"]: one.get("metadata", {}).get("labels", {}) | asking["podMetadata"]["labels"]
-        for one in asking["templates"]
-    }
-    argo = {"medmark-audit-dns", "medmark-audit-api-server"}  # Argo's own container beside it reports to the API server
-    assert policies_of(documents, space, labels["question"]) == argo | {"medmark-audit-suspects"}
-    for step in ("fetch", "keep"):
-        assert policies_of(documents, space, labels[step]) == argo | {"medmark-audit-store"}
+    assert not_apart(overlay, hydrated[overlay]) == []
+    assert {name for name in AUDITS if find(hydrated[overlay], "WorkflowTemplate", name)} == set(AUDITS)
+
+
+@pytest.mark.parametrize("overlay", ["argo-only", "kind"])
+@pytest.mark.parametrize("audit", AUDITS)
+@pytest.mark.parametrize("step", ["fetch", "question", "keep"])
+def test_a_step_of_an_audit_that_reaches_something_else_is_found(hydrated, overlay, audit, step):
+    documents = deepcopy(hydrated[overlay])
+    templates_ = find(documents, "WorkflowTemplate", audit)["spec"]["templates"]
+    (template,) = (one for one in templates_ if one["name"] == step)
+    template["metadata"]["labels"][COMPONENT] = "transfer" if step == "question" else "audit"
+    assert [found for found in not_apart(overlay, documents) if found.startswith(f"{audit} {step}: reaches")]
+    templates_.remove(template)
+    assert f"{audit}: no step {step}" in not_apart(overlay, documents)
 
 
 def test_nothing_comes_in_but_to_webhook_bus_and_the_services_of_kind(hydrated):
@@ -1169,8 +1346,9 @@ def test_the_table_of_secrets_is_what_the_manifests_refer_to(hydrated):
 def test_the_guide_needs_fewer_than_ten_commands_and_names_what_exists(hydrated):
     page = (ROOT / "docs" / "deploy.md").read_text()
     blocks = re.findall(r"^```\n(.*?)^```$", page, re.M | re.S)
-    assert blocks[0].startswith("kind create cluster") and "first-release.yaml" in blocks[0]
-    assert len(blocks[0].splitlines()) < 10
+    steps = blocks[0].replace("\\\n", " ").splitlines()  # to the first scheduled marking
+    assert steps[0].startswith("kind create cluster") and len(steps) < 10
+    assert {"first-release.yaml", "first-drop.yaml"} <= {Path(word).name for word in steps[-1].split()}
     assert f"kind load docker-image {read_images(DIGESTS, unpinned=True)[IMAGE]} " in blocks[0]
     paths = set(re.findall(r"\bmanifests/[\w./-]*\w", re.sub(r"github\.com/\S+", "", page)))
     assert {path for path in paths if not (ROOT / path).exists()} == set() and len(paths) > 10
@@ -1179,8 +1357,11 @@ def test_the_guide_needs_fewer_than_ten_commands_and_names_what_exists(hydrated)
         for documents in hydrated.values()
         for one in documents
     }
-    asked = re.findall(r"--namespace ([\w-]+) (?:port-forward|describe|patch) (\w+)[/ ]([\w-]+)", page)
-    assert asked and {(kind, space, name) for space, kind, name in asked} <= there
+    there.add(("service", "kubeflow", "ml-pipeline"))  # KFP's own
+    asked = re.findall(r"--namespace ([\w-]+) (?:port-forward|describe|patch|get) (\w+)[/ ]([\w-]+)", page)
+    assert len(asked) > 6 and {(kind, space, name) for space, kind, name in asked} <= there
+    audits = set(re.findall(r"--namespace ([\w-]+) --from (\w+)/([\w-]+)", page))
+    assert {(kind, space, name) for space, kind, name in audits} <= there and len(audits) == len(AUDITS)
 
 
 def test_kind_takes_keys_again_that_it_drew(tmp_path):
@@ -1210,7 +1391,7 @@ def test_files_that_are_no_part_of_an_overlay_are_valid(hydrated):
     (example,) = yaml.safe_load_all((MANIFESTS / "argocd.yaml").read_text())
     assert invalid([example]) == []
     assert (ROOT / example["spec"]["source"]["path"] / "kustomization.yaml").is_file()
-    for file in ("first-release.yaml", "sweep.yaml"):
+    for file in ("first-drop.yaml", "first-release.yaml", "sweep.yaml"):
         (workflow,) = yaml.safe_load_all((MANIFESTS / "overlays" / "kind" / file).read_text())
         template = find(hydrated["kind"], "WorkflowTemplate", workflow["spec"]["workflowTemplateRef"]["name"])
         given, asked = (one["spec"].get("arguments", {}).get("parameters", []) for one in (workflow, template))

@@ -1,0 +1,1 @@
+"""Make a release of every complete drop that has none, from within a cluster."""
