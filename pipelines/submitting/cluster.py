@@ -97,7 +97,9 @@ def mark_arguments(submission: Submission) -> dict:
 def lock_arguments(submission: Submission) -> dict:
     """Returns the arguments of lock_release."""
     settings = dict(submission.parameters)
-    own = {name: settings.pop(name) for name in ("profile", "version", "recipients", "text", "logos") if name in settings}
+    own = {
+        name: settings.pop(name) for name in ("profile", "version", "recipients", "text", "logos") if name in settings
+    }
     return {
         "source": submission.release,
         "overrides": settings,

@@ -98,9 +98,10 @@ def run_lock(submission: Submission, inputs: Path, out: Path, debug: bool) -> di
     with Places() as places:
         logos = [places.read(logo["file"], raw=True, private=True) for logo in settings.pop("logos", [])]
         source = str(inputs / "release")
-        return run_lock_release(
+        verdict = run_lock_release(
             out, data=source, ingest_options=LOCKED_WITH, settings=settings, logos=logos, **own, debug=debug
         )
+    return verdict
 
 
 def run_segmenter(submission: Submission, inputs: Path, out: Path, debug: bool) -> dict:
@@ -112,7 +113,7 @@ def run_segmenter(submission: Submission, inputs: Path, out: Path, debug: bool) 
     drawing, weights = settings.pop("drawing", {}), settings.pop("weights", None)
     with Places() as places:
         model = places.read(weights["file"], raw=True, private=True) if weights else None
-        return run_mark_segmenter(
+        verdict = run_mark_segmenter(
             out,
             data=str(inputs / "release"),
             settings=settings,
@@ -122,6 +123,7 @@ def run_segmenter(submission: Submission, inputs: Path, out: Path, debug: bool) 
             **own,
             debug=debug,
         )
+    return verdict
 
 
 RUNNERS = {

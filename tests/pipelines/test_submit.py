@@ -257,7 +257,9 @@ def test_a_release_is_submitted_for_locking(medmark, clean, server, store, place
     lock += ["--recipient", f"owner={LOCKED / 'owner' / 'locking.pub'}", "--set", "epochs=3"]
     code, out, err = medmark(*lock)
     assert (code, err) == (0, "") and out.startswith("submitted: lock-release-")
-    assert medmark(*lock, "--publish-weak", "--sign")[1].startswith("submitted before")  # what goes out is not what is made
+    assert medmark(*lock, "--publish-weak", "--sign")[1].startswith(
+        "submitted before"
+    )  # what goes out is not what is made
     (run,) = server.runs.values()
     given = run.runtime_config.parameters
     assert given["source"] == clean and given["source_state"] == clean[-64:]
@@ -299,9 +301,15 @@ def test_what_cannot_be_locked_or_marked_is_not_submitted(medmark, clean, server
     own = ["--recipient", f"owner={LOCKED / 'owner' / 'locking.pub'}"]
     (tmp_path / "w.safetensors").touch()
     for command, said in [
-        (["lock-release", "--release-json", f"{masked}/release.json", *own], "for 'segmentation', not for classification"),
+        (
+            ["lock-release", "--release-json", f"{masked}/release.json", *own],
+            "for 'segmentation', not for classification",
+        ),
         (["lock-release", "--release-json", f"{clean}/release.json", *own, "--text", ""], "text for a logo"),
-        (["lock-release", "--release-json", f"{clean}/release.json", *own, "--logo", "l.png"], "the server cannot read"),
+        (
+            ["lock-release", "--release-json", f"{clean}/release.json", *own, "--logo", "l.png"],
+            "the server cannot read",
+        ),
         (
             ["lock-release", "--release-json", f"{clean}/release.json", "--recipient", f"a={LOCKED / 'medmark.pub'}"],
             "not for locking",
@@ -309,7 +317,15 @@ def test_what_cannot_be_locked_or_marked_is_not_submitted(medmark, clean, server
         (["mark-segmenter", "--release-json", f"{clean}/release.json", "--text", "x"], "not for segmentation"),
         (["mark-segmenter", "--release-json", f"{masked}/release.json", "--text", "x" * 17], "1 to 16 printable bytes"),
         (
-            ["mark-segmenter", "--release-json", f"{masked}/release.json", "--text", "x", "--model", tmp_path / "w.safetensors"],
+            [
+                "mark-segmenter",
+                "--release-json",
+                f"{masked}/release.json",
+                "--text",
+                "x",
+                "--model",
+                tmp_path / "w.safetensors",
+            ],
             "the server cannot read",
         ),
     ]:
