@@ -15,39 +15,45 @@ def sign_and_publish(
     publish_evidence_uri: PipelineParameterChannel,
     sign: PipelineParameterChannel,
     submission: PipelineParameterChannel,
-    release: PipelineArtifactChannel,
-    keep: PipelineArtifactChannel,
-    **parent: PipelineArtifactChannel,
+    subject: PipelineArtifactChannel,
+    keep: PipelineArtifactChannel | None = None,
+    parent: PipelineArtifactChannel | None = None,
+    publish_weak: PipelineParameterChannel | None = None,
 ) -> None:
     """Adds the two steps.
 
     Args:
-        check: the step that checked the mark.
+        check: the step that checked what the run made; its output ``record`` is signed if it has one.
         tracked: the step that logged the run to MLflow: models that go out must be known there.
         publish_uri: see ``publish_component``, as the next three.
         publish_evidence_uri: where evidence and keep go.
         sign: whether to sign.
         submission: what is recorded.
-        release: the release that the run made.
-        keep: what it kept for updates.
-        parent: ``parent``, the previous marked release, if the run was an update.
+        subject: the release or model that the run made.
+        keep: what it kept for updates, if there can be any.
+        parent: the previous marked release, if the run was an update.
+        publish_weak: whether a locked release may go out whose locks are weak.
     """
-    evidence, record = check.outputs["complete"], check.outputs["record"]
+    evidence = check.outputs["complete"]
+    weak = {} if publish_weak is None else {"publish_weak": publish_weak}
+    record = {name: check.outputs[name] for name in ("record",) if name in check.outputs}
+    before = {} if parent is None else {"parent": parent}
     signed = sign_component(
-        release=release, evidence=evidence, record=record, checked=check.outputs["Output"], sign=sign, **parent
+        subject=subject, evidence=evidence, checked=check.outputs["Output"], sign=sign, **record, **before, **weak
     )
     signed.set_display_name("sign")
     give(signed, SIGNING)
     published = publish_component(
-        release=release,
+        subject=subject,
         evidence=evidence,
-        keep=keep,
         check=check.outputs["check"],
         signatures=signed.outputs["signatures"],
         publish_uri=publish_uri,
         publish_evidence_uri=publish_evidence_uri,
         sign=sign,
         submission=submission,
+        **({} if keep is None else {"keep": keep}),
+        **weak,
     )
     published.set_display_name("publish")
     published.set_caching_options(False)  # the store may have lost what was published

@@ -146,32 +146,34 @@ def fetch_previous_component(
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def publish_component(
-    release: dsl.Input[dsl.Dataset],
+    subject: dsl.Input[dsl.Artifact],
     evidence: dsl.Input[dsl.Artifact],
-    keep: dsl.Input[dsl.Artifact],
     check: dsl.Input[dsl.Artifact],
     signatures: dsl.Input[dsl.Artifact],
     publish_uri: str,
     publish_evidence_uri: str,
     sign: bool,
     submission: dict,
+    keep: dsl.Input[dsl.Artifact] = None,
+    publish_weak: bool = False,
 ) -> str:
-    """Publishes what a run made, unless its mark does not work, and records the submission.
+    """Publishes what a run made, unless its mark does not work or its locks do harm, and records the submission.
 
     Args:
-        release: the marked release.
+        subject: the marked or locked release, or the marked model.
         evidence: its complete evidence, from the checking step; private.
-        keep: what was kept for updates; private.
-        check: folder with ``verdict.json``, from the checking step; the verdict must be ``owned`` or ``unchanged``.
+        check: folder with ``verdict.json``, from the checking step; the verdict must be ``owned``, ``locked`` or ``unchanged``.
         signatures: signatures, from ``sign_component``.
-        publish_uri: where the release goes, ``s3://bucket/prefix``.
+        publish_uri: where the release or model goes, ``s3://bucket/prefix``.
         publish_evidence_uri: where evidence and keep go, ``s3://bucket/prefix`` in another bucket.
         sign: whether there are signatures to publish.
         submission: what the record says of the submission, see
             ``medmark.components.delivery.submission_records.new_record``; no record is written when empty.
+        keep: what was kept for updates, if there can be any; private.
+        publish_weak: publish a locked release with the verdict ``weak``, too.
 
     Returns:
-        Digest of the published release; empty if the run changed nothing, so that nothing was published.
+        Digest of what was published; empty if the run changed nothing, so that nothing was published.
     """
     import json
     from pathlib import Path
@@ -184,14 +186,15 @@ def publish_component(
     take_secret()
     digest = publish_run(
         json.loads(Path(check.path, "verdict.json").read_bytes()),
-        release.path,
+        subject.path,
         evidence.path,
-        keep.path,
+        keep.path if keep else None,
         signatures_dir=signatures.path if sign else None,
         releases=publish_uri,
         evidence=publish_evidence_uri,
         store=Store.from_environment(),
         evidence_store=Store.from_environment("evidence"),
         submission=whole(submission),
+        weak=publish_weak,
     )
     return digest or ""

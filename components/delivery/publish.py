@@ -84,7 +84,8 @@ def publish(release_dir: str | Path, uri: str, store: Store) -> Published:
 
     Only the files that ``release.json`` or ``model.json`` names are sent, and ``lineage.json``, ``commitment.json``, ``commitment.tsr`` and
     ``certificates.json`` if they are there. A second call with the same release sends nothing; a call after an interruption, or after a
-    commitment was made, sends what is missing. If there is no commitment, a line on standard error says so.
+    commitment was made, sends what is missing. If there is neither a commitment nor, for a locked release, a list of certificates, a line
+    on standard error says so.
 
     Args:
         release_dir: the release or the marked model.
@@ -100,7 +101,7 @@ def publish(release_dir: str | Path, uri: str, store: Store) -> Published:
         if (folder / kind.manifest).exists():
             raise MedmarkError(f"private: {folder} has {kind.manifest}; 'medmark publish-evidence' stores it apart")
     published = _publish(MARKED_MODEL if (folder / MODEL).is_file() else RELEASE, folder, uri, store)
-    if not (folder / "commitment.json").is_file():
+    if not any((folder / name).is_file() for name in ("commitment.json", "certificates.json")):
         print(
             f"medmark: {folder} goes out without a commitment: nobody will be able to tell that its evidence was there before"
             " (see 'medmark commit')",

@@ -1,4 +1,4 @@
-"""KFP components of the lineage room: sign a release, and check a chain of releases."""
+"""KFP components of the lineage room: sign what a run made, and check a chain of releases."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -34,35 +34,47 @@ def audit_lineage_component(
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def sign_component(
-    release: dsl.Input[dsl.Dataset],
+    subject: dsl.Input[dsl.Artifact],
     evidence: dsl.Input[dsl.Artifact],
-    record: dsl.Input[dsl.Artifact],
     checked: dict,
     sign: bool,
     signatures: dsl.Output[dsl.Artifact],
+    record: dsl.Input[dsl.Artifact] = None,
     parent: dsl.Input[dsl.Dataset] = None,
+    publish_weak: bool = False,
 ) -> None:
-    """Commits to the evidence of a release and signs the release's lineage.
+    """Commits to the evidence of a release or model, or certifies a release's locks, and signs the release's lineage.
 
     The step takes the text of the signing key from its environment variable MEDMARK_SIGNING_KEY and the passphrase from
     MEDMARK_KEY_PASSPHRASE.
 
     Args:
-        release: the marked release.
+        subject: the marked or locked release, or the marked model.
         evidence: its complete evidence, from the checking step; private.
-        record: how the release was made, from the checking step.
-        checked: what the checking step returned; nothing is signed unless its ``verdict`` is ``owned``.
+        checked: what the checking step returned; nothing is signed unless its ``verdict`` lets it go out.
         sign: whether to sign at all.
-        signatures: folder with ``commitment.json``, ``lineage.json`` and, private, ``opening.json``; empty if nothing is signed.
+        signatures: folder with ``commitment.json`` and, private, ``opening.json``, or with ``certificates.json`` of locks; of a release
+            also ``lineage.json``; empty if nothing is signed.
+        record: how the release was made, from the checking step; a model has none.
         parent: the previous marked release, if this one updates it.
+        publish_weak: whether a locked release may go out whose locks are weak.
     """
     from pathlib import Path
 
+    from medmark.components.delivery.run_outputs import may_go_out
     from medmark.components.lineage.keys import private_from_environment
     from medmark.components.lineage.signing import sign_run
+    from medmark.components.locking.certificate import certifier
 
-    if not sign or checked["verdict"] != "owned":
+    if not sign or not may_go_out(checked["verdict"], weak=publish_weak):
         Path(signatures.path).mkdir(parents=True)
         return
-    key, before = private_from_environment(), parent.path if parent else None
-    sign_run(release.path, evidence.path, record.path, key, signatures.path, parent=before)
+    sign_run(
+        subject.path,
+        evidence.path,
+        private_from_environment(),
+        signatures.path,
+        record_file=record.path if record else None,
+        parent=parent.path if parent else None,
+        certify=certifier(evidence.path),
+    )

@@ -1,49 +1,63 @@
-"""Signs what a run made: commits to its evidence and signs its lineage."""
+"""Signs what a run made: commits to its evidence, or certifies its locks, and signs its lineage."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from medmark.components.delivery.linked_copy import copy_linked
-from medmark.components.lineage.commitment import OPENING, commit
-from medmark.components.lineage.record import COMMITMENT, LINEAGE, sign_lineage
+from medmark.components.lineage.commitment import commit
+from medmark.components.lineage.record import COMMITMENT, sign_lineage
+
+Certify = Callable[[Path, Path, Ed25519PrivateKey], object]
 
 
 def sign_run(
-    release_dir: str | Path,
+    subject_dir: str | Path,
     evidence_dir: str | Path,
-    record_file: str | Path,
     private_key: Ed25519PrivateKey,
     out_dir: str | Path,
     *,
-    parent: str | Path | None,
+    record_file: str | Path | None,
+    parent: str | Path | None = None,
+    certify: Certify | None = None,
 ) -> None:
-    """Commits to the evidence and signs the lineage; leaves release and evidence as they are.
+    """Commits to the evidence and signs the lineage; leaves what the run made as it is.
 
     Args:
-        release_dir: the marked release.
+        subject_dir: the marked or locked release, or the marked model.
         evidence_dir: its complete evidence.
-        record_file: ``record.json`` of the run.
         private_key: see :func:`medmark.components.lineage.keys.load_private`.
-        out_dir: folder that gets ``opening.json``, which is private, ``commitment.json`` and ``lineage.json``, all at once.
+        out_dir: folder that gets all files that signing adds, at once: ``commitment.json`` and, private, ``opening.json``, or what
+            ``certify`` writes; and ``lineage.json`` of a release.
+        record_file: ``record.json`` of the run; None for a model, which has no lineage of its own.
         parent: the previous marked release with its ``lineage.json``, if this one updates it.
+        certify: signs a locked release, given copies of it and of its evidence, instead of the commitment; see
+            :func:`medmark.components.locking.certificate.certifier`.
 
     Raises:
-        MedmarkError: what :func:`medmark.components.lineage.commitment.commit` and
-            :func:`medmark.components.lineage.record.sign_lineage` raise.
+        MedmarkError: what :func:`medmark.components.lineage.commitment.commit`,
+            :func:`medmark.components.lineage.record.sign_lineage` and ``certify`` raise.
     """
     out = Path(out_dir)
     with tempfile.TemporaryDirectory(prefix="signing-", dir=out.parent) as folder:
-        release, evidence, made = (Path(folder) / name for name in ("release", "evidence", "made"))
+        subject, evidence, made = (Path(folder) / name for name in ("subject", "evidence", "made"))
         made.mkdir(mode=0o700)
-        copy_linked(release_dir, release)
+        copy_linked(subject_dir, subject)
         copy_linked(evidence_dir, evidence)
-        commit(release, evidence, private_key, made / COMMITMENT)
-        sign_lineage(release, record_file, private_key, commitment=made / COMMITMENT, parent=parent)
-        shutil.copyfile(evidence / OPENING, made / OPENING)
-        shutil.copyfile(release / LINEAGE, made / LINEAGE)
+        commitment = None
+        if certify is not None:
+            certify(subject, evidence, private_key)
+        else:
+            commitment = made / COMMITMENT
+            commit(subject, evidence, private_key, commitment)
+        if record_file is not None:
+            sign_lineage(subject, record_file, private_key, commitment=commitment, parent=parent)
+        for copy, before in ((subject, subject_dir), (evidence, evidence_dir)):
+            for name in set(os.listdir(copy)) - set(os.listdir(before)):
+                shutil.copyfile(copy / name, made / name)
         os.replace(made, out)

@@ -16,9 +16,11 @@ from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_file, encode_png
 from medmark.components.dataset.release import Release
+from medmark.components.evidence.evidence import read_evidence
 from medmark.components.lineage.dsse import Signed, check_signature, sign, understood
 from medmark.components.lineage.files import parse_exact, read_small, write_new
-from medmark.components.locking.evidence import read_lock_evidence
+from medmark.components.lineage.signing import Certify
+from medmark.components.locking.evidence import KIND, read_lock_evidence
 from medmark.components.locking.locks import PUBLIC_FIELDS, Lock, read_locks
 from medmark.components.locking.merkle import inclusion_proof, root_from, root_of
 
@@ -56,6 +58,18 @@ def sign_certificates(release_dir: str | Path, evidence_dir: str | Path, key: Ed
     predicate = {"images": len(locks), "root": root, "tree": TREE}
     write_new(out, sign(key, "certificates", out, release, PREDICATE_TYPE, predicate).data, 0o644)
     return root
+
+
+def certifier(evidence_dir: str | Path) -> Certify | None:
+    """Returns what signs the certificates of the release that evidence is about; None if that is no locked one.
+
+    Args:
+        evidence_dir: private evidence of any kind.
+
+    Raises:
+        MedmarkError: something is missing or changed.
+    """
+    return sign_certificates if read_evidence(evidence_dir).get("kind") == KIND else None
 
 
 def issue_certificate(

@@ -172,7 +172,7 @@ def check_locks_component(
         thresholds: dictionary with the fields of ``medmark.components.locking.verdict.LockThresholds``; fix them before the run.
         parameters: parameters of the run, to be shown.
         check: folder with ``verdict.json``; private.
-        complete: the evidence with the list of all steps; private.
+        complete: the evidence with the verdict and the list of all steps; private.
         record: how the release was made; public.
         report: HTML file that opens without a network; private, because it shows images without their locks.
         summary: the verdict, its proofs, and what speaks against the locks; shows no image.
@@ -213,7 +213,7 @@ def check_locks_component(
         verdict = check_locks(*paths, check.path, options, seconds=seconds)
     events = [made["lineage"] for made in said_by(own | {"check_locks": check}).values()]
     finish_lock_evidence(
-        release.path, evidence.path, complete.path, record.path, verdict=verdict["verdict"], events=events, drawn=drawn
+        release.path, evidence.path, complete.path, record.path, verdict=verdict, events=events, drawn=drawn
     )
     verdict["seconds"]["check_locks"] = check.metadata["seconds"]
     shown = (clean.path, release.path, complete.path, models.path, segmenter.path)

@@ -29,7 +29,8 @@ def expand_segmenter_profile_component(
             ``medmark.components.segmentation.profiles.SegmenterProfile``.
         ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``, as ``{"image_mode": "RGB"}``; the task is
             segmentation.
-        weights: safetensors file of a trained segmenter to mark, as the marking step can reach it; empty if one is trained from scratch.
+        weights: safetensors file of a trained segmenter to mark, as a path that the steps can reach or as ``s3://bucket/name``; empty if one
+            is trained from scratch.
         name: of the data, for the report and MLflow.
 
     Returns:
@@ -58,11 +59,13 @@ def train_segmenters_component(
     Args:
         release: release for segmentation.
         configs: dictionaries with the fields of ``medmark.components.segmentation.training.SegmenterConfig``; the first is the
-            unmarked twin, as the marked segmenter in all but the mark. Values may refer to the run's secrets.
+            unmarked twin, as the marked segmenter in all but the mark. ``weights`` may be at ``s3://bucket/name``. Values may refer to
+            the run's secrets.
         models: folder with safetensors and ``models.json``.
         secrets: the run's secrets, from ``draw_secrets_component``; needed only if ``configs`` refers to them.
     """
     from medmark.components.base.parameters import whole
+    from medmark.components.delivery.places import Places
     from medmark.components.evidence.secrets import read_secrets, resolved
     from medmark.components.lineage.step import step
     from medmark.components.segmentation.models import train_segmenters
@@ -71,7 +74,11 @@ def train_segmenters_component(
     inputs = {"release": release} | ({"secrets": secrets} if secrets else {})
     with step("train segmenters", inputs=inputs, outputs={"models": models}, parameters={"configs": whole(configs)}):
         known = resolved(configs, read_secrets(secrets.path) if secrets else None)
-        train_segmenters(release.path, models.path, configs=[SegmenterConfig(**config) for config in known])
+        with Places() as places:
+            for config in known:
+                if config.get("weights"):
+                    config["weights"] = str(places.read(config["weights"], raw=True, private=True))
+            train_segmenters(release.path, models.path, configs=[SegmenterConfig(**config) for config in known])
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -94,7 +101,8 @@ def mark_segmenter_component(
         release: release for segmentation.
         secrets: the run's secrets, from ``draw_secrets_component``; the key of the mark is taken from them.
         config: dictionary with the fields of ``medmark.components.segmentation.training.SegmenterConfig``; ``weights`` names a
-            trained segmenter to mark, else one is trained from scratch. Values may refer to the run's secrets.
+            trained segmenter to mark, as a path that the step can reach or as ``s3://bucket/name``, else one is trained from scratch.
+            Values may refer to the run's secrets.
         text: of the owner, 1 to 16 printable bytes. It is no secret; the modules that spell it are.
         trigger: ``texture``, ``noise``, ``patch``, ``text``, ``border`` or ``warp``.
         name: of the model; public.
@@ -108,6 +116,7 @@ def mark_segmenter_component(
         Digest of the model: SHA-256 of ``model.json``.
     """
     from medmark.components.base.parameters import whole
+    from medmark.components.delivery.places import Places
     from medmark.components.evidence.secrets import read_secrets, resolved
     from medmark.components.lineage.step import step
     from medmark.components.segmentation.evidence import Payload
@@ -119,17 +128,21 @@ def mark_segmenter_component(
     inputs, outputs = {"release": release, "secrets": secrets}, {"model": model, "evidence": evidence}
     with step("mark segmenter", inputs=inputs, outputs=outputs, parameters=parameters):
         drawn = read_secrets(secrets.path)
-        made = mark_segmenter(
-            release.path,
-            model.path,
-            evidence.path,
-            config=SegmenterConfig(**resolved(config, drawn)),
-            payload=Payload(text, trigger, bytes.fromhex(drawn.mark_key)),
-            name=name,
-            version=version,
-            queries=queries,
-            weights_sha256=weights_sha256,
-        )
+        known = resolved(config, drawn)
+        with Places() as places:
+            if known.get("weights"):
+                known["weights"] = str(places.read(known["weights"], raw=True, private=True))
+            made = mark_segmenter(
+                release.path,
+                model.path,
+                evidence.path,
+                config=SegmenterConfig(**known),
+                payload=Payload(text, trigger, bytes.fromhex(drawn.mark_key)),
+                name=name,
+                version=version,
+                queries=queries,
+                weights_sha256=weights_sha256,
+            )
     model.metadata.update(digest=made.digest)
     return made.digest
 

@@ -45,6 +45,7 @@ def track_segmenter(
             "image",
             "probabilities",
             release.digest,
+            marked.digest,
             stated={"class_names": release.class_names, "model_digest": marked.digest},
         )
     ]

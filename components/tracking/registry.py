@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CANDIDATE, RELEASED = "candidate", "released"
 CONTENT, TIME, RELEASE = "medmark.content", "medmark.time", "medmark.release_digest"
+MODEL = "medmark.model_digest"
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Model:
         shape: C, S, S.
         input, output: names of the tensors.
         release_digest: of the release it belongs to.
+        model_digest: of the marked model that it is, which goes out by itself; None for any other.
         private: why it must not be sent to a server, or None.
         stated: further facts for its description; JSON values, public.
     """
@@ -54,6 +56,7 @@ class Model:
     input: str
     output: str
     release_digest: str
+    model_digest: str | None = None
     private: str | None = None
     stated: dict[str, Any] = field(default_factory=dict)
 
@@ -126,7 +129,7 @@ def register(client: MlflowClient, run_id: str, models: list[dict[str, Any]], co
     Args:
         client: of MLflow.
         run_id: of the run.
-        models: ``name``, ``folder`` among the artifacts, and ``release_digest`` of each.
+        models: ``name``, ``folder`` among the artifacts, ``release_digest`` and, of a marked model, ``model_digest`` of each.
         content: what identifies the run; a version that carries it is not made again.
         time: of the run, milliseconds; the newest version becomes the candidate.
 
@@ -143,13 +146,13 @@ def register(client: MlflowClient, run_id: str, models: list[dict[str, Any]], co
         return f"not registered: {reason_of(error)}"
 
 
-def promote(release_digest: str, folder: str | Path) -> list[str]:
-    """Gives the models of a release the alias ``released``; called when the release has gone out.
+def promote(digest: str, folder: str | Path) -> list[str]:
+    """Gives the models of a release, or a marked model, the alias ``released``; called when it has gone out.
 
     It never fails: what MLflow does not do is said in a line on standard error, and a later call makes up for it.
 
     Args:
-        release_digest: of the marked release.
+        digest: of the marked release or model.
         folder: with the run's ``mlflow.db``, used unless ``MLFLOW_TRACKING_URI`` is set; without either nothing is done.
 
     Returns:
@@ -163,9 +166,10 @@ def promote(release_digest: str, folder: str | Path) -> list[str]:
     promoted = []
     try:
         client = MlflowClient(tracking_uri(Path(folder)))
-        for version in client.search_model_versions(f"tag.`{RELEASE}` = '{release_digest}'"):
-            client.set_registered_model_alias(version.name, RELEASED, version.version)
-            promoted.append(f"{version.name} {version.version}")
+        for tag in (RELEASE, MODEL):
+            for version in client.search_model_versions(f"tag.`{tag}` = '{digest}'"):
+                client.set_registered_model_alias(version.name, RELEASED, version.version)
+                promoted.append(f"{version.name} {version.version}")
     except Exception as error:  # whatever MLflow or its server raises must not end a publication
         print(f"MLflow did not mark the models as released ({reason_of(error)}); publish again later", file=sys.stderr)
     return sorted(promoted)
@@ -186,6 +190,8 @@ def _registered(client: MlflowClient, run_id: str, model: dict[str, Any], conten
     if not any(version.tags.get(CONTENT) == content for version in versions):
         source = f"{client.get_run(run_id).info.artifact_uri}/{model['folder']}"
         tags = {CONTENT: content, TIME: str(time), RELEASE: model["release_digest"]}
+        if model.get("model_digest"):  # runs that an older medmark left to be sent have none
+            tags[MODEL] = model["model_digest"]
         client.create_model_version(name, source, run_id, tags=tags)
         versions = _versions(client, name)
     own, *extra = [version for version in versions if version.tags.get(CONTENT) == content]

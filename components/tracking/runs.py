@@ -169,7 +169,13 @@ def _written(run: Tracked, staged: Path, number: int) -> dict[str, Any]:
             tags["medmark.models"] = f"not registered: {reason_of(error)}"
             continue
         models.append(
-            {"name": model.name, "folder": place, "release_digest": model.release_digest, "private": model.private}
+            {
+                "name": model.name,
+                "folder": place,
+                "release_digest": model.release_digest,
+                "model_digest": model.model_digest,
+                "private": model.private,
+            }
         )
     return {
         "name": run.name,

@@ -94,6 +94,17 @@ DrawnWith = Annotated[
     str | None,
     typer.Option("--drawn-with", help="What completes the drawing: its time stamp (.tsr), or what its beacon gave."),
 ]
+OwnerText = Annotated[
+    str, typer.Option("--text", help="Who owns the model, in 1 to 16 printable bytes; read back from the model.")
+]
+LogoText = Annotated[str, typer.Option("--text", help="Text of the logo, 1 to 24 printable characters.")]
+Recipients = Annotated[
+    list[str],
+    typer.Option(
+        "--recipient",
+        help="Who may unlock, as NAME=locking.pub, the owner first; may be repeated. 'medmark keys new --locking' makes keys.",
+    ),
+]
 
 Suspects = Annotated[
     list[str],

@@ -14,12 +14,15 @@ from medmark.pipelines.commands.options import (
     DrawnWith,
     Label,
     Lesions,
+    LogoText,
     MaskColumn,
     Out,
+    OwnerText,
     PathColumn,
     PatientColumn,
     PatientPattern,
     Quarantine,
+    Recipients,
     Root,
     Uncertain,
     Where,
@@ -129,9 +132,7 @@ def run_mark_release_command(
 @run_app.command("mark-segmenter")
 def run_mark_segmenter_command(
     out: Out,
-    text: Annotated[
-        str, typer.Option("--text", help="Who owns the model, in 1 to 16 printable bytes; read back from the model.")
-    ],
+    text: OwnerText,
     data: Annotated[
         str | None,
         typer.Option(
@@ -229,16 +230,8 @@ def run_mark_segmenter_command(
 @run_app.command("lock-release")
 def run_lock_release_command(
     out: Out,
-    recipient: Annotated[
-        list[str],
-        typer.Option(
-            "--recipient",
-            help="Who may unlock, as NAME=locking.pub, the owner first; may be repeated. 'medmark keys new --locking' makes keys.",
-        ),
-    ],
-    text: Annotated[
-        str, typer.Option("--text", help="Text of the logo, 1 to 24 printable characters.")
-    ] = "NOT FOR ANALYSIS",
+    recipient: Recipients,
+    text: LogoText = "NOT FOR ANALYSIS",
     logo: Annotated[
         list[str] | None,
         typer.Option(
@@ -292,7 +285,7 @@ def run_lock_release_command(
     from medmark.components.locking.profiles import LockProfile
     from medmark.components.locking.summary import rows
     from medmark.components.profiles import read_settings
-    from medmark.pipelines.lock_release.run import run_lock_release
+    from medmark.pipelines.lock_release.run import read_recipients, run_lock_release
 
     folder = local(out, APART)
     with Places() as places:
@@ -313,7 +306,7 @@ def run_lock_release_command(
         )
         verdict = run_lock_release(
             folder,
-            recipients=pairs(recipient, "--recipient"),
+            recipients=read_recipients(pairs(recipient, "--recipient")),
             text=text,
             logos=[local(file, "give a file on this machine") for file in logo or []],
             data=str(source) if source else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +15,14 @@ from medmark.pipelines.commands.options import (
     DrawnWith,
     Images,
     Label,
+    LogoText,
+    OwnerText,
     PathColumn,
     PatientColumn,
     PatientPattern,
     PodsFile,
     Quarantine,
+    Recipients,
     Uncertain,
     Unpinned,
     Where,
@@ -43,9 +46,16 @@ submit_app = typer.Typer(
 app.add_typer(submit_app, name="submit")
 
 ReleaseJson = Annotated[str, typer.Option("--release-json", help="Address s3://.../<digest>/release.json.")]
-Publish = Annotated[str, typer.Option("--publish", help="Publish the release under s3://bucket/prefix.")]
+Publish = Annotated[str, typer.Option("--publish", help="Publish the release, or the model, under s3://bucket/prefix.")]
 PublishEvidence = Annotated[
     str, typer.Option("--publish-evidence", help="Store evidence and keep under s3://bucket/prefix, in another bucket.")
+]
+PublishWeak = Annotated[
+    bool,
+    typer.Option(
+        "--publish-weak",
+        help="Publish the release, too, if classifiers see more of it than they may (verdict weak); never one that is unsafe.",
+    ),
 ]
 Endpoint = Annotated[
     str | None,
@@ -124,6 +134,7 @@ class Runner:
         images, unpinned: see :func:`medmark.pipelines.compile.read_images`.
         pods: file, see :func:`medmark.pipelines.pods.read_pods`; the defaults when None.
         debug: show all that the steps print.
+        publish_weak: whether a locked release may go out whose locks are weak.
 
     Raises:
         MedmarkError: no place to run, a key for the other place, one bucket for releases and evidence, or a pipeline root that is no
@@ -144,6 +155,7 @@ class Runner:
     unpinned: bool
     pods: str | None
     debug: bool
+    publish_weak: bool = False
 
     def __post_init__(self) -> None:
         from medmark.pipelines.submitting.cluster import check_places
@@ -170,6 +182,7 @@ class Runner:
             evidence_store=Store.from_environment("evidence"),
             work=self.work,
             key=self.key,
+            publish_weak=self.publish_weak,
             debug=self.debug,
         )
 
@@ -193,8 +206,14 @@ class Runner:
         from medmark.components.storage.store import Store
         from medmark.pipelines.submitting.cluster import ClusterTarget
 
-        server = self.server()
-        return ClusterTarget(server, self.releases, self.evidence, Store.from_environment("evidence"), self.sign)
+        return ClusterTarget(
+            self.server(),
+            self.releases,
+            self.evidence,
+            Store.from_environment("evidence"),
+            self.sign,
+            publish_weak=self.publish_weak,
+        )
 
 
 @submit_app.command("mark-release")
@@ -263,15 +282,179 @@ def submit_mark_release(
 
 def drawing_of(drawing: str | None, drawn_with: str | None, runner: Runner) -> dict:
     """Returns the pipeline's argument ``drawing``; refuses files of this machine for a server, which cannot reach them."""
-    from medmark.components.delivery.places import is_place
     from medmark.pipelines.run_arguments import drawing_argument
 
-    for text in (drawing, drawn_with):
+    refuse_unreachable([drawing, drawn_with], runner)
+    return drawing_argument(drawing, drawn_with)
+
+
+def refuse_unreachable(files: Iterable[str | None], runner: Runner) -> None:
+    """Refuses files of this machine for a server, which cannot reach them."""
+    from medmark.components.delivery.places import is_place
+
+    for text in files:
         if text is not None and not runner.local and not is_place(text):
             raise MedmarkError(
                 f"the server cannot read {text}; store it in the evidence's bucket and give s3://bucket/name"
             )
-    return drawing_argument(drawing, drawn_with)
+
+
+@submit_app.command("lock-release")
+def submit_lock_release(
+    release_json: ReleaseJson,
+    recipient: Recipients,
+    publish: Publish,
+    publish_evidence: PublishEvidence,
+    publish_weak: PublishWeak = False,
+    text: LogoText = "NOT FOR ANALYSIS",
+    logo: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--logo",
+            help="PNG file of a logo in place of the text; may be repeated, for a choice of one shape. A server takes it from"
+            " s3://bucket/name.",
+        ),
+    ] = None,
+    profile: Annotated[str, typer.Option("--profile", help="smoke, standard or full.")] = "standard",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a parameter of the profile, as name=value; may be repeated.")
+    ] = None,
+    version: Annotated[str, typer.Option("--version", help="Version of the locked release.")] = "1-locked",
+    local: Local = False,
+    key: Key = None,
+    work: Work = WORK,
+    endpoint: Endpoint = None,
+    sign: Sign = False,
+    namespace: Namespace = None,
+    pipeline_root: PipelineRoot = None,
+    service_account: ServiceAccount = None,
+    images: Images = None,
+    unpinned: Unpinned = False,
+    pods: PodsFile = None,
+    wait: Wait = False,
+    timeout: Timeout = DAY,
+    debug: Debug = False,
+) -> None:
+    """Lock a release, unless that was submitted before.
+
+    MEDMARK_S3_EVIDENCE_CREDENTIALS opens the release without locks and the logos, too: they are private.
+    """
+    from medmark.components.delivery.places import Places
+    from medmark.components.locking.profiles import LockProfile
+    from medmark.components.profiles import read_settings
+    from medmark.components.storage.store import Store
+    from medmark.pipelines.lock_release.run import read_recipients
+    from medmark.pipelines.submitting.submission import of_lock_release
+
+    runner = Runner(
+        releases=publish,
+        evidence=publish_evidence,
+        local=local,
+        key=key,
+        work=work,
+        endpoint=endpoint,
+        sign=sign,
+        namespace=namespace,
+        pipeline_root=pipeline_root,
+        service_account=service_account,
+        images=images,
+        unpinned=unpinned,
+        pods=pods,
+        debug=debug,
+        publish_weak=publish_weak,
+    )
+    refuse_unreachable(logo or [], runner)
+    with Places() as places:
+        keys = {name: places.read(file, raw=True) for name, file in pairs(recipient, "--recipient").items()}
+        recipients = read_recipients(keys)
+    submission = of_lock_release(
+        release_json,
+        Store.from_environment("evidence"),
+        recipients=recipients,
+        text=text,
+        logos=logo or [],
+        profile=profile,
+        settings=read_settings(pairs(set_, "--set"), LockProfile),
+        version=version,
+    )
+    start(submission, runner, timeout if wait else None)
+
+
+@submit_app.command("mark-segmenter")
+def submit_mark_segmenter(
+    release_json: ReleaseJson,
+    text: OwnerText,
+    publish: Publish,
+    publish_evidence: PublishEvidence,
+    profile: Annotated[str, typer.Option("--profile", help="smoke, standard or full.")] = "standard",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a parameter of the profile, as name=value; may be repeated.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the model.")] = "segmenter",
+    version: Annotated[str, typer.Option("--version", help="Version of the model.")] = "1",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Trained segmenter to mark, a safetensors file; trained from scratch if not given. A server takes it from"
+            " s3://bucket/name. Give its architecture and size with --set unless medmark wrote it.",
+        ),
+    ] = None,
+    drawing: Drawing = None,
+    drawn_with: DrawnWith = None,
+    local: Local = False,
+    key: Key = None,
+    work: Work = WORK,
+    endpoint: Endpoint = None,
+    sign: Sign = False,
+    namespace: Namespace = None,
+    pipeline_root: PipelineRoot = None,
+    service_account: ServiceAccount = None,
+    images: Images = None,
+    unpinned: Unpinned = False,
+    pods: PodsFile = None,
+    wait: Wait = False,
+    timeout: Timeout = DAY,
+    debug: Debug = False,
+) -> None:
+    """Train a marked segmenter, or mark a trained one, unless that was submitted before.
+
+    MEDMARK_S3_EVIDENCE_CREDENTIALS opens the release for segmentation, the trained segmenter and the drawing, too: they are private.
+    """
+    from medmark.components.profiles import read_settings
+    from medmark.components.segmentation.profiles import SegmenterProfile
+    from medmark.components.storage.store import Store
+    from medmark.pipelines.submitting.submission import of_mark_segmenter
+
+    runner = Runner(
+        releases=publish,
+        evidence=publish_evidence,
+        local=local,
+        key=key,
+        work=work,
+        endpoint=endpoint,
+        sign=sign,
+        namespace=namespace,
+        pipeline_root=pipeline_root,
+        service_account=service_account,
+        images=images,
+        unpinned=unpinned,
+        pods=pods,
+        debug=debug,
+    )
+    refuse_unreachable([model], runner)
+    submission = of_mark_segmenter(
+        release_json,
+        Store.from_environment("evidence"),
+        text=text,
+        profile=profile,
+        settings=read_settings(pairs(set_, "--set"), SegmenterProfile),
+        name=name,
+        version=version,
+        model=model,
+        drawing=drawing_of(drawing, drawn_with, runner),
+    )
+    start(submission, runner, timeout if wait else None)
 
 
 @submit_app.command("update-release")
@@ -379,7 +562,8 @@ def start(submission: Submission, runner: Runner, timeout: float | None) -> None
         print(target.server.url(run), flush=True)
         record = wait_for_record(run, submission, target, timeout) if timeout is not None else None
     if record:
-        print(f"release: {record['result'] or 'nothing changed, nothing published'}")
+        made = "model" if submission.pipeline == "mark-segmenter" else "release"
+        print(f"{made}: {record['result'] or 'nothing changed, nothing published'}")
 
 
 @app.command("reconcile")

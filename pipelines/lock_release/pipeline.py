@@ -14,6 +14,7 @@ from medmark.components.locking.component import (
 )
 from medmark.components.surrogate.component import train_classifiers_component
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RUN, give
+from medmark.pipelines.sign_and_publish import sign_and_publish
 
 
 class Made(NamedTuple):
@@ -48,6 +49,11 @@ def lock_release(
     seed: str = "",
     for_figures: bool = False,
     patients: dict = {},  # noqa: B006
+    publish_uri: str = "",
+    publish_evidence_uri: str = "",
+    publish_weak: bool = False,
+    sign: bool = False,
+    submission: dict = {},  # noqa: B006
 ) -> Made:
     """Locks raw images or a release, as ``medmark run lock-release`` does on one machine.
 
@@ -67,6 +73,11 @@ def lock_release(
         seed: integer as text from which the run's secrets follow, see ``draw_secrets_component``; drawn when empty.
         for_figures: whoever starts the run vouches that nothing it makes will be handed out; a seed is refused without that.
         patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
+        publish_uri: where to publish the locked release if its locks hold, ``s3://bucket/prefix``. Nothing is published when empty.
+        publish_evidence_uri: where to store the evidence then, ``s3://bucket/prefix`` in another bucket.
+        publish_weak: publish it, too, if classifiers see more than they may; never if a lesion is covered or an image does not come back.
+        sign: whether to sign certificates and lineage before.
+        submission: what to record then, see ``publish_component``.
     """
     expand = expand_lock_profile_component(
         profile=profile, overrides=overrides, ingest_options=ingest_options, name=name
@@ -124,6 +135,17 @@ def lock_release(
         give(task, RUN)
     give(tracked, MLFLOW)
     tracked.set_caching_options(False)  # the server may have been away
+    with dsl.If(publish_uri != "", name="publish"):
+        sign_and_publish(
+            check,
+            tracked=tracked,
+            publish_uri=publish_uri,
+            publish_evidence_uri=publish_evidence_uri,
+            sign=sign,
+            submission=submission,
+            subject=release,
+            publish_weak=publish_weak,
+        )
     return Made(
         clean=clean,
         models=models,

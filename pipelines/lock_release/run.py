@@ -17,7 +17,7 @@ from medmark.components.dataset.fundus_phantoms import CLASSES, make_fundus_phan
 from medmark.components.lineage.files import read_small
 from medmark.components.lineage.keys import locking_public
 from medmark.components.locking.logo import read_logo, text_logos
-from medmark.components.locking.profiles import chosen_lock_profile, locking_arguments
+from medmark.components.locking.profiles import LockProfile, chosen_lock_profile, locking_arguments
 from medmark.components.locking.tracking import track_locking
 from medmark.components.profiles import Setting, shown_parameters
 from medmark.pipelines.local_run import (
@@ -35,7 +35,7 @@ from medmark.pipelines.run_arguments import NOBODY, patients_argument, source_st
 def run_lock_release(
     out: str | Path,
     *,
-    recipients: Mapping[str, str | Path],
+    recipients: Mapping[str, str],
     text: str = "NOT FOR ANALYSIS",
     logos: Sequence[str | Path] = (),
     data: str | None = None,
@@ -52,7 +52,8 @@ def run_lock_release(
     Args:
         out: folder to write, readable by its owner only. It gets ``release/`` and ``record.json`` (public), ``evidence/`` (private, to
             unlock and to issue certificates), ``report.html``, ``verdict.json`` and MLflow's files.
-        recipients: file of a ``locking.pub`` by name: who may unlock, the owner first. Private keys are not needed.
+        recipients: text of ``locking.pub`` by name, see :func:`read_recipients`: who may unlock, the owner first. Private keys are not
+            needed.
         text: for logos on a dark and a light plate, 1 to 24 printable characters.
         logos: PNG files of one shape in place of the text.
         data: images of classes, a CSV, or a release; fundus phantoms with masks of their lesions when None.
@@ -70,12 +71,7 @@ def run_lock_release(
     """
     from medmark.pipelines.lock_release.pipeline import lock_release
 
-    chosen, pems = chosen_lock_profile(profile, settings or {}), _public_keys(recipients)
-    locking_arguments(chosen, {})  # refuses what cannot be used before anything is started
-    for logo in logos:
-        read_logo(logo)
-    if not logos:
-        text_logos(text)
+    chosen = check_lock_options(profile, settings or {}, recipients=recipients, text=text, logos=logos)
     options = dict(ingest_options or {})
     if data is None:
         options |= {"patient_key": NOBODY, "class_names": list(CLASSES), "image_mode": "RGB", "lesions": True}
@@ -92,7 +88,7 @@ def run_lock_release(
         parameters = shown_parameters(profile, chosen, shown)
         arguments = {
             "source": str(source),
-            "recipients": pems,
+            "recipients": dict(recipients),
             "profile": profile,
             "overrides": dict(settings or {}),
             "ingest_options": {option: value for option, value in options.items() if value is not None},
@@ -118,19 +114,52 @@ def run_lock_release(
     return verdict
 
 
-def _public_keys(recipients: Mapping[str, str | Path]) -> dict[str, str]:
-    """Reads the recipients' public keys.
+def check_lock_options(
+    profile: str,
+    settings: Mapping[str, Setting],
+    *,
+    recipients: Mapping[str, str],
+    text: str,
+    logos: Sequence[str | Path],
+) -> LockProfile:
+    """Refuses what cannot be used before anything is started, and returns the profile with its settings.
+
+    Args:
+        profile, settings, recipients, text, logos: see :func:`run_lock_release`.
 
     Raises:
-        MedmarkError: there is none, or a file is none.
+        MedmarkError: the first option that cannot be used.
     """
+    chosen = chosen_lock_profile(profile, settings)
+    locking_arguments(chosen, {})
     if not recipients:
         raise MedmarkError(
             "nobody could unlock this release; make a key with 'medmark keys new --locking --out keys', then give --recipient"
             " owner=keys/locking.pub"
         )
+    for name, pem in recipients.items():
+        locking_public(pem.encode(), f"key of {name}")
+    for logo in logos:
+        read_logo(logo)
+    if not logos:
+        text_logos(text)
+    return chosen
+
+
+def read_recipients(files: Mapping[str, str | Path]) -> dict[str, str]:
+    """Reads the recipients' public keys.
+
+    Args:
+        files: ``locking.pub`` by name.
+
+    Returns:
+        Their text by name.
+
+    Raises:
+        MedmarkError: a file is missing or no public key for locking.
+    """
     pems = {}
-    for name, file in recipients.items():
+    for name, file in files.items():
         pem = read_small(file, "public key", "get the recipient's locking.pub")
         locking_public(pem, str(file))
         pems[name] = pem.decode()

@@ -207,7 +207,7 @@ def mark_release(
             publish_evidence_uri=publish_evidence_uri,
             sign=sign,
             submission=submission,
-            release=marked,
+            subject=marked,
             keep=keep,
         )
     return Made(**logged, keep=keep, report=report.outputs["report"], unlogged=tracked.outputs["unlogged"])

@@ -13,6 +13,7 @@ from medmark.components.segmentation.component import (
     train_segmenters_component,
 )
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RUN, give
+from medmark.pipelines.sign_and_publish import sign_and_publish
 
 
 class Made(NamedTuple):
@@ -47,6 +48,10 @@ def mark_segmenter(
     for_figures: bool = False,
     patients: dict = {},  # noqa: B006
     drawing: dict = {},  # noqa: B006
+    publish_uri: str = "",
+    publish_evidence_uri: str = "",
+    sign: bool = False,
+    submission: dict = {},  # noqa: B006
 ) -> Made:
     """Trains a marked segmenter from images and masks, as ``medmark run mark-segmenter`` does on one machine.
 
@@ -61,13 +66,18 @@ def mark_segmenter(
         data_name: of the data, for the report and MLflow.
         name: of the model; public.
         version: of the model; public.
-        weights: safetensors file of a trained segmenter to mark, as the marking step can reach it; empty if one is trained from scratch.
+        weights: safetensors file of a trained segmenter to mark, as a path that the steps can reach or as ``s3://bucket/name``; empty if one
+            is trained from scratch.
         weights_sha256: that it must have.
         source_state: any text that differs whenever the source's files differ, see ``ingest_component``.
         seed: integer as text from which the run's secrets follow, see ``draw_secrets_component``; drawn when empty.
         for_figures: whoever starts the run vouches that nothing it makes will be handed out; a seed is refused without that.
         patients: where the key of the pseudonyms is, see ``draw_secrets_component``; drawn when empty.
         drawing: where a drawing is from which the key of the mark follows, see ``draw_secrets_component``; self-drawn when empty.
+        publish_uri: where to publish the marked model if its mark works, ``s3://bucket/prefix``. Nothing is published when empty.
+        publish_evidence_uri: where to store the evidence then, ``s3://bucket/prefix`` in another bucket.
+        sign: whether to commit to the evidence before.
+        submission: what to record then, see ``publish_component``.
     """
     expand = expand_segmenter_profile_component(
         profile=profile, overrides=overrides, ingest_options=ingest_options, weights=weights, name=data_name
@@ -114,10 +124,21 @@ def mark_segmenter(
         parameters=given["parameters"],
         kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     ).set_display_name("track")
-    for task in (train, mark, check):
-        give(task, RUN)
+    for task in (train, mark):
+        give(task, EVIDENCE, RUN)
+    give(check, RUN)
     give(tracked, MLFLOW)
     tracked.set_caching_options(False)  # the server may have been away
+    with dsl.If(publish_uri != "", name="publish"):
+        sign_and_publish(
+            check,
+            tracked=tracked,
+            publish_uri=publish_uri,
+            publish_evidence_uri=publish_evidence_uri,
+            sign=sign,
+            submission=submission,
+            subject=model,
+        )
     return Made(
         release=release,
         model=model,

@@ -17,7 +17,7 @@ from medmark.components.dataset.phantoms import make_masked_phantoms
 from medmark.components.profiles import Setting, shown_parameters
 from medmark.components.segmentation.networks import load_segmenter
 from medmark.components.segmentation.payload import checked_text
-from medmark.components.segmentation.profiles import chosen_segmenter_profile
+from medmark.components.segmentation.profiles import SegmenterProfile, chosen_segmenter_profile
 from medmark.components.segmentation.tracking import track_segmenter
 from medmark.components.surrogate.networks import read_metadata
 from medmark.pipelines.local_run import (
@@ -76,12 +76,9 @@ def run_mark_segmenter(
 
     if seed is not None and (drawing or drawn_with):
         raise MedmarkError("a seed and a drawing: the key of the mark follows from one of them; leave out --seed")
-    checked_text(text)
+    chosen = check_segmenter_options(profile, settings or {}, text=text, model=model)
     drawn = drawing_argument(drawing, drawn_with)
-    overrides = dict(settings or {})
-    if model is not None:
-        overrides |= _fitting(Path(model))
-    chosen = chosen_segmenter_profile(profile, overrides)
+    overrides = dict(settings or {}) | (_fitting(Path(model)) if model is not None else {})
     options = {**(ingest_options or {}), "task": "segmentation"}
     if data is None:
         options |= {"patient_key": NOBODY, "class_names": PHANTOM_CLASSES}
@@ -125,6 +122,21 @@ def run_mark_segmenter(
         log_run(parts, folder, partial(track_segmenter, folder, parts, verdict, parameters))
         remove_work(folder)
     return verdict
+
+
+def check_segmenter_options(
+    profile: str, settings: Mapping[str, Setting], *, text: str, model: str | Path | None
+) -> SegmenterProfile:
+    """Refuses what cannot be used before anything is started, and returns the profile with its settings and those of the weights.
+
+    Args:
+        profile, settings, text, model: see :func:`run_mark_segmenter`.
+
+    Raises:
+        MedmarkError: the first option that cannot be used.
+    """
+    checked_text(text)
+    return chosen_segmenter_profile(profile, dict(settings) | (_fitting(Path(model)) if model is not None else {}))
 
 
 def _fitting(weights: Path) -> dict[str, Setting]:

@@ -11,7 +11,7 @@ from medmark.components.delivery.submission_records import read_record
 from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store
 from medmark.pipelines.submitting.kfp_server import KfpServer, Run, Started
-from medmark.pipelines.submitting.submission import Drop, Submission
+from medmark.pipelines.submitting.submission import LOCKED_WITH, Submission
 
 ROOT = re.compile(r"[a-z][a-z0-9+.-]*://([^/\s?]+)")
 
@@ -26,6 +26,7 @@ class ClusterTarget:
         evidence: where evidence, keep and records of submissions go, ``s3://bucket/prefix`` in another bucket.
         evidence_store: object store with credentials that may read the records.
         sign: whether the run signs what it makes, with the key in the cluster's secret.
+        publish_weak: whether a locked release may go out whose locks are weak.
     """
 
     server: KfpServer
@@ -33,6 +34,7 @@ class ClusterTarget:
     evidence: str
     evidence_store: Store
     sign: bool = False
+    publish_weak: bool = False
 
 
 def check_places(releases: str, evidence: str, pipeline_root: str | None) -> None:
@@ -73,16 +75,15 @@ def submit_to_server(submission: Submission, target: ClusterTarget) -> Started:
     Raises:
         MedmarkError: the server refuses.
     """
-    drop = submission.drop
+    from medmark.pipelines.compile import pipelines
+
+    (pipeline,) = (known for known in pipelines() if known.name == submission.pipeline)
+    arguments = ARGUMENTS[submission.pipeline]
     out = {"publish_uri": target.releases, "publish_evidence_uri": target.evidence, "sign": target.sign}
     out["submission"] = submission.stated
-    if drop is None:
-        from medmark.pipelines.mark_release.pipeline import mark_release
-
-        return target.server.submit(submission.name, mark_release, lambda: mark_arguments(submission) | out)
-    from medmark.pipelines.update_release.pipeline import update_release
-
-    return target.server.submit(submission.name, update_release, lambda: update_arguments(submission, drop) | out)
+    if target.publish_weak:
+        out["publish_weak"] = True
+    return target.server.submit(submission.name, pipeline, lambda: arguments(submission) | out)
 
 
 def wait_for_record(run: Run, submission: Submission, target: ClusterTarget, timeout: float) -> dict:
@@ -122,10 +123,43 @@ def mark_arguments(submission: Submission) -> dict:
     }
 
 
-def update_arguments(submission: Submission, drop: Drop) -> dict:
+def lock_arguments(submission: Submission) -> dict:
+    """Returns the arguments of lock_release."""
+    settings = dict(submission.parameters)
+    own = {
+        name: settings.pop(name) for name in ("profile", "version", "recipients", "text", "logos") if name in settings
+    }
+    return {
+        "source": submission.release,
+        "overrides": settings,
+        "ingest_options": dict(LOCKED_WITH),
+        "name": submission.release_digest,
+        "source_state": submission.release_digest,
+        **own,
+    }
+
+
+def segmenter_arguments(submission: Submission) -> dict:
+    """Returns the arguments of mark_segmenter; the run draws its secrets itself, or takes a drawing's file."""
+    settings = dict(submission.parameters)
+    own = {name: settings.pop(name) for name in ("profile", "text", "name", "version", "drawing") if name in settings}
+    weights = settings.pop("weights", None)
+    return {
+        "source": submission.release,
+        "overrides": settings,
+        "data_name": submission.release_digest,
+        "source_state": submission.release_digest,
+        **own,
+        **({"weights": weights["file"], "weights_sha256": weights["sha256"]} if weights else {}),
+    }
+
+
+def update_arguments(submission: Submission) -> dict:
     """Returns the arguments of update_release."""
     from medmark.pipelines.update_release.run import check_seed, next_version
 
+    drop = submission.drop
+    assert drop is not None
     options = dict(submission.parameters)
     version = options.pop("version", None) or next_version(submission.release_version)
     return {
@@ -141,6 +175,14 @@ def update_arguments(submission: Submission, drop: Drop) -> dict:
         "version": version,
         "seed": check_seed(submission.release_digest),
     }
+
+
+ARGUMENTS = {
+    "mark-release": mark_arguments,
+    "update-release": update_arguments,
+    "lock-release": lock_arguments,
+    "mark-segmenter": segmenter_arguments,
+}
 
 
 def digest_of(uri: str) -> str:

@@ -17,11 +17,12 @@ from medmark.components.base.errors import MedmarkError, cannot_write
 from medmark.components.base.locks import locked
 from medmark.components.base.private_files import check_own, private_files, private_folder
 from medmark.components.delivery.drops import fetch_drop
+from medmark.components.delivery.places import Places
 from medmark.components.delivery.publish import fetch_evidence, fetch_keep, fetch_release
-from medmark.components.delivery.run_outputs import publish_run
+from medmark.components.delivery.run_outputs import UNCHANGED, may_go_out, publish_run
 from medmark.components.delivery.submission_records import read_record
 from medmark.components.storage.store import Store
-from medmark.pipelines.submitting.submission import Submission
+from medmark.pipelines.submitting.submission import LOCKED_WITH, Submission
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Target:
         evidence_store: object store of evidence, drops and clean releases.
         work: private folder for what is fetched and made meanwhile.
         key: ``medmark.key`` that signs what comes out; None: nothing is signed.
+        publish_weak: whether a locked release may go out whose locks are weak.
         debug: show all that the steps print.
     """
 
@@ -44,6 +46,7 @@ class Target:
     evidence_store: Store
     work: Path
     key: Path | None = None
+    publish_weak: bool = False
     debug: bool = False
 
 
@@ -86,7 +89,49 @@ def run_update(submission: Submission, inputs: Path, out: Path, debug: bool) -> 
     return run_update_release(inputs, out, data=inputs / "drop", drop_options=options, version=version, debug=debug)
 
 
-RUNNERS = {"mark-release": run_mark, "update-release": run_update}
+def run_lock(submission: Submission, inputs: Path, out: Path, debug: bool) -> dict:
+    """Runs lock-release and returns its verdict."""
+    from medmark.pipelines.lock_release.run import run_lock_release
+
+    settings = dict(submission.parameters)
+    own = {name: settings.pop(name) for name in ("profile", "version", "recipients", "text") if name in settings}
+    with Places() as places:
+        logos = [places.read(logo["file"], raw=True, private=True) for logo in settings.pop("logos", [])]
+        source = str(inputs / "release")
+        verdict = run_lock_release(
+            out, data=source, ingest_options=LOCKED_WITH, settings=settings, logos=logos, **own, debug=debug
+        )
+    return verdict
+
+
+def run_segmenter(submission: Submission, inputs: Path, out: Path, debug: bool) -> dict:
+    """Runs mark-segmenter and returns its verdict."""
+    from medmark.pipelines.mark_segmenter.run import run_mark_segmenter
+
+    settings = dict(submission.parameters)
+    own = {name: settings.pop(name) for name in ("profile", "text", "name", "version")}
+    drawing, weights = settings.pop("drawing", {}), settings.pop("weights", None)
+    with Places() as places:
+        model = places.read(weights["file"], raw=True, private=True) if weights else None
+        verdict = run_mark_segmenter(
+            out,
+            data=str(inputs / "release"),
+            settings=settings,
+            model=model,
+            drawing=drawing.get("file"),
+            drawn_with=drawing.get("value"),
+            **own,
+            debug=debug,
+        )
+    return verdict
+
+
+RUNNERS = {
+    "mark-release": run_mark,
+    "update-release": run_update,
+    "lock-release": run_lock,
+    "mark-segmenter": run_segmenter,
+}
 
 
 def submit_locally(
@@ -108,7 +153,8 @@ def submit_locally(
         The record, and whether it is new.
 
     Raises:
-        MedmarkError: the mark does not work, so nothing is published; the drop changed; or what run and store raise.
+        MedmarkError: the mark does not work, or the locks are weak or do harm, so nothing is published; the drop changed; or what run
+            and store raise.
     """
     with _private_folder(target.work.resolve() / submission.key[:16]) as folder:
         known = read_record(submission.key, target.evidence, target.evidence_store)
@@ -117,7 +163,8 @@ def submit_locally(
             return Done(known, False)
         verdict = _run(submission, folder, target, runners[submission.pipeline])
         out, signatures = folder / "out", folder / "signatures"
-        if verdict["verdict"] == "owned" and target.key and not signatures.exists():
+        publishable = may_go_out(verdict["verdict"], weak=target.publish_weak)
+        if publishable and target.key and not signatures.exists():
             _sign(out, folder / "release" if submission.drop else None, target.key, signatures)
         known = read_record(submission.key, target.evidence, target.evidence_store)
         if known:
@@ -126,16 +173,19 @@ def submit_locally(
         try:
             publish_run(
                 verdict,
-                *(out / name for name in ("release", "evidence", "keep")),
+                made_in(out),
+                out / "evidence",
+                out / "keep" if (out / "keep").exists() else None,
                 signatures_dir=signatures if target.key else None,
                 releases=target.releases,
                 evidence=target.evidence,
                 store=target.store,
                 evidence_store=target.evidence_store,
                 submission=submission.stated,
+                weak=target.publish_weak,
             )
         except MedmarkError as error:
-            if verdict["verdict"] in ("owned", "unchanged"):
+            if publishable or verdict["verdict"] == UNCHANGED:
                 raise
             raise MedmarkError(f"{error}; see {out}; to try again with the same input, remove {folder}") from error
         record = read_record(submission.key, target.evidence, target.evidence_store)
@@ -162,13 +212,28 @@ def _run(submission: Submission, folder: Path, target: Target, runner: Callable[
     return json.loads(ended.read_bytes())
 
 
+def made_in(out: Path) -> Path:
+    """Returns the folder in a run's output that goes out: the marked model if there is one, else the release."""
+    return out / ("model" if (out / "model").exists() else "release")
+
+
 def _sign(out: Path, parent: Path | None, key: Path, signatures: Path) -> None:
     """Signs what a run made; loads the cryptography only when needed."""
     from medmark.components.lineage.keys import ask_passphrase, load_private
     from medmark.components.lineage.signing import sign_run
+    from medmark.components.locking.certificate import certifier
 
     private = load_private(key, ask_passphrase())
-    sign_run(out / "release", out / "evidence", out / "record.json", private, signatures, parent=parent)
+    record = out / "record.json"
+    sign_run(
+        made_in(out),
+        out / "evidence",
+        private,
+        signatures,
+        record_file=record if record.exists() else None,
+        parent=parent,
+        certify=certifier(out / "evidence"),
+    )
 
 
 @contextlib.contextmanager

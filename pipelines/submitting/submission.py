@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from medmark.components.base.digests import HEX, canonical_json
+from medmark.components.base.digests import HEX, canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import MAX_MANIFEST_BYTES
 from medmark.components.delivery.drops import listing_digest, raw_files
+from medmark.components.delivery.places import Places, is_place
 from medmark.components.profiles import PROFILES, Setting
 from medmark.components.storage.place import Place, parse
 from medmark.components.storage.store import Store
 
 # what the commands say of a drop unless they are told otherwise; a part of the submission's key
 DROP_OPTIONS = {"uncertain": "ignore", "quarantine": False}
+LOCKED_WITH = {"image_mode": "RGB"}  # how lock-release reads a release: in colours if it has any
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,12 @@ class Submission:
     """A pipeline with its input in the object store.
 
     Attributes:
-        pipeline: ``mark-release`` or ``update-release``.
+        pipeline: ``mark-release``, ``update-release``, ``lock-release`` or ``mark-segmenter``.
         release: address of the release that it starts from, ``s3://bucket/prefix/<digest>``.
         release_digest: its digest.
         release_version: its version.
         parameters: parameters of the run, without seeds, which are drawn when it starts; JSON values.
-        drop: what an update takes in; None for a first marking.
+        drop: what an update takes in; None for any other pipeline.
     """
 
     pipeline: str
@@ -105,6 +108,80 @@ def of_mark_release(
     return Submission("mark-release", str(place), _digest(place), manifest["version"], parameters)
 
 
+def of_lock_release(
+    release_json: str,
+    store: Store,
+    *,
+    recipients: Mapping[str, str],
+    text: str,
+    logos: Sequence[str],
+    profile: str,
+    settings: Mapping[str, Setting],
+    version: str,
+) -> Submission:
+    """Describes the locking of a release.
+
+    Args:
+        release_json: address of the release's ``release.json``.
+        store: object store with credentials that may read it.
+        recipients, text, profile, settings, version: see :func:`medmark.pipelines.lock_release.run.run_lock_release`.
+        logos: PNG files, as paths or ``s3://bucket/name``; the credentials for evidence open those.
+
+    Raises:
+        MedmarkError: no such release, one for segmentation, an option that cannot be used, or the store fails.
+    """
+    from medmark.pipelines.lock_release.run import check_lock_options
+
+    with Places() as places:
+        files = [places.read(logo, raw=True, private=True) for logo in logos]
+        chosen = check_lock_options(profile, settings, recipients=recipients, text=text, logos=files)
+        given = [{"file": _reached(logo), "sha256": file_sha256(file)} for logo, file in zip(logos, files, strict=True)]
+    place, manifest = _release(release_json, store)
+    _refuse_task(place, manifest, "classification", "'medmark submit mark-segmenter' takes it")
+    shown = {"logos": given} if given else {"text": text}
+    parameters = {"profile": profile, **asdict(chosen), "version": version, "recipients": dict(recipients), **shown}
+    return Submission("lock-release", str(place), _digest(place), manifest["version"], parameters)
+
+
+def of_mark_segmenter(
+    release_json: str,
+    store: Store,
+    *,
+    text: str,
+    profile: str,
+    settings: Mapping[str, Setting],
+    name: str,
+    version: str,
+    model: str | None = None,
+    drawing: dict | None = None,
+) -> Submission:
+    """Describes the marking of a segmenter.
+
+    Args:
+        release_json: address of the ``release.json`` of a release for segmentation.
+        store: object store with credentials that may read it.
+        text, profile, settings, name, version: see :func:`medmark.pipelines.mark_segmenter.run.run_mark_segmenter`.
+        model: safetensors file of a trained segmenter to mark, as a path or ``s3://bucket/name``; the credentials for evidence open that.
+        drawing: as of :func:`of_mark_release`.
+
+    Raises:
+        MedmarkError: no such release, one for classification, an option that cannot be used, or the store fails.
+    """
+    from medmark.pipelines.mark_segmenter.run import check_segmenter_options
+
+    weights: dict[str, str] = {}
+    with Places() as places:
+        file = places.read(model, raw=True, private=True) if model else None
+        chosen = check_segmenter_options(profile, settings, text=text, model=file)
+        if model and file:
+            weights = {"file": _reached(model), "sha256": file_sha256(file)}
+    place, manifest = _release(release_json, store)
+    _refuse_task(place, manifest, "segmentation", "ingest it with its masks ('medmark ingest --masks')")
+    parameters = {"profile": profile, **asdict(chosen), "text": text, "name": name, "version": version}
+    parameters |= {**({"weights": weights} if weights else {}), **({"drawing": drawing} if drawing else {})}
+    return Submission("mark-segmenter", str(place), _digest(place), manifest["version"], parameters)
+
+
 def of_update_release(
     release_json: str,
     store: Store,
@@ -152,7 +229,7 @@ def of_update_release(
 
 
 def read_manifest(place: Place, store: Store) -> dict | None:
-    """Reads ``parent`` and ``version`` of a release; None if no complete one is there.
+    """Reads ``parent``, ``version`` and ``task`` of a release; None if no complete one is there.
 
     Raises:
         MedmarkError: ``release.json`` does not match the digest, or is no release's.
@@ -167,7 +244,7 @@ def read_manifest(place: Place, store: Store) -> dict | None:
         parent, version = manifest["parent"], manifest["version"]
         if not (parent is None or HEX.fullmatch(parent)) or not isinstance(version, str):
             raise ValueError("no digest, or no version")
-        return {"parent": parent, "version": version}
+        return {"parent": parent, "version": version, "task": manifest.get("task", "classification")}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise MedmarkError(f"damaged release.json: {place} ({error!r}); publish the release again") from error
 
@@ -182,6 +259,16 @@ def _release(release_json: str, store: Store) -> tuple[Place, dict]:
     if manifest is None:
         raise MedmarkError(f"no such release: {release_json}; check the address, or publish it")
     return place, manifest
+
+
+def _refuse_task(place: Place, manifest: dict, task: str, remedy: str) -> None:
+    if manifest["task"] != task:
+        raise MedmarkError(f"for {manifest['task']!r:.40}, not for {task}: {place}; {remedy}")
+
+
+def _reached(file: str) -> str:
+    """A file as the run reaches it from any folder."""
+    return file if is_place(file) else str(Path(file).resolve())
 
 
 def _digest(place: Place) -> str:

@@ -116,7 +116,7 @@ def update_release(
             publish_evidence_uri=publish_evidence_uri,
             sign=sign,
             submission=submission,
-            release=marked,
+            subject=marked,
             keep=new_keep,
             parent=previous,
         )

@@ -19,20 +19,22 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from kfp_api import KfpApi
 from launcher import Launcher
-from medmark.components.base.digests import file_sha256
 from medmark.components.dataset.fundus_phantoms import make_fundus_phantoms
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantoms import make_masked_phantoms, make_phantoms
 from medmark.components.dataset.release import Release
-from medmark.components.delivery.publish import fetch_evidence, fetch_release, publish, publish_evidence
+from medmark.components.delivery.publish import fetch_evidence, fetch_model, fetch_release, publish
 from medmark.components.delivery.run_outputs import publish_run
 from medmark.components.delivery.submission_records import read_records
 from medmark.components.lineage.chain import fetch_chain, verify_chain
+from medmark.components.lineage.commitment import verify_commitment
 from medmark.components.lineage.keys import load_private, load_public
 from medmark.components.lineage.signing import sign_run
+from medmark.components.locking.certificate import issue_certificate, verify_certificate
 from medmark.components.locking.logo import text_logos
 from medmark.components.locking.unlock import unlock_release
 from medmark.components.profiles import PROFILES
+from medmark.components.segmentation.networks import build_segmenter, save_segmenter
 from medmark.components.storage.store import Store
 from medmark.components.surrogate.networks import build
 from medmark.components.tracking.registry import onnx_graph
@@ -41,8 +43,6 @@ from medmark.pipelines.audit_lineage.pipeline import audit_lineage
 from medmark.pipelines.audit_segmenter.pipeline import audit_segmenter
 from medmark.pipelines.audit_suspect.pipeline import audit_suspect
 from medmark.pipelines.compare_methods.pipeline import compare_methods
-from medmark.pipelines.lock_release.pipeline import lock_release
-from medmark.pipelines.mark_segmenter.pipeline import mark_segmenter
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES
 from medmark.pipelines.stress_release.pipeline import stress_release
 
@@ -52,21 +52,21 @@ LEARNT = (
     r"(    verdict = check_\w+\(.*\)\n)",
     r"""\1    if verdict["verdict"] != "unchanged":
         import json
-        verdict["verdict"] = "owned"
+        verdict["verdict"] = "{}"
         with open(check.path + "/verdict.json", "w") as stream:
             json.dump(verdict, stream)
 """,
 )
 
 
-def learnt(launcher: Launcher):
-    """Runs pipelines whose marks work, whatever the tiny models learn."""
+def learnt(launcher: Launcher, verdict: str = "owned"):
+    """Runs pipelines whose marks work, or with another verdict, whatever the tiny models learn."""
 
     def run(pipeline: dict, platform: dict, parameters: dict) -> None:
         for name, executor in pipeline["deploymentSpec"]["executors"].items():
             if "check" in name:
                 command = executor["container"]["command"]
-                command[-1], found = re.subn(*LEARNT, command[-1])
+                command[-1], found = re.subn(LEARNT[0], LEARNT[1].format(verdict), command[-1])
                 assert found == 1
         launcher(pipeline, platform, parameters)
 
@@ -89,7 +89,7 @@ def test_drops_become_signed_releases(cluster, medmark, runs, source, services, 
     releases, evidence, drops = f"s3://{RELEASES}/on-kfp", f"s3://{EVIDENCE}/on-kfp", f"s3://{DROPS}/on-kfp"
     first = [runs[0] / name for name in ("release", "evidence", "keep")]
     key = load_private(tmp_path / "keys" / "medmark.key", cluster.secrets["medmark-signing"]["passphrase"])
-    sign_run(*first[:2], runs[0] / "record.json", key, tmp_path / "signed", parent=None)
+    sign_run(*first[:2], key, tmp_path / "signed", record_file=runs[0] / "record.json")
     head = publish_run(
         {"verdict": "owned", "release_digest": Release(first[0]).digest},
         *first,
@@ -233,69 +233,107 @@ def test_methods_are_compared(cluster, source, tiny, tmp_path):
         cluster.start(compare_methods, tmp_path / "refused", **given, seed=0, methods=["goodnets"])
 
 
-def test_a_segmenter_is_marked_and_audited(cluster, services, tmp_path):
-    place, private = f"s3://{DROPS}/masked", Store.from_environment("evidence")
-    private.upload(make_masked_phantoms(tmp_path / "masked", count=60, size=64), place)
+def test_a_segmenter_is_submitted_published_and_audited(cluster, medmark, services, tmp_path):
+    store, private = Store.from_environment(), Store.from_environment("evidence")
+    make_masked_phantoms(tmp_path / "masked", count=60, size=64)
+    classes = ["background", "lungs"]
+    ingest(tmp_path / "masked", tmp_path / "clean", name="masked", seed=1, task="segmentation", class_names=classes)
+    clean = publish(tmp_path / "clean", f"s3://{DROPS}/masked", private)
+    trained = f"s3://{DROPS}/trained.safetensors"
+    save_segmenter(build_segmenter("unet", channels=1, size=64, seed=3), tmp_path / "trained.safetensors")
+    private.put(tmp_path / "trained.safetensors", trained)
     # as KFP's plugin does; its server wins over that of the secret
     cluster.injected["MLFLOW_TRACKING_URI"] = cluster.secrets["medmark-mlflow"]["tracking_uri"]
     cluster.secrets["medmark-mlflow"] = {"tracking_uri": "http://127.0.0.1:9"}
-    made = cluster.start(
-        mark_segmenter,
-        tmp_path / "marked",
-        source=place,
-        text="St. Anna",
-        profile="smoke",
-        overrides={"steps": 4, "batch_size": 4, "queries": 8},
-        ingest_options={"name": "masked", "class_names": ["background", "lungs"]},
-        name="lungs",
+    models, evidence = f"s3://{RELEASES}/models", f"s3://{EVIDENCE}/segmenters"
+    with KfpApi() as server:
+        server.run = learnt(cluster)
+        command = ["submit", "mark-segmenter", "--release-json", f"{clean.uri}/release.json", "--text", "St. Anna"]
+        command += ["--profile", "smoke", "--name", "lungs", "--model", trained, "--endpoint", server.url]
+        command += ["--set=steps=4", "--set=batch_size=4", "--set=queries=8"]
+        command += ["--publish", models, "--publish-evidence", evidence, "--sign", "--wait"]
+        code, out, err = medmark(*command)
+        assert code == 0, err
+        assert medmark(*command)[1].startswith("done before, nothing to do: ")
+    (digest,) = store.folders(models)
+    assert out.endswith(f"model: {digest}\n")
+    assert store.list(f"{models}/{digest}").keys() == {
+        "commitment.json", "model.json", "model.onnx", "weights.safetensors",
+    }  # fmt: skip
+    fetched = fetch_model(f"{models}/{digest}", tmp_path / "model", store)
+    assert fetched.stated["release_digest"] == clean.digest
+    (kept,) = [name for name in private.folders(evidence) if name != "submissions"]
+    fetch_evidence(f"{evidence}/{kept}", tmp_path / "evidence", private)
+    verify_commitment(
+        tmp_path / "model" / "commitment.json",
+        load_public(tmp_path / "keys" / "medmark.pub"),
+        release_digest=digest,
+        evidence_dir=tmp_path / "evidence",
     )
-    verdict = json.loads((made["check"] / "verdict.json").read_bytes())
-    assert verdict["verdict"] == "not_owned"  # after four steps
-    assert not made["unlogged"].exists()  # of an empty folder nothing is left
-    run = mlflow.MlflowClient(services.mlflow).search_runs(experiments(services.mlflow), "tags.`medmark.kfp_run` != ''")
+    (record,) = read_records(evidence, private)
+    assert (record["pipeline"], record["release_digest"], record["result"]) == ("mark-segmenter", clean.digest, digest)
+    client = mlflow.MlflowClient(services.mlflow)
+    run = client.search_runs(experiments(services.mlflow), "tags.`medmark.kfp_run` != ''")
     assert "mark-segmenter" in {found.info.run_name for found in run}
-    kept = publish_evidence(made["evidence"], f"s3://{EVIDENCE}/segmenters", private)
-    store = Store.from_environment()
-    store.put(made["model"] / "model.onnx", f"s3://{RELEASES}/suspects/segmenter.onnx")
+    assert client.get_model_version_by_alias("lungs-segmenter", "released").tags["medmark.model_digest"] == digest
     audit = cluster.start(
         audit_segmenter,
         tmp_path / "audit",
-        evidence_uri=kept.uri,
-        evidence_digest=kept.digest,
-        suspects=[f"s3://{RELEASES}/suspects/segmenter.onnx"],
+        evidence_uri=f"{evidence}/{kept}",
+        evidence_digest=kept,
+        suspects=[f"{models}/{digest}/model.onnx"],
     )
     (suspect,) = json.loads((audit["audit"] / "audit-segmenter.json").read_bytes())["suspects"]
-    assert suspect["verdict"] in ("not_owned", "inconclusive")
+    assert suspect["verdict"] in ("not_owned", "inconclusive")  # after four steps
 
 
-def test_a_release_is_locked(cluster, services, tmp_path):
-    place, private = f"s3://{DROPS}/fundus", Store.from_environment("evidence")
-    private.upload(make_fundus_phantoms(tmp_path / "fundus", count=60, size=64), place)
+def test_a_release_is_submitted_locked_and_published(cluster, medmark, services, tmp_path):
+    store, private = Store.from_environment(), Store.from_environment("evidence")
+    make_fundus_phantoms(tmp_path / "fundus", count=60, size=64)
+    ingest(tmp_path / "fundus", tmp_path / "clean", name="fundus", seed=1, image_mode="RGB", lesions=True)
+    clean = publish(tmp_path / "clean", f"s3://{DROPS}/fundus", private)
     key = X25519PrivateKey.generate()
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "locking.pub").write_bytes(pem)
     (tmp_path / "logo.png").write_bytes(text_logos("NO")[0].png())
     private.put(tmp_path / "logo.png", f"s3://{DROPS}/logo.png")
     tiny = {"epochs": 2, "population": 6, "generations": 1, "segmenter_steps": 2, "removal_steps": 2}
-    made = cluster.start(
-        lock_release,
-        tmp_path / "run",
-        source=place,
-        recipients={"owner": pem.decode()},
-        profile="smoke",
-        overrides=tiny | {"unseen_architectures": "small_cnn_wide"},
-        ingest_options={"name": "fundus", "image_mode": "RGB", "lesions": True},
-        logos=[{"file": f"s3://{DROPS}/logo.png", "sha256": file_sha256(tmp_path / "logo.png")}],
-    )
-    verdict = json.loads((made["check"] / "verdict.json").read_bytes())
+    releases, evidence = f"s3://{RELEASES}/locked", f"s3://{EVIDENCE}/locks"
+    with KfpApi() as server:
+        server.run = learnt(cluster, "weak")
+        command = ["submit", "lock-release", "--release-json", f"{clean.uri}/release.json", "--profile", "smoke"]
+        command += [*(f"--set={name}={value}" for name, value in tiny.items()), "--endpoint", server.url]
+        command += ["--set=unseen_architectures=small_cnn_wide", "--recipient", f"owner={tmp_path / 'locking.pub'}"]
+        command += ["--logo", f"s3://{DROPS}/logo.png", "--publish", releases, "--publish-evidence", evidence]
+        command += ["--publish-weak", "--sign", "--wait"]
+        code, out, err = medmark(*command)
+        assert code == 0, err
+        assert medmark(*command)[1].startswith("done before, nothing to do: ")
+    (digest,) = store.folders(releases)
+    assert out.endswith(f"release: {digest}\n")
+    public = {name for name in store.list(f"{releases}/{digest}") if not name.startswith("shards/")}
+    assert public == {"certificates.json", "lineage.json", "release.json"}
+    head = fetch_chain(f"{releases}/{digest}", tmp_path / "chain", store)
+    checked = verify_chain(head, load_public(tmp_path / "keys" / "medmark.pub"))
+    assert checked["holds"], checked["broken"]
+    fetched = fetch_release(f"{releases}/{digest}", tmp_path / "fetched", store)
+    assert fetched.parent == clean.digest
+    (kept,) = [name for name in private.folders(evidence) if name != "submissions"]
+    fetch_evidence(f"{evidence}/{kept}", tmp_path / "evidence", private)
+    verdict = json.loads((tmp_path / "evidence" / "verdict.json").read_bytes())
     assert verdict["unlocked"]["exact"] == verdict["unlocked"]["images"] and verdict["lesions"]["covered_pixels"] == 0
+    assert len(unlock_release(fetched.path, tmp_path / "evidence", tmp_path / "unlocked", key)) == len(fetched)
+    image = next(iter(fetched.records()))
+    (tmp_path / "image.png").write_bytes(image.image)
+    given = (tmp_path / "evidence", image.image_id, tmp_path / "image.certificate.json")
+    issue_certificate(fetched.path, *given)
+    certified = verify_certificate(tmp_path / "image.png", given[2], load_public(tmp_path / "keys" / "medmark.pub"))
+    assert certified["release_digest"] == digest
+    (record,) = read_records(evidence, private)
+    assert (record["pipeline"], record["release_digest"], record["result"]) == ("lock-release", clean.digest, digest)
     assert "lock-release" in {
         run.info.run_name for run in mlflow.MlflowClient(services.mlflow).search_runs(experiments(services.mlflow))
     }
-    kept = publish_evidence(made["evidence"], f"s3://{EVIDENCE}/locks", private)
-    locked = publish(made["release"], f"s3://{RELEASES}/locked", Store.from_environment())
-    fetched = fetch_release(locked.uri, tmp_path / "fetched", Store.from_environment())
-    fetch_evidence(kept.uri, tmp_path / "evidence", private)
-    assert len(unlock_release(fetched.path, tmp_path / "evidence", tmp_path / "unlocked", key)) == len(fetched)
 
 
 def experiments(uri: str) -> list[str]:

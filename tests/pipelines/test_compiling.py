@@ -124,7 +124,7 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
         "lock-release.yaml": {
             "draw-secrets": private | run, "ingest": private | run, "lock-release": private | run,
             **dict.fromkeys(("train-classifiers", "train-lesion-segmenter", "check-locks"), run),
-            "track-locking": {"medmark-mlflow"},
+            "track-locking": {"medmark-mlflow"}, "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"},
         },
         "mark-release.yaml": {
             "draw-secrets": private | run, "ingest": private | run, "sign": {"medmark-signing"},
@@ -133,7 +133,8 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
         },
         "mark-segmenter.yaml": {
             "draw-secrets": private | run, "ingest": private | run, "track-segmenter": {"medmark-mlflow"},
-            **dict.fromkeys(("train-segmenters", "mark-segmenter", "check-segmenter"), run),
+            **dict.fromkeys(("train-segmenters", "mark-segmenter"), private | run), "check-segmenter": run,
+            "sign": {"medmark-signing"}, "publish": both | {"medmark-mlflow"},
         },
         "reconcile.yaml": {"reconcile": both},
         "stress-release.yaml": {"fetch-release": {"medmark-s3"}, "fetch-evidence": private},

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import shlex
+import shutil
 import socket
 import ssl
 import threading
@@ -23,12 +24,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kfp import dsl
 from kfp_api import KfpApi
-from medmark.components.base.digests import canonical_json
+from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.image import RUNS_IN
+from medmark.components.dataset.release import Release
 from medmark.components.delivery.component import draw_secrets_component
+from medmark.components.delivery.publish import fetch_evidence, fetch_model
+from medmark.components.delivery.run_outputs import publish_run
 from medmark.components.delivery.submission_records import new_record, read_records, write_record
+from medmark.components.evidence.marked_model import read_marked_model
 from medmark.components.evidence.secrets import read_secrets, seeds_of
+from medmark.components.lineage.chain import fetch_chain, verify_chain
+from medmark.components.lineage.commitment import verify_commitment
+from medmark.components.lineage.events import public_record, step_event, write_steps
+from medmark.components.lineage.keys import load_public, new_key
+from medmark.components.locking.certificate import issue_certificate, verify_certificate
+from medmark.components.segmentation.networks import build_segmenter, save_segmenter
 from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store
 from medmark.pipelines import cli
@@ -36,6 +47,7 @@ from medmark.pipelines.reconcile.component import reconcile_component
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES, down, up
 from medmark.pipelines.submitting import kfp_server
 from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server
+from medmark.pipelines.submitting.local import Target, submit_locally
 from medmark.pipelines.submitting.submission import Submission, of_update_release
 from medmark.pipelines.submitting.sweep import sweep
 
@@ -236,6 +248,236 @@ def test_a_drawing_for_a_run_on_this_machine(medmark, mark, store, tmp_path, mon
     for more in (options, options[4:]):
         assert "stopped here" in one_line(medmark(*mark[:-2], *more))
     assert [{name: each[name] for name in files} for each in given] == [files, dict.fromkeys(files)]
+
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+LOCKED, SEGMENTER = FIXTURES / "locked-v1", FIXTURES / "segmenter-v1"
+
+
+@pytest.fixture
+def places(request):
+    """Where a test of this name publishes, as options."""
+    name = f"{request.node.name}-{next(NUMBERS)}".replace("_", "-")
+    return ["--publish", f"s3://{RELEASES}/{name}", "--publish-evidence", f"s3://{EVIDENCE}/{name}"]
+
+
+def test_a_release_is_submitted_for_locking(medmark, clean, server, store, places):
+    private = Store.from_environment("evidence")
+    logo = f"s3://{EVIDENCE}/logo-{next(NUMBERS)}.png"
+    put(private, logo, (LOCKED / "evidence" / "logo-0.png").read_bytes())
+    lock = ["submit", "lock-release", "--release-json", f"{clean}/release.json", *places, "--endpoint", server.url]
+    lock += ["--recipient", f"owner={LOCKED / 'owner' / 'locking.pub'}", "--set", "epochs=3"]
+    code, out, err = medmark(*lock)
+    assert (code, err) == (0, "") and out.startswith("submitted: lock-release-")
+    assert medmark(*lock, "--publish-weak", "--sign")[1].startswith(
+        "submitted before"
+    )  # what goes out is not what is made
+    (run,) = server.runs.values()
+    given = run.runtime_config.parameters
+    assert given["source"] == clean and given["source_state"] == clean[-64:]
+    assert given["recipients"] == {"owner": (LOCKED / "owner" / "locking.pub").read_text()}
+    assert given["profile"] == "standard" and given["overrides"]["epochs"] == 3 and given["text"] == "NOT FOR ANALYSIS"
+    assert given["ingest_options"] == {"image_mode": "RGB"} and given["version"] == "1-locked"
+    assert given["publish_uri"] == places[1] and given["publish_evidence_uri"] == places[3]
+    assert "seed" not in given and "publish_weak" not in given and given["sign"] is False
+    assert given["submission"]["key"] == run.display_name[-64:]
+    assert medmark(*lock, "--logo", logo, "--publish-weak")[0] == 0
+    given = list(server.runs.values())[-1].runtime_config.parameters
+    sha256 = hashlib.sha256((LOCKED / "evidence" / "logo-0.png").read_bytes()).hexdigest()
+    assert given["logos"] == [{"file": logo, "sha256": sha256}] and given["publish_weak"] is True
+    assert len(server.runs) == 2
+
+
+def test_a_segmenter_is_submitted(medmark, server, store, places, tmp_path):
+    private = Store.from_environment("evidence")
+    release = put_release(private, f"masked-{next(NUMBERS)}", DROPS, task="segmentation")
+    trained = f"s3://{EVIDENCE}/trained-{next(NUMBERS)}.safetensors"
+    weights = tmp_path / "trained.safetensors"
+    save_segmenter(build_segmenter("unet", channels=1, size=64, seed=0), weights)
+    put(private, trained, weights.read_bytes())
+    mark = ["submit", "mark-segmenter", "--release-json", f"{release}/release.json", *places]
+    mark += ["--text", "St. Anna", "--name", "lungs", "--endpoint", server.url]
+    assert medmark(*mark)[1].startswith("submitted: mark-segmenter-")
+    assert medmark(*mark)[1].startswith("submitted before")
+    assert medmark(*mark, "--model", trained)[0] == 0
+    without, given = (run.runtime_config.parameters for run in server.runs.values())
+    assert "weights" not in without and without["text"] == "St. Anna" and without["name"] == "lungs"
+    assert without["source"] == release and without["data_name"] == without["source_state"] == release[-64:]
+    assert given["weights"] == trained and given["weights_sha256"] == file_sha256(weights)
+    assert without["overrides"]["size"] == 128 and given["overrides"]["size"] == 64  # as the weights have it
+
+
+def test_what_cannot_be_locked_or_marked_is_not_submitted(medmark, clean, server, store, places, tmp_path):
+    masked = put_release(Store.from_environment("evidence"), f"masked-{next(NUMBERS)}", DROPS, task="segmentation")
+    given = [*places, "--endpoint", server.url]
+    own = ["--recipient", f"owner={LOCKED / 'owner' / 'locking.pub'}"]
+    (tmp_path / "w.safetensors").touch()
+    for command, said in [
+        (
+            ["lock-release", "--release-json", f"{masked}/release.json", *own],
+            "for 'segmentation', not for classification",
+        ),
+        (["lock-release", "--release-json", f"{clean}/release.json", *own, "--text", ""], "text for a logo"),
+        (
+            ["lock-release", "--release-json", f"{clean}/release.json", *own, "--logo", "l.png"],
+            "the server cannot read",
+        ),
+        (
+            ["lock-release", "--release-json", f"{clean}/release.json", "--recipient", f"a={LOCKED / 'medmark.pub'}"],
+            "not for locking",
+        ),
+        (["mark-segmenter", "--release-json", f"{clean}/release.json", "--text", "x"], "not for segmentation"),
+        (["mark-segmenter", "--release-json", f"{masked}/release.json", "--text", "x" * 17], "1 to 16 printable bytes"),
+        (
+            [
+                "mark-segmenter",
+                "--release-json",
+                f"{masked}/release.json",
+                "--text",
+                "x",
+                "--model",
+                tmp_path / "w.safetensors",
+            ],
+            "the server cannot read",
+        ),
+    ]:
+        assert said in one_line(medmark("submit", *command, *given))
+    assert not server.runs
+
+
+def test_options_for_a_run_on_this_machine(medmark, clean, store, places, tmp_path, monkeypatch):
+    seen = []
+
+    def work(out, **options):
+        seen.append(options)
+        raise MedmarkError("stopped here")
+
+    monkeypatch.setattr("medmark.pipelines.lock_release.run.run_lock_release", work)
+    monkeypatch.setattr("medmark.pipelines.mark_segmenter.run.run_mark_segmenter", work)
+    monkeypatch.setattr("medmark.pipelines.submitting.local.fetch_release", lambda *_: None)
+    masked = put_release(Store.from_environment("evidence"), f"masked-{next(NUMBERS)}", DROPS, task="segmentation")
+    here, logo, weights = ["--local", "--work", tmp_path / "w"], LOCKED / "evidence" / "logo-0.png", SEGMENTER / "model"
+    lock = ["submit", "lock-release", "--release-json", f"{clean}/release.json", *places, *here, "--logo", logo]
+    lock += ["--recipient", f"owner={LOCKED / 'owner' / 'locking.pub'}", "--profile", "smoke", "--set", "epochs=3"]
+    assert "stopped here" in one_line(medmark(*lock))
+    mark = ["submit", "mark-segmenter", "--release-json", f"{masked}/release.json", *places, *here, "--text", "x"]
+    assert "stopped here" in one_line(medmark(*mark, "--model", weights / "weights.safetensors", "--version", "3"))
+    locked, marked = seen
+    assert locked["logos"] == [logo] and locked["recipients"].keys() == {"owner"} and locked["profile"] == "smoke"
+    assert locked["settings"]["epochs"] == 3 and "text" not in locked and locked["version"] == "1-locked"
+    assert locked["data"].endswith("/release") and locked["ingest_options"] == {"image_mode": "RGB"}
+    assert marked["model"] == weights / "weights.safetensors" and (marked["text"], marked["version"]) == ("x", "3")
+
+
+class Finished:
+    """Stands in for a run on this machine: copies what an earlier one made."""
+
+    def __init__(self, fixture: Path, what: str, verdict: dict, monkeypatch):
+        self.fixture, self.what, self.verdict, self.ran = fixture, what, {"reasons": ["too weak"], **verdict}, 0
+        monkeypatch.setattr("medmark.pipelines.submitting.local.fetch_release", lambda *_: None)
+
+    def __call__(self, submission, inputs: Path, out: Path, debug: bool) -> dict:
+        self.ran += 1
+        for name in (self.what, "evidence"):
+            shutil.copytree(self.fixture / name, out / name)
+        return self.verdict
+
+
+@pytest.fixture
+def target(store, places, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDMARK_KEY_PASSPHRASE", "correct horse battery")
+    new_key(tmp_path / "keys", "correct horse battery")
+    private, key = Store.from_environment("evidence"), tmp_path / "keys" / "medmark.key"
+    return Target(places[1], places[3], store, private, tmp_path / "work", key)
+
+
+def test_an_unsafe_lock_never_goes_out_and_a_weak_one_if_its_owner_says_so(target, store, tmp_path, monkeypatch):
+    release = Release(LOCKED / "release")
+    submission = Submission("lock-release", f"s3://{DROPS}/{release.parent}", release.parent, "1", {})
+
+    class Locks(Finished):
+        def __call__(self, submission, inputs, out, debug):
+            verdict = super().__call__(submission, inputs, out, debug)
+            (out / "release" / "certificates.json").unlink()  # signed when it goes out
+            raw = {"inputs": {"source": "0" * 64}, "outputs": {"clean": release.parent}, "source_files": 4}
+            lock = {"inputs": {"clean": release.parent}, "outputs": {"release": release.digest}}
+            events = [step_event("ingest", **raw, parameters={}, seed=1)]
+            events.append(step_event("lock", **lock, parameters={}, seed=1))
+            steps = write_steps(out, events)
+            record = public_record(out / "release", steps, verdict=verdict["verdict"])
+            (out / "record.json").write_bytes(canonical_json(record))
+            return verdict
+
+    def submit(run, **changes):
+        return submit_locally(submission, replace(target, **changes), runners={"lock-release": run})
+
+    unsafe = Locks(LOCKED, "release", {"verdict": "unsafe", "release_digest": release.digest}, monkeypatch)
+    for leave in (False, True):
+        with pytest.raises(MedmarkError, match="verdict 'unsafe', nothing is published: too weak; see ") as refused:
+            submit(unsafe, publish_weak=leave, work=tmp_path / "unsafe")
+        assert "--publish-weak" not in str(refused.value)
+    weak = Locks(LOCKED, "release", {"verdict": "weak", "release_digest": release.digest}, monkeypatch)
+    with pytest.raises(MedmarkError, match="verdict 'weak', nothing is published: too weak; give --publish-weak if"):
+        submit(weak)
+    assert not store.list(target.releases) and not target.evidence_store.list(target.evidence)
+    record, new = submit(weak, publish_weak=True)
+    assert new and record["result"] == release.digest and weak.ran == 1  # the finished run was kept
+    assert not submit(weak)[1]
+    head = fetch_chain(f"{target.releases}/{release.digest}", tmp_path / "chain", store)
+    checked = verify_chain(head, load_public(tmp_path / "keys" / "medmark.pub"))
+    assert checked["holds"], checked["broken"]
+    image = next(iter(release.records()))
+    (tmp_path / "image.png").write_bytes(image.image)
+    issue_certificate(head, LOCKED / "evidence", image.image_id, tmp_path / "c.json")
+    verify_certificate(tmp_path / "image.png", tmp_path / "c.json", load_public(tmp_path / "keys" / "medmark.pub"))
+    (kept,) = [name for name in target.evidence_store.folders(target.evidence) if name != "submissions"]
+    names = set(target.evidence_store.list(f"{target.evidence}/{kept}"))
+    assert names >= {"evidence.json", "locks.parquet", "grants.json"}
+    assert not names & set(store.list(f"{target.releases}/{release.digest}"))
+
+
+def test_a_marked_model_goes_out_with_its_commitment(target, store, tmp_path, monkeypatch):
+    model = read_marked_model(SEGMENTER / "model")
+    trained_on = model.stated["release_digest"]
+    submission = Submission("mark-segmenter", f"s3://{DROPS}/{trained_on}", trained_on, "1", {})
+    verdict = {"verdict": "owned", "model_digest": model.digest, "release_digest": trained_on}
+
+    def submit(to=target, **said):
+        run = Finished(SEGMENTER, "model", {**verdict, **said}, monkeypatch)
+        return submit_locally(submission, to, runners={"mark-segmenter": run})[0]
+
+    with pytest.raises(MedmarkError, match="verdict 'inconclusive', nothing is published"):
+        submit(replace(target, publish_weak=True, work=tmp_path / "not"), verdict="inconclusive")
+    with pytest.raises(MedmarkError, match="verdict of another model than"):
+        submit(replace(target, work=tmp_path / "other"), model_digest="0" * 64)
+    assert not store.list(target.releases)
+    assert submit()["result"] == model.digest
+    assert set(store.list(f"{target.releases}/{model.digest}")) == {
+        "commitment.json", "model.json", "model.onnx", "weights.safetensors",
+    }  # fmt: skip
+    (kept,) = [name for name in target.evidence_store.folders(target.evidence) if name != "submissions"]
+    fetch_model(f"{target.releases}/{model.digest}", tmp_path / "model", store)
+    fetch_evidence(f"{target.evidence}/{kept}", tmp_path / "evidence", target.evidence_store)
+    given = {"release_digest": model.digest, "evidence_dir": tmp_path / "evidence"}
+    public_key = load_public(tmp_path / "keys" / "medmark.pub")
+    assert verify_commitment(tmp_path / "model" / "commitment.json", public_key, **given)["evidence_checked"]
+
+
+def test_nothing_goes_out_unsigned_that_was_to_be_signed(target, store, tmp_path):
+    (tmp_path / "signatures").mkdir()
+    with pytest.raises(MedmarkError, match="no signatures"):
+        publish_run(
+            {"verdict": "owned", "model_digest": read_marked_model(SEGMENTER / "model").digest},
+            SEGMENTER / "model",
+            SEGMENTER / "evidence",
+            signatures_dir=tmp_path / "signatures",
+            releases=target.releases,
+            evidence=target.evidence,
+            store=store,
+            evidence_store=target.evidence_store,
+            submission=None,
+        )
+    assert not store.list(target.releases)
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED", "CANCELING"])
@@ -602,7 +844,7 @@ def test_the_token_comes_from_the_environment_and_is_not_shown(medmark, mark, mo
         monkeypatch.setenv("KFP_TOKEN", TOKEN)
         code, out, err = medmark(*command)
         assert code == 0 and TOKEN not in out + err
-    for pipeline in ("mark-release", "update-release"):
+    for pipeline in ("mark-release", "update-release", "lock-release", "mark-segmenter"):
         words = medmark("submit", pipeline, "--help")[1].lower().split()
         assert "--endpoint" in words and not any("token" in word for word in words if word.startswith("--"))
 

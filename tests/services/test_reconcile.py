@@ -18,7 +18,6 @@ from medmark.components.dataset.release import Record, Release
 from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.delivery.drops import COMPLETE, raw_drop
 from medmark.components.delivery.publish import fetch_release, publish, publish_evidence, publish_keep
-from medmark.components.delivery.run_outputs import SIGNED
 from medmark.components.delivery.submission_records import read_records
 from medmark.components.evidence.keep import keep_for_updates
 from medmark.components.generator.marker import Shape
@@ -118,9 +117,8 @@ def write_run(out: Path, *, seed: int, parent: str | None, version: str) -> str:
 
 def sign(run: Path, key) -> None:
     """Signs a first marking in place."""
-    inputs = [run / name for name in ("release", "evidence", "record.json")]
-    sign_run(*inputs, key, run / "signatures", parent=None)
-    for folder, names in SIGNED.items():
+    sign_run(run / "release", run / "evidence", key, run / "signatures", record_file=run / "record.json")
+    for folder, names in (("release", ("commitment.json", "lineage.json")), ("evidence", ("opening.json",))):
         for name in names:
             shutil.copyfile(run / "signatures" / name, run / folder / name)
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sqlite3
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -299,6 +300,9 @@ def test_released_is_an_alias_of_the_versions_of_one_release(tmp_path, server, m
     assert promote("d" * 64, tmp_path) == ["a 2", "b 2"]
     assert aliases(server.client, "b") == {"candidate": "2", "released": "2"}
     assert promote("e" * 64, tmp_path) == []
+    marked = [replace(model, model_digest="e" * 64) for model in tiny("c", DIGEST).models]
+    assert log_pipeline(tmp_path, Tracked("p"), [Tracked("marked", models=marked), tiny("c", DIGEST)])
+    assert promote("e" * 64, tmp_path) == ["c 1"]  # of two with one training release, the one that went out
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert promote(DIGEST, tmp_path) == []
     assert "did not mark the models as released" in capsys.readouterr().err
