@@ -31,7 +31,7 @@ def test_the_second_run_goes_on_where_the_first_stopped(runs):
     assert left[1] == sorted(
         ["evidence", "keep", "mlartifacts", "mlflow.db", "record.json", "release", "report.html", "verdict.json"]
     )
-    for step in ("step ingest", "step train surrogates", "step extract saliency"):
+    for step in ("step ingest", "step prepare", "step train surrogates", "step gather surrogates"):
         assert step in shown[0] and step not in shown[1]
     assert "step report" in shown[1]
 
