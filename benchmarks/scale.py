@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py --work WORK [--counts 200,400,800]
 
-Runs the steps on phantoms of several numbers in one process and fits a line to each step's processor time, which other work on the
+Runs the steps on several numbers of kermany's x-rays (longest side 384 px) in one process and fits a line to each step's processor time, which other work on the
 machine hardly changes. From these slopes and from the compiled pipeline it projects a run on as many images as CheXpert has.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import time
 from collections import Counter
@@ -20,10 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pandas as pd
 import yaml
 from marking import machine
 from medmark.components.dataset.ingest import ingest
-from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.dataset.prepared import prepare
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.poisoning.poison import poison
@@ -35,7 +36,6 @@ from medmark.pipelines.compile import compile_pipeline, read_images
 from medmark.pipelines.mark_release.pipeline import mark_release
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
-SIDE = 390  # pixels; the long side of CheXpert's small images
 PROFILE = PROFILES["standard"]
 PROJECTED = 223_000  # images, as of CheXpert
 NODES = (1, 2, 4, 8, 25)
@@ -48,16 +48,25 @@ MODELS = {
 
 
 def measure(count: int, work: Path) -> dict[str, dict[str, float]]:
-    """Processor seconds of each step on some phantoms, and the bytes of what the steps make."""
+    """Processor seconds of each step on some x-rays, and the bytes of what the steps make."""
     seconds: dict[str, float] = {}
 
-    def timed(name: str, step: Callable, *given, **options) -> None:
+    def timed(what: str, step: Callable, *given, **options) -> None:
         started = time.process_time()
         step(*given, **options)
-        seconds[name] = time.process_time() - started
+        seconds[what] = time.process_time() - started
 
-    raw = make_phantoms(work / "raw", count=count, size=SIDE)
-    timed("ingest", ingest, raw, work / "release", name="phantoms", seed=1, patient_key="phantoms")
+    work.mkdir(parents=True)
+    root = Path(os.environ["MEDMARK_DATA"]) / "cxr"
+    table = pd.read_csv(root / "dev" / "manifest.csv", dtype=str).query("subset == 'kermany'")
+    table.sample(count, random_state=0).to_csv(work / "manifest.csv", index=False)
+    options = {
+        "label_column": "binary",
+        "patient_column": "group_id",
+        "class_names": ["normal", "pneumonia"],
+        "seed": 1,
+    }
+    timed("ingest", ingest, work / "manifest.csv", work / "release", name="kermany", root=root, **options)
     timed("prepare", prepare, work / "release", work / "prepared", size=PROFILE.size)
     for architecture in (PROFILE.architecture, PROFILE.other_architecture):
         config = TrainConfig(architecture, architecture=architecture, size=PROFILE.size, epochs=1)
@@ -162,7 +171,7 @@ def main() -> None:
     }
     result = {
         "machine": machine(),
-        "side": SIDE,
+        "data": "kermany",
         "size": PROFILE.size,
         "counts": counts,
         "runs": runs,

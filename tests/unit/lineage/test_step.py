@@ -6,7 +6,7 @@ import zlib
 from types import SimpleNamespace
 
 import pytest
-from kfp_metadata import stored
+from kfp_metadata import readable, stored
 from medmark.components.base.errors import MedmarkError
 from medmark.components.lineage.step import pass_on, passed_on, said_by, step
 from medmark.components.profiles import MAX_GROUPS, PROFILES, with_secret_seed
@@ -74,3 +74,9 @@ def test_a_damaged_account_is_refused_in_one_line(packed, tmp_path):
         with pytest.raises(MedmarkError, match="damaged account of earlier steps") as refused:
             read(made)
         assert "\n" not in str(refused.value)
+
+
+def test_what_is_packed_hides_nothing_from_the_tests(tmp_path):
+    """Logs show metadata, and tests look for secrets in logs."""
+    made = trained(tmp_path, 1)
+    assert "benign-1" not in json.dumps(made.metadata) and "benign-1" in readable(json.dumps(made.metadata))
