@@ -22,7 +22,7 @@ from medmark.components.dataset.release import SPLITS, Release
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
 
 RESULT = Path(__file__).parent / "results" / "prepared_kermany.json"
-CONFIG = TrainConfig("x", size=64, epochs=6)
+CONFIG = TrainConfig("x", size=64, epochs=4)
 SEEDS = range(3)
 
 
