@@ -30,6 +30,7 @@ from medmark.components.dataset.release import (
     SPLITS,
     Record,
     Release,
+    class_index,
     refuse_task,
 )
 
@@ -137,14 +138,8 @@ class Prepared:
         return (3 if self.image_mode == "RGB" else 1, self.size, self.size)
 
     def class_index(self, name: str) -> int:
-        """Returns the index of a class name.
-
-        Raises:
-            MedmarkError: there is no such class.
-        """
-        if name not in self.class_names:
-            raise MedmarkError(f"unknown class: {name!r} in {self.path}; use one of {', '.join(self.class_names)}")
-        return self.class_names.index(name)
+        """Returns the index of a class name, as :meth:`medmark.components.dataset.release.Release.class_index` does."""
+        return class_index(self.class_names, name, self.path)
 
     def records(self, columns: Iterable[str] = COLUMNS.names) -> Iterator[Record]:
         """Yields a record of each image, in the release's order, in which some of :data:`COLUMNS` are set and the rest is None."""

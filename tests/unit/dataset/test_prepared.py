@@ -43,6 +43,14 @@ def test_images_in_8_bits_that_need_no_resizing_are_learnt_from_as_they_are(rele
     np.testing.assert_array_equal(load_bytes(Release(release), split="val", size=64).images[:, 0], pixels)
 
 
+def test_colour_is_kept(tmp_path):
+    release = Release(FIXTURES / "release-v4")
+    kept = prepare(release.path, tmp_path / "prepared", size=8)
+    assert kept.image_mode == "RGB" and kept.pixels().shape == (len(release), 3, 8, 8)
+    split = next(release.records()).split
+    assert torch.equal(load_bytes(kept, split=split, size=8).images, load_bytes(release, split=split, size=8).images)
+
+
 def test_batches_come_in_the_releases_order(release, prepared):
     one, other = (list(byte_batches(images, 48, "test")) for images in (Release(release), prepared))
     assert [len(batch.records) for batch in other] == [len(batch.records) for batch in one] == [64, 56]
