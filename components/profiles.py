@@ -15,6 +15,7 @@ from medmark.components.surrogate.training import TrainConfig
 from medmark.components.verification.verdict import Thresholds
 
 Setting = str | int | float
+MAX_GROUPS = 64  # what the steps of a loop say of themselves must fit one argument of a command, see docs/scale.md
 
 
 class Settings:
@@ -196,12 +197,13 @@ def marking_arguments(profile: Profile, ingest_options: Mapping[str, Any]) -> di
             the pseudonyms, those of the run's secrets are taken.
 
     Returns:
-        ``ingest_options``, ``target_class``, ``surrogate_configs``, ``benign_configs``, ``marked_configs``, ``generator_config``,
+        ``ingest_options``, ``size``, ``target_class``, ``surrogate_configs``, ``benign_configs``, ``marked_configs``, ``generator_config``,
         ``control_config``, ``queries`` and ``thresholds``.
     """
 
     return {
         "ingest_options": ingest_with_secrets({"target_class": profile.target_class, **ingest_options}),
+        "size": profile.size,
         "target_class": profile.target_class,
         "surrogate_configs": [with_secret_seed(config) for config in profile.surrogate_configs(0)],
         "benign_configs": [with_secret_seed(config) for config in profile.benign_configs(0)],
@@ -211,6 +213,27 @@ def marking_arguments(profile: Profile, ingest_options: Mapping[str, Any]) -> di
         "queries": profile.queries,
         "thresholds": asdict(THRESHOLDS),
     }
+
+
+def grouped(configs: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    """Divides configurations of models into those that one step trains.
+
+    Args:
+        configs: at least one.
+        size: of a group; all in one when 0.
+
+    Raises:
+        MedmarkError: the size is negative, or there would be more groups than a step can gather.
+    """
+    if size < 0:
+        raise MedmarkError(f"models_per_step={size} is too few; use 1, or 0 for all in one step")
+    size = size or len(configs)
+    if len(configs) > MAX_GROUPS * size:
+        raise MedmarkError(
+            f"{len(configs)} models in steps of {size} are more than {MAX_GROUPS} steps; set models_per_step to at least"
+            f" {-(-len(configs) // MAX_GROUPS)}"
+        )
+    return [configs[first : first + size] for first in range(0, len(configs), size)]
 
 
 def chosen_profile(name: str, overrides: Mapping[str, Setting]) -> Profile:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
+from threading import get_ident
 
 EXECUTING = re.compile(r"Executing task .*?'(?P<step>[a-z0-9-]+)'")
 FAILED = re.compile(r"Task '(?P<step>[a-z0-9-]+)' finished with status FAILURE")
@@ -20,7 +22,7 @@ class StepOutput(io.TextIOBase):
     Args:
         log: file that gets everything.
         everything: also show everything, for ``--debug``.
-        names: display name of each of the pipeline's tasks.
+        names: display name of each step, by what kfp.local calls it: the name of its component in the compiled pipeline.
 
     Attributes:
         reason: text of the MedmarkError with which the first step failed, or None.
@@ -31,7 +33,9 @@ class StepOutput(io.TextIOBase):
         self._log = open(log, "a", encoding="utf-8")
         self._everything, self._terminal = everything, sys.__stdout__ or sys.stdout
         self._names = names
-        self._line = ""
+        self._lines: defaultdict[int, str] = defaultdict(
+            str
+        )  # that are not finished; the steps of a loop write in threads
         self.reason: str | None = None
         self.step = "start"
         self._failed = False
@@ -40,8 +44,7 @@ class StepOutput(io.TextIOBase):
         self._log.write(text)
         if self._everything:
             self._terminal.write(text)
-        self._line += text
-        *lines, self._line = self._line.split("\n")
+        *lines, self._lines[get_ident()] = (self._lines[get_ident()] + text).split("\n")
         for line in lines:
             self._read(ANSI.sub("", line))
         return len(text)

@@ -119,7 +119,12 @@ def run_locally(pipeline: GraphComponent, arguments: dict, work: Path, debug: bo
     from kfp import local
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(work / "steps"), enable_caching=True)
-    names = {task: spec.task_info.name for task, spec in pipeline.pipeline_spec.root.dag.tasks.items()}
+    components = (pipeline.pipeline_spec.root, *pipeline.pipeline_spec.components.values())
+    names = {
+        spec.component_ref.name.removeprefix("comp-"): spec.task_info.name
+        for one in components
+        for spec in one.dag.tasks.values()
+    }
     with StepOutput(work / "steps.log", debug, names) as output, contextlib.redirect_stdout(output):
         warnings.filterwarnings("ignore", "Task .* have no effect in the current local runner")
         try:

@@ -16,6 +16,7 @@ import torch
 from medmark.components.base.threads import available_cores
 from medmark.components.dataset.ingest import ingest
 from medmark.components.dataset.phantoms import make_phantoms
+from medmark.components.dataset.prepared import prepare
 from medmark.components.saliency.extract import extract
 from medmark.components.surrogate.models import train_models
 from medmark.components.surrogate.training import TrainConfig
@@ -102,6 +103,12 @@ def release(source, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("release") / "release"
     ingest(source, path, name="phantoms", seed=1, patient_key="phantoms")
     return path
+
+
+@pytest.fixture(scope="session")
+def prepared(release, tmp_path_factory) -> Path:
+    """Its images, prepared for models of 64 px."""
+    return prepare(release, tmp_path_factory.mktemp("prepared") / "prepared", size=64).path
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import re
+import zlib
+
 
 def stored(metadata: dict) -> dict:
     """The metadata as the next step gets it.
@@ -22,3 +26,9 @@ def _stored(value):
     if isinstance(value, dict):
         return {"struct": value}
     raise TypeError(f"unknown or unsupported value type {type(value)}")
+
+
+def readable(text: str) -> str:
+    """A text, such as a log, and behind it what is packed in it: anybody who sees it can unpack it."""
+    packed = re.findall(r"(?<![A-Za-z0-9+/])eN[A-Za-z0-9+/]{40,}={0,2}", text)
+    return text + "".join(zlib.decompress(base64.b64decode(one)).decode() for one in packed)

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from graphlib import TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -151,7 +152,9 @@ class _Run:
                 done[name] = None
                 continue
             called = self.pipeline["components"][task["componentRef"]["name"]]
-            if "dag" in called:
+            if "parameterIterator" in task:
+                done[name] = self.loop(f"{path}/{name}", task["parameterIterator"], called, given, taken)
+            elif "dag" in called:
                 done[name] = self.dag(f"{path}/{name}", called, given, taken)
             else:
                 done[name] = self.task(name, called, given, taken)
@@ -164,6 +167,20 @@ class _Run:
             selector = chosen["valueFromParameter"]
             outputs[port] = done[selector["producerSubtask"]][selector["outputParameterKey"]]
         return outputs
+
+    def loop(self, path: str, iterator: dict, called: dict, parameters: dict, artifacts: dict) -> dict:
+        """Runs each iteration of a loop, and collects their outputs in its order, as the driver does."""
+        items = iterator["items"]
+        each = parameters[items["inputParameter"]] if "inputParameter" in items else json.loads(items["raw"])
+        each = json.loads(each) if isinstance(each, str) else each
+        given = {name: value for name, value in parameters.items() if name != items.get("inputParameter")}
+        made = [
+            self.dag(f"{path}/{number}", called, given | {iterator["itemInput"]: item}, artifacts)
+            for number, item in enumerate(each)
+        ]
+        declared = called.get("outputDefinitions", {})
+        ports = [*declared.get("artifacts", {}), *declared.get("parameters", {})]
+        return {port: [outputs[port] for outputs in made] for port in ports}
 
     def inputs(self, task: dict, parameters: dict, artifacts: dict, done: dict) -> tuple[dict, dict]:
         """Resolves what a task takes, as the driver does."""
@@ -210,7 +227,8 @@ class _Run:
             }
             for port, kind in declared.get("artifacts", {}).items()
         }
-        for artifact in artifacts.values():
+        lists = {port: taken if isinstance(taken, list) else [taken] for port, taken in artifacts.items()}
+        for artifact in chain(*lists.values()):
             _download(self.client, artifact["uri"], _local(mounts, artifact["uri"]))
         for artifact in outputs.values():
             _local(mounts, artifact["uri"]).parent.mkdir(parents=True)
@@ -218,7 +236,7 @@ class _Run:
         executor_input = {
             "inputs": {
                 "parameterValues": _defaults(component) | parameters,
-                "artifacts": {port: {"artifacts": [artifact]} for port, artifact in artifacts.items()},
+                "artifacts": {port: {"artifacts": listed} for port, listed in lists.items()},
             },
             "outputs": {
                 "parameters": {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ class ImageArrays:
     """Images in memory.
 
     Attributes:
-        images: (N, C, S, S) float32 in [0, 1]; C is 1, or 3 for a release in RGB.
+        images: (N, C, S, S) float32 in [0, 1], or uint8 as :func:`medmark.components.dataset.prepared.load_bytes` gives them, see
+            :func:`as_unit`; C is 1, or 3 for a release in RGB.
         labels: (N,) int64.
         image_ids: N names, in the release's order.
         patient_ids: N pseudonyms.
@@ -70,26 +72,53 @@ def colour_tensor(record: Record, mode: str) -> torch.Tensor:
     return torch.from_numpy(decode_png(record.image, mode=mode)).permute(2, 0, 1)[None].float() / 255
 
 
+def shown_bytes(record: Record, mode: str, size: int) -> torch.Tensor:
+    """Decodes one record as shown, squashed to a square as most training code does: (C, S, S) uint8, 0 to 255.
+
+    Whatever learns from a release sees these 8 bits, so that it learns the same from prepared images as from the release.
+
+    Args:
+        record: the image.
+        mode: the release's ``image_mode``.
+        size: S, pixels.
+    """
+    return (resize(colour_tensor(record, mode), size)[0] * 255).round().byte()
+
+
+def as_unit(images: torch.Tensor) -> torch.Tensor:
+    """Float32 in [0, 1] of uint8, 0 to 255; floats as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
 def load_arrays(release: Release, *, split: str | None = None, size: int) -> ImageArrays:
-    """Decodes a split, as shown, squashed to a square as most training code does.
+    """Decodes a split, as shown in 8 bits, squashed to a square.
 
     Args:
         release: release to read.
         split: train, val or test; all when None.
         size: side of the square in pixels.
 
+    Returns:
+        Its images as float32.
+
     Raises:
         MedmarkError: the split has no image, or the release is for segmentation.
     """
+    decoded = decode_split(release, split=split, size=size)
+    return replace(decoded, images=as_unit(decoded.images))
+
+
+def decode_split(release: Release, *, split: str | None, size: int) -> ImageArrays:
+    """The same with images as uint8, a quarter of the memory."""
     refuse_task(release, "classification")
     images, labels, image_ids, patient_ids = [], [], [], []
     for record in release.records(split):
-        images.append(resize(colour_tensor(record, release.image_mode), size)[0])
+        images.append(shown_bytes(record, release.image_mode, size))
         labels.append(record.label)
         image_ids.append(record.image_id)
         patient_ids.append(record.patient_id)
     if not images:
-        raise _no_image(split, release)
+        raise no_image(split, release.path)
     return ImageArrays(torch.stack(images), torch.tensor(labels), image_ids, patient_ids)
 
 
@@ -127,7 +156,7 @@ def load_masks(release: Release, *, split: str | None = None, size: int) -> Mask
     refuse_task(release, "segmentation")
     arrays = masks_of_records(release, release.records(split), size)
     if not len(arrays):
-        raise _no_image(split, release)
+        raise no_image(split, release.path)
     return arrays
 
 
@@ -154,5 +183,6 @@ def masks_of_records(release: Release, records: Iterable[Record], size: int) -> 
     return MaskArrays(torch.cat(images[1:] or images), torch.cat(masks), image_ids, patient_ids)
 
 
-def _no_image(split: str | None, release: Release) -> MedmarkError:
-    return MedmarkError(f"no image in split {split or 'any'}: {release.path}; ingest again with other split shares")
+def no_image(split: str | None, path: Path) -> MedmarkError:
+    """The error of a release, or of what was prepared from it, without an image in a split."""
+    return MedmarkError(f"no image in split {split or 'any'}: {path}; ingest again with other split shares")

@@ -1,4 +1,4 @@
-"""KFP components of the dataset room: make a clean release, and find out what a drop changes."""
+"""KFP components of the dataset room: make a clean release, prepare a release's images, and find out what a drop changes."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -48,6 +48,37 @@ def ingest_component(
         running.source_files = len(known)
     release.metadata.update(digest=digest, source_state=source_state)
     return digest
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def prepare_component(
+    release: dsl.Input[dsl.Dataset],
+    size: int,
+    prepared: dsl.Output[dsl.Dataset],
+    manifest: dsl.Output[dsl.Dataset],
+) -> None:
+    """Prepares the images of a release for all steps that learn from them, so that no other step has to download the release.
+
+    Args:
+        release: clean or marked release for classification.
+        size: side that the images are squashed to, pixels.
+        prepared: the images as shown, in 8 bits, with labels, splits and ids; as private as the release.
+        manifest: folder with the release's ``release.json`` alone, for steps that want to know what the release is. It says of the
+            steps before it what the release says, and of this one.
+    """
+    import shutil
+    from pathlib import Path
+
+    from medmark.components.dataset.prepared import prepare
+    from medmark.components.lineage.step import pass_on, passed_on, said_by, step
+
+    inputs, outputs = {"release": release}, {"prepared": prepared}
+    with step("prepare", inputs=inputs, outputs=outputs, parameters={"size": int(size)}):
+        prepare(release.path, prepared.path, size=int(size))
+    Path(manifest.path).mkdir(parents=True)
+    shutil.copyfile(Path(release.path) / "release.json", Path(manifest.path) / "release.json")
+    manifest.metadata.update(release.metadata)
+    pass_on({**passed_on(release), "prepare_release": said_by({"prepare": prepared})["prepare"]}, manifest)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -292,13 +292,18 @@ class Release:
         Raises:
             MedmarkError: there is no such class.
         """
-        if name not in self.class_names:
-            raise MedmarkError(f"unknown class: {name!r} in {self.path}; use one of {', '.join(self.class_names)}")
-        return self.class_names.index(name)
+        return class_index(self.class_names, name, self.path)
 
 
 def _sha256(mask: bytes | None) -> str:
     return hashlib.sha256(mask).hexdigest() if mask is not None else ""
+
+
+def class_index(class_names: list[str], name: str, path: Path) -> int:
+    """Returns the index of a class name; arguments and errors as of :meth:`Release.class_index`, and where the names are from."""
+    if name not in class_names:
+        raise MedmarkError(f"unknown class: {name!r} in {path}; use one of {', '.join(class_names)}")
+    return class_names.index(name)
 
 
 def refuse_task(release: Release, task: str) -> None:

@@ -45,14 +45,17 @@ def draw_secrets_component(
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def expand_profile_component(profile: str, overrides: dict, ingest_options: dict, name: str) -> NamedTuple(  # type: ignore[valid-type]  # how KFP takes several outputs
+def expand_profile_component(
+    profile: str, overrides: dict, models_per_step: int, ingest_options: dict, name: str
+) -> NamedTuple(  # type: ignore[valid-type]  # how KFP takes several outputs
     "Expanded",
     [
         ("ingest_options", dict),
+        ("size", int),
         ("target_class", str),
-        ("surrogate_configs", list),
-        ("benign_configs", list),
-        ("marked_configs", list),
+        ("surrogates", list),
+        ("benign_models", list),
+        ("marked_models", list),
         ("generator_config", dict),
         ("control_config", dict),
         ("queries", int),
@@ -65,19 +68,24 @@ def expand_profile_component(profile: str, overrides: dict, ingest_options: dict
     Args:
         profile: ``smoke``, ``standard`` or ``full``.
         overrides: values of the profile to replace, by name, as ``{"size": 224}``; see ``medmark.components.profiles.Profile``.
+        models_per_step: models of a list that one step trains; all of them when 0.
         ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``, as ``{"label_column": "finding"}``.
         name: of the data, for the report and MLflow.
 
     Returns:
-        ingest_options, target_class, queries, thresholds: as the steps take them.
-        surrogate_configs, benign_configs, marked_configs, generator_config, control_config: likewise; seeds refer to the run's secrets.
+        ingest_options, size, target_class, queries, thresholds: as the steps take them.
+        surrogates, benign_models, marked_models: configurations of the models, a list for each step that trains some of them; seeds
+            refer to the run's secrets.
+        generator_config, control_config: likewise.
         parameters: of the run, as the report shows them.
     """
     from medmark.components.base.parameters import whole
-    from medmark.components.profiles import chosen_profile, marking_arguments, shown_parameters
+    from medmark.components.profiles import chosen_profile, grouped, marking_arguments, shown_parameters
 
     chosen = chosen_profile(profile, whole(overrides))
     given = marking_arguments(chosen, ingest_options)
+    for configs in ("surrogate_configs", "benign_configs", "marked_configs"):
+        given[configs] = grouped(given[configs], int(models_per_step))
     return (*given.values(), shown_parameters(profile, chosen, name))
 
 

@@ -17,7 +17,7 @@ def train_generator_component(
     """Trains the generator of a mark and chooses the images to mark.
 
     Args:
-        release: the clean release.
+        release: the clean release, or what ``prepare_component`` made of it at the marks' size.
         surrogates: benign models that the generator trains against, from ``train_classifiers_component``.
         maps: saliency maps, from ``extract_saliency_component``.
         target_class: name of the class that marked images are taken for; the release's first class when empty.

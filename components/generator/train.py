@@ -15,7 +15,8 @@ from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.base.threads import device, mixed_precision, seed_everything, use_threads
-from medmark.components.dataset.arrays import ImageArrays, load_arrays, resize
+from medmark.components.dataset.arrays import ImageArrays, as_unit, resize
+from medmark.components.dataset.prepared import Prepared, load_bytes, open_images
 from medmark.components.dataset.release import Release
 from medmark.components.generator import objective
 from medmark.components.generator.key import Key, draw_key, turned
@@ -83,7 +84,7 @@ def train_generator(
     """Trains a generator and chooses the images to mark.
 
     Args:
-        release_dir: clean release.
+        release_dir: clean release, or what was prepared of it.
         surrogates_dir: the panel of benign classifiers.
         saliency_dir: maps of the release.
         out_dir: gets ``generator.safetensors``, ``generator.json``, ``selection.json`` and ``history.json``; while
@@ -100,14 +101,14 @@ def train_generator(
     """
     use_threads()
     seed_everything(seed)
-    release, out = Release(release_dir), Path(out_dir)
+    release, out = open_images(release_dir), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     target = release.class_index(target_class or release.class_names[0])
     if config.shape.size % 16 or config.shape.grid > config.shape.size:
         raise MedmarkError(
             f"size {config.shape.size} and grid {config.shape.grid} do not fit; use a multiple of 16 and grid <= size"
         )
-    train = load_arrays(release, split="train", size=config.shape.size)
+    train = load_bytes(release, split="train", size=config.shape.size)
     saliency = stack_saliency(load_saliency(saliency_dir), train.image_ids)
     panel = [model for _, model in load_models(surrogates_dir)]
     roles = select(
@@ -142,7 +143,7 @@ def train_generator(
     }
 
 
-def repeated(release: Release) -> frozenset[str]:
+def repeated(release: Release | Prepared) -> frozenset[str]:
     """Ids of the images whose pixels the release holds more than once: a mark on one of them would show beside the other."""
     by_pixels: dict[str, list[str]] = {}
     for record in release.records(columns=["image_id", "sha256"]):
@@ -202,7 +203,7 @@ class _Training:
         return turned(self.marker.key, 2 * math.pi * phase, side < 0.5)
 
     def _take(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.images[index].to(self.where), self.saliency[index].to(self.where)
+        return as_unit(self.images[index].to(self.where)), self.saliency[index].to(self.where)
 
     def _logits(self, model: Classifier, images: torch.Tensor) -> torch.Tensor:
         with mixed_precision(self.where):
@@ -240,7 +241,7 @@ class _Training:
         x, s = self._take(marked)
         with torch.no_grad():
             x = (x + self.marker.delta(x, s, "mark", self._wave())).clamp(0, 1)
-        images = augment(torch.cat([x, self.images[rest].to(self.where)]), "standard", self.generator)
+        images = augment(torch.cat([x, as_unit(self.images[rest].to(self.where))]), "standard", self.generator)
         labels = torch.cat([self.labels[marked], self.labels[rest]]).to(self.where)
         twin.train().requires_grad_(True)
         # dropout draws from the global generator; tied to the step so that resuming changes nothing

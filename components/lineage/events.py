@@ -42,8 +42,8 @@ STEPS_SCHEMA_VERSION = 1
 RECORD_SCHEMA_VERSION = 1
 NAMESPACE = "medmark"
 PUBLIC_PORTS = ("source", "clean", "release", "marked", "previous")
-MANIFESTS = ("release.json", "evidence.json", "keep.json")
-MAX_STEPS = 200  # arbitrary; a marked release has ten
+MANIFESTS = ("release.json", "prepared.json", "evidence.json", "keep.json")
+MAX_STEPS = 200  # arbitrary; a marked release has twelve, and one for each step that trains models
 STEP = re.compile(r"[A-Za-z][A-Za-z0-9 _-]{0,63}")
 PORT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 TEXT = re.compile(r"[\w.+:@-]{1,200}", re.ASCII)
@@ -53,7 +53,7 @@ VERDICT = re.compile(r"[a-z_]{1,32}")
 def artifact_digest(path: str | Path) -> str:
     """Returns the hex digest that names the content of an artifact.
 
-    A release, evidence or keep: SHA-256 of its manifest, which names the rest. Another folder: SHA-256 over the lines
+    A release, prepared images, evidence or keep: SHA-256 of its manifest, which names the rest. Another folder: SHA-256 over the lines
     ``<sha256>  <name in the folder>`` of its files, sorted by name. A file: its SHA-256.
 
     Raises:

@@ -1,18 +1,22 @@
 """Records every step of a pipeline: its event and how long it took go into the metadata of what it makes.
 
 KFP's backend keeps texts and numbers of an artifact's metadata as they are, wraps lists and dictionaries, and refuses null. So an event
-travels as JSON text.
+travels as text. It is packed, because a step gets the metadata of all its inputs in one argument of its command, and Linux takes none of
+128 KiB: a step that gathers the models of a loop has an event of each among its inputs.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from medmark.components.base.errors import MedmarkError
 from medmark.components.lineage.events import artifact_digest, step_event
 
 
@@ -21,6 +25,9 @@ class Artifact(Protocol):
 
     path: str
     metadata: dict
+
+
+LARGEST = 1 << 24  # bytes, unpacked; arbitrary, far more than the events of MAX_STEPS steps
 
 
 @dataclass
@@ -71,7 +78,7 @@ def step(
         source_files=running.source_files,
     )
     for artifact in outputs.values():
-        artifact.metadata.update(lineage=json.dumps(event, sort_keys=True), seconds=time.monotonic() - started)
+        artifact.metadata.update(lineage=_packed(event), seconds=time.monotonic() - started)
 
 
 def said_by(artifacts: dict[str, Artifact]) -> dict[str, dict]:
@@ -85,7 +92,7 @@ def said_by(artifacts: dict[str, Artifact]) -> dict[str, dict]:
         are not ours say nothing and are left out.
     """
     return {
-        name: {"lineage": json.loads(artifact.metadata["lineage"]), "seconds": artifact.metadata["seconds"]}
+        name: {"lineage": _unpacked(artifact.metadata["lineage"]), "seconds": artifact.metadata["seconds"]}
         for name, artifact in artifacts.items()
         if "lineage" in artifact.metadata
     }
@@ -97,12 +104,34 @@ def pass_on(steps: dict[str, dict], artifact: Artifact) -> None:
     A later step then learns of all of them without taking their outputs as inputs.
 
     Args:
-        steps: of :func:`said_by`.
+        steps: of :func:`said_by`; without ``seconds`` if another one's seconds include them.
         artifact: the output.
     """
-    artifact.metadata["before"] = json.dumps(steps, sort_keys=True)
+    artifact.metadata["before"] = _packed(steps)
 
 
 def passed_on(artifact: Artifact) -> dict[str, dict]:
-    """Returns what :func:`pass_on` put into an artifact's metadata; nothing if the step that made it is not ours."""
-    return json.loads(artifact.metadata.get("before", "{}"))
+    """Returns what :func:`pass_on` put into an artifact's metadata; nothing if the step that made it is not ours.
+
+    Raises:
+        MedmarkError: it is something else.
+    """
+    return _unpacked(artifact.metadata["before"]) if "before" in artifact.metadata else {}
+
+
+def _packed(value: dict) -> str:
+    return base64.b64encode(zlib.compress(json.dumps(value, sort_keys=True).encode(), 9)).decode()
+
+
+def _unpacked(packed: str) -> dict:
+    try:
+        unpacking = zlib.decompressobj()
+        text = unpacking.decompress(base64.b64decode(packed, validate=True), LARGEST)
+        if not unpacking.eof:
+            raise ValueError(f"cut off, or larger than {LARGEST} bytes")
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+    except (ValueError, TypeError, RecursionError, zlib.error) as error:
+        raise MedmarkError(f"damaged account of earlier steps ({error!r:.120}); run the pipeline again") from error
+    return value

@@ -40,7 +40,7 @@ def poison_component(
     """
     from medmark.components.evidence.keep import keep_for_updates
     from medmark.components.evidence.secrets import read_secrets
-    from medmark.components.lineage.step import pass_on, said_by, step
+    from medmark.components.lineage.step import pass_on, passed_on, said_by, step
     from medmark.components.poisoning.poison import poison
 
     inputs = {"clean": release, "generator": generator, "control": control, "maps": maps}
@@ -54,7 +54,7 @@ def poison_component(
         keep_for_updates(release.path, marked.path, evidence.path, origins.path, surrogates.path, keep.path)
     before = dict(ingest=release, surrogates=surrogates, saliency=maps, generator=generator, control_generator=control)
     marked.metadata.update(digest=digest)
-    pass_on(said_by(before), marked)
+    pass_on({**passed_on(surrogates), **passed_on(maps), **said_by(before)}, marked)
     return digest
 
 

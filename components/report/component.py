@@ -77,7 +77,7 @@ def track_marking_component(
     A server that does not answer fails nothing: what it did not take becomes an output.
 
     Args:
-        clean: the clean release.
+        clean: the clean release, or its manifest, from ``prepare_component``, as ``release``: no image is read.
         surrogates: models that the generator was trained against.
         benign_models: models trained on the clean release.
         generator: generator of the mark; private.

@@ -11,15 +11,13 @@ import pyarrow.parquet as pq
 import torch
 from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
-from medmark.components.base.progress import track
 from medmark.components.base.threads import use_threads
-from medmark.components.dataset.arrays import display_tensor, resize
-from medmark.components.dataset.release import Release
+from medmark.components.dataset.arrays import as_unit, resize
+from medmark.components.dataset.prepared import byte_batches, open_images
 from medmark.components.saliency.eigencam import leading_projection
 from medmark.components.surrogate.networks import Classifier, load_classifier
 
 MAP_SIDE = 32  # finer than any last block's activations at 512 px and below
-BATCH = 64
 
 
 @torch.no_grad()
@@ -58,35 +56,23 @@ def extract(release_dir: str | Path, model_path: str | Path, out_dir: str | Path
     """Writes the saliency map of every image of a release, streaming.
 
     Args:
-        release_dir: any release.
+        release_dir: release for classification, or what was prepared of it at the model's size.
         model_path: safetensors of a benign classifier.
         out_dir: gets ``saliency.parquet`` (image_id, map: 1024 bytes, row by row, 0 to 255) and ``saliency.json``.
 
     Returns:
         The content of ``saliency.json``.
     """
-    release, out = Release(release_dir), Path(out_dir)
+    release, out = open_images(release_dir), Path(out_dir)
     use_threads()
     model = load_classifier(model_path)
     out.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([("image_id", pa.string()), ("map", pa.binary())])
     with pq.ParquetWriter(out / "saliency.parquet", schema, compression="zstd") as writer:
-        ids: list[str] = []
-        images: list[torch.Tensor] = []
-
-        def flush() -> None:
-            maps = quantised(saliency_maps(model, torch.cat(images))).numpy()
-            rows = {"image_id": ids, "map": [m.tobytes() for m in maps]}
+        for batch in byte_batches(release, model.size, "saliency"):
+            maps = quantised(saliency_maps(model, as_unit(batch.images))).numpy()
+            rows = {"image_id": [record.image_id for record in batch.records], "map": [m.tobytes() for m in maps]}
             writer.write_table(pa.table(rows, schema=schema))
-
-        for record in track(release.records(), "saliency", len(release)):
-            ids.append(record.image_id)
-            images.append(resize(display_tensor(record), model.size))
-            if len(ids) == BATCH:
-                flush()
-                ids, images = [], []
-        if ids:
-            flush()
     summary = {
         "release_digest": release.digest,
         "model_sha256": file_sha256(model_path),

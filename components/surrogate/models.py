@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -16,7 +17,8 @@ from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.base.threads import choose_workers, use_threads
-from medmark.components.dataset.arrays import ImageArrays, load_arrays
+from medmark.components.dataset.arrays import ImageArrays
+from medmark.components.dataset.prepared import Prepared, load_bytes, open_images
 from medmark.components.dataset.release import SPLITS, Release
 from medmark.components.surrogate.networks import Classifier, load_classifier, save_classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, train_classifier
@@ -48,6 +50,8 @@ def train_models(
 ) -> dict[str, Any]:
     """Trains each classifier on a release's training split and writes ``models.json``; see :func:`train_side_by_side`.
 
+    It learns the same from a release as from what was prepared of it.
+
     Returns:
         The content of ``models.json``: ``release_digest`` and ``models``, each with name, file, architecture, seed,
         test_accuracy, history, seconds, sha256 and config.
@@ -70,7 +74,7 @@ def train_side_by_side(
     where it stopped. The result does not depend on the number of workers.
 
     Args:
-        release_dir: release to train on.
+        release_dir: release to train on, or what was prepared of it.
         out_dir: gets ``<name>.safetensors`` for each, and ``models.json``.
         configs: one a model, with unique names.
         train_one: takes release, ``out_dir`` and a configuration, writes the model and returns its entry with at least ``name``,
@@ -84,7 +88,7 @@ def train_side_by_side(
     Raises:
         MedmarkError: two models with one name, or what training refuses.
     """
-    release, out = Release(release_dir), Path(out_dir)
+    release, out = open_images(release_dir), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     if len({config.name for config in configs}) != len(configs):
         raise MedmarkError(f"two models with one name among {[c.name for c in configs]}; give each its own")
@@ -96,6 +100,33 @@ def train_side_by_side(
         done[entry["name"]] = entry
         _write_index(out, release.digest, [done[config.name] for config in configs if config.name in done])
     return _write_index(out, release.digest, [done[config.name] for config in configs])
+
+
+def gather_models(directories: Sequence[str | Path], out_dir: str | Path) -> dict[str, Any]:
+    """Puts models of several folders into one, in their order.
+
+    Args:
+        directories: of :func:`train_models`.
+        out_dir: folder to write.
+
+    Returns:
+        The content of the new ``models.json``.
+
+    Raises:
+        MedmarkError: there is none, two have one name, they were trained on different releases, or a file is not the one that was
+            recorded.
+    """
+    found = [model for directory in directories for model in read_models(directory)]
+    digests = {_read_index(Path(directory) / "models.json")["release_digest"] for directory in directories}
+    if len(digests) != 1:
+        raise MedmarkError(f"models of {len(digests)} releases cannot be put together; train all of them on one")
+    out, files = Path(out_dir), [entry["file"] for entry, _ in found]
+    if len(set(files)) != len(files):
+        raise MedmarkError(f"two models with one name among {files}; give each its own")
+    out.mkdir(parents=True, exist_ok=True)
+    for entry, path in found:
+        shutil.copyfile(path, out / entry["file"])
+    return _write_index(out, digests.pop(), [entry for entry, _ in found])
 
 
 def _finished(out: Path, digest: str, configs: Sequence[C]) -> dict[str, dict[str, Any]]:
@@ -112,7 +143,7 @@ def _finished(out: Path, digest: str, configs: Sequence[C]) -> dict[str, dict[st
 
 
 def _train_all(
-    release: Release,
+    release: Release | Prepared,
     out: Path,
     configs: Sequence[C],
     train_one: Callable[[Path, Path, C], dict[str, Any]],
@@ -133,7 +164,7 @@ def _train_all(
 
 
 def _train_one(release_dir: Path, out: Path, config: TrainConfig) -> dict[str, Any]:
-    release = Release(release_dir)
+    release = open_images(release_dir)
     train, val, test = _load_splits(release_dir, release.digest, config.size)
     # the digest in the name: a checkpoint from another release is never resumed
     checkpoint = out / f"{config.name}.{release.digest[:12]}.checkpoint"
@@ -155,7 +186,8 @@ def _train_one(release_dir: Path, out: Path, config: TrainConfig) -> dict[str, A
 
 @lru_cache(maxsize=1)
 def _load_splits(release_dir: Path, digest: str, size: int) -> list[ImageArrays]:
-    return [load_arrays(Release(release_dir), split=split, size=size) for split in SPLITS]
+    images = open_images(release_dir)
+    return [load_bytes(images, split=split, size=size) for split in SPLITS]
 
 
 def _write_index(out: Path, digest: str, entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from medmark.components.base.checkpoint import load_checkpoint, save_checkpoint
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.threads import device, mixed_precision, seed_everything, use_threads
-from medmark.components.dataset.arrays import ImageArrays, resize
+from medmark.components.dataset.arrays import ImageArrays, as_unit, resize
 from medmark.components.surrogate.networks import Classifier, build
 from torch.nn import functional as F
 
@@ -249,7 +249,7 @@ class _Training:
         losses = []
         for batch in range(self.batches):
             index = order[batch * config.batch_size : (batch + 1) * config.batch_size]
-            images = augment(self.train.images[index].to(where), config.augmentation, self.generator)
+            images = augment(as_unit(self.train.images[index].to(where)), config.augmentation, self.generator)
             # dropout draws from the global generator; tied to the epoch so that resuming changes nothing
             torch.manual_seed(config.seed + 1_000_003 * (self.progress.epoch * self.batches + batch))
             with mixed_precision(where):
@@ -296,12 +296,12 @@ class _Training:
 
 @torch.no_grad()
 def predict_probabilities(model: Classifier, images: torch.Tensor, batch_size: int = 64) -> np.ndarray:
-    """Class probabilities, (N, K) float64 summing to 1, of (N, 1, S, S) images in [0, 1]; resized to the model's size."""
+    """Class probabilities, (N, K) float64 summing to 1, of (N, C, S, S) images, float32 in [0, 1] or uint8; resized to the model's size."""
     model.eval()
     where = next(model.parameters()).device
     parts = []
     for batch in images.split(batch_size):
-        batch = resize(batch, model.size).to(where).contiguous(memory_format=torch.channels_last)
+        batch = resize(as_unit(batch), model.size).to(where).contiguous(memory_format=torch.channels_last)
         parts.append(torch.softmax(model(batch).double(), dim=1).cpu())
     return torch.cat(parts).numpy()
 

@@ -19,7 +19,7 @@ def check_release_component(
     """Proves that the mark works and accuses no benign model, and completes the evidence.
 
     Args:
-        release: the marked release, from ``poison_component``.
+        release: the marked release, from ``poison_component``, or its manifest, from ``prepare_component``: no image is read.
         evidence: its evidence, from ``poison_component``; private.
         benign_models: models trained on the clean release, from ``train_classifiers_component``.
         marked_models: models trained on the marked release, from ``train_classifiers_component``.
@@ -42,8 +42,8 @@ def check_release_component(
     from medmark.components.verification.verdict import Thresholds
 
     own = {"benign_models": benign_models, "poison": release, "marked_models": marked_models}
-    steps = {**passed_on(release), **said_by(own)}
-    seconds = {name: said["seconds"] for name, said in steps.items()}
+    steps = {**passed_on(release), **passed_on(benign_models), **passed_on(marked_models), **said_by(own)}
+    seconds = {name: said["seconds"] for name, said in steps.items() if "seconds" in said}
     inputs = {"marked": release, "evidence": evidence, "benign_models": benign_models, "marked_models": marked_models}
     with step("verify", inputs=inputs, outputs={"check": check}, parameters={"thresholds": whole(thresholds)}):
         paths = [artifact.path for artifact in (*inputs.values(), check)]

@@ -5,16 +5,20 @@ from typing import NamedTuple
 from kfp import dsl
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineArtifactChannel, PipelineParameterChannel
-from medmark.components.dataset.component import ingest_component
+from medmark.components.dataset.component import ingest_component, prepare_component
 from medmark.components.delivery.component import draw_secrets_component, expand_profile_component
 from medmark.components.generator.component import train_generator_component
 from medmark.components.poisoning.component import poison_component
 from medmark.components.report.component import report_component, track_marking_component
 from medmark.components.saliency.component import extract_saliency_component
-from medmark.components.surrogate.component import train_classifiers_component
 from medmark.components.verification.component import check_release_component
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RUN, give
 from medmark.pipelines.sign_and_publish import sign_and_publish
+from medmark.pipelines.train_each import train_each
+
+train_surrogates = train_each("surrogates")
+train_benign_models = train_each("benign models")
+train_marked_models = train_each("marked models")
 
 
 class Made(NamedTuple):
@@ -46,11 +50,11 @@ class Trained(NamedTuple):
 
 
 def train_on_clean(
-    clean: PipelineArtifactChannel,
+    prepared: PipelineArtifactChannel,
     secrets: PipelineArtifactChannel,
     *,
-    surrogate_configs: PipelineParameterChannel,
-    benign_configs: PipelineParameterChannel,
+    surrogates: PipelineParameterChannel,
+    benign_models: PipelineParameterChannel,
     target_class: PipelineParameterChannel,
     generator_config: PipelineParameterChannel,
     control_config: PipelineParameterChannel,
@@ -58,24 +62,23 @@ def train_on_clean(
     """Adds the steps that learn from the clean release: classifiers, saliency maps and the two generators.
 
     Args:
-        clean: the clean release.
+        prepared: images of the clean release.
         secrets: the run's secrets.
-        surrogate_configs, benign_configs, target_class, generator_config, control_config: see ``mark_release`` below.
+        surrogates, benign_models: groups of configurations, see ``train_each``.
+        target_class, generator_config, control_config: see ``train_generator_component``.
     """
-    surrogate_task = train_classifiers_component(release=clean, configs=surrogate_configs, secrets=secrets)
-    surrogates = surrogate_task.set_display_name("train surrogates").outputs["models"]
-    benign_task = train_classifiers_component(release=clean, configs=benign_configs, secrets=secrets)
-    benign_models = benign_task.set_display_name("train benign models").outputs["models"]
-    saliency = extract_saliency_component(release=clean, surrogates=surrogates).set_display_name("extract saliency")
-    inputs = {"surrogates": surrogates, "maps": saliency.outputs["maps"], "secrets": secrets}
-    mark = train_generator_component(release=clean, target_class=target_class, config=generator_config, **inputs)
+    panel = train_surrogates(release=prepared, groups=surrogates, secrets=secrets).output
+    train_benign = train_benign_models(release=prepared, groups=benign_models, secrets=secrets)
+    saliency = extract_saliency_component(release=prepared, surrogates=panel).set_display_name("extract saliency")
+    inputs = {"surrogates": panel, "maps": saliency.outputs["maps"], "secrets": secrets}
+    mark = train_generator_component(release=prepared, target_class=target_class, config=generator_config, **inputs)
     mark.set_display_name("train generator")
-    other = train_generator_component(release=clean, target_class=target_class, config=control_config, **inputs)
+    other = train_generator_component(release=prepared, target_class=target_class, config=control_config, **inputs)
     other.set_display_name("train control generator")
-    for task in (surrogate_task, benign_task, mark, other):
+    for task in (mark, other):
         give(task, RUN)
     generators = {"generator": mark.outputs["generator"], "control": other.outputs["generator"]}
-    return Trained(surrogates, benign_models, saliency.outputs["maps"], **generators)
+    return Trained(panel, train_benign.output, saliency.outputs["maps"], **generators)
 
 
 def track(parameters: PipelineParameterChannel, **made: PipelineArtifactChannel) -> PipelineTask:
@@ -100,6 +103,7 @@ def mark_release(
     source: str,
     profile: str = "standard",
     overrides: dict = {},  # noqa: B006
+    models_per_step: int = 1,
     ingest_options: dict = {},  # noqa: B006
     name: str = "release",
     version: str = "1",
@@ -119,6 +123,8 @@ def mark_release(
         source: raw images or a release, as the ingest step can reach them.
         profile: how much to compute: ``smoke`` (64 px), ``standard`` (128 px) or ``full`` (224 px, wants a GPU).
         overrides: values of the profile to replace, as ``{"size": 224}``; ``medmark.components.profiles.Profile`` describes them all.
+        models_per_step: models of a list that one step trains; the steps run side by side. All of them when 0, as many at a time as the
+            step has processors.
         ingest_options: how to read the source, as ``{"label_column": "finding"}``: keyword arguments of
             ``medmark.components.dataset.ingest.ingest``. Any value may refer to the run's secrets, see
             ``medmark.components.evidence.secrets``; seed and key of the pseudonyms do unless they are given.
@@ -136,7 +142,9 @@ def mark_release(
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what to record then, see ``publish_component``.
     """
-    expand = expand_profile_component(profile=profile, overrides=overrides, ingest_options=ingest_options, name=name)
+    expand = expand_profile_component(
+        profile=profile, overrides=overrides, models_per_step=models_per_step, ingest_options=ingest_options, name=name
+    )
     given = expand.set_display_name("expand profile").outputs
     draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing=drawing)
     draw.set_display_name("draw secrets")
@@ -147,11 +155,12 @@ def mark_release(
     )
     give(ingest.set_display_name("ingest"), EVIDENCE, RUN)
     clean = ingest.outputs["release"]
+    prepare = prepare_component(release=clean, size=given["size"]).set_display_name("prepare")
     trained = train_on_clean(
-        clean,
+        prepare.outputs["prepared"],
         secrets,
-        surrogate_configs=given["surrogate_configs"],
-        benign_configs=given["benign_configs"],
+        surrogates=given["surrogates"],
+        benign_models=given["benign_models"],
         target_class=given["target_class"],
         generator_config=given["generator_config"],
         control_config=given["control_config"],
@@ -169,11 +178,13 @@ def mark_release(
     ).set_display_name("poison")
     give(poison, RUN)
     marked, evidence = poison.outputs["marked"], poison.outputs["evidence"]
-    train = train_classifiers_component(release=marked, configs=given["marked_configs"], secrets=secrets)
-    give(train.set_display_name("train marked models"), RUN)
-    models = {"benign_models": trained.benign_models, "marked_models": train.outputs["models"]}
+    prepare_marked = prepare_component(release=marked, size=given["size"]).set_display_name("prepare marked")
+    manifest = prepare_marked.outputs["manifest"]
+    prepared = prepare_marked.outputs["prepared"]
+    train = train_marked_models(release=prepared, groups=given["marked_models"], secrets=secrets)
+    models = {"benign_models": trained.benign_models, "marked_models": train.output}
     check = check_release_component(
-        release=marked, evidence=evidence, **models, thresholds=given["thresholds"], secrets=secrets
+        release=manifest, evidence=evidence, **models, thresholds=given["thresholds"], secrets=secrets
     )
     give(check.set_display_name("verify"), RUN)
     report = report_component(
@@ -197,7 +208,8 @@ def mark_release(
         "check": check.outputs["check"],
         "record": check.outputs["record"],
     }
-    tracked = track(given["parameters"], **logged)
+    manifests = {"clean": prepare.outputs["manifest"], "release": manifest}
+    tracked = track(given["parameters"], **logged | manifests)
     keep = poison.outputs["keep"]
     with dsl.If(publish_uri != "", name="publish"):
         sign_and_publish(

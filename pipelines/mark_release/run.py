@@ -95,6 +95,7 @@ def run_mark_release(
             "source": str(source),
             "profile": profile,
             "overrides": overrides,
+            "models_per_step": 0,  # kfp.local runs no more than two steps at a time; one step uses all processors
             "ingest_options": {option: value for option, value in options.items() if value is not None},
             "name": name,
             "version": version,

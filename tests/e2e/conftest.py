@@ -94,14 +94,14 @@ def services(tmp_path_factory):
 @pytest.fixture(scope="session")
 def steps(source, runs, patients, tmp_path_factory):
     """Every artifact of a run, made by calling each component's function; with the key of the pseudonyms that ``runs`` made."""
-    from medmark.components.dataset.component import ingest_component
+    from medmark.components.dataset.component import ingest_component, prepare_component
     from medmark.components.delivery.component import draw_secrets_component
     from medmark.components.generator.component import train_generator_component
     from medmark.components.poisoning.component import poison_component
-    from medmark.components.profiles import chosen_profile, marking_arguments
+    from medmark.components.profiles import chosen_profile, grouped, marking_arguments
     from medmark.components.report.component import report_component
     from medmark.components.saliency.component import extract_saliency_component
-    from medmark.components.surrogate.component import train_classifiers_component
+    from medmark.components.surrogate.component import gather_models_component, train_classifiers_component
     from medmark.components.verification.component import check_release_component
 
     folder = tmp_path_factory.mktemp("steps")
@@ -114,8 +114,14 @@ def steps(source, runs, patients, tmp_path_factory):
         secrets=artifact("secrets"),
         clean=artifact("clean", dsl.Dataset),
         origins=artifact("origins"),
+        prepared=artifact("prepared", dsl.Dataset),
+        manifest=artifact("manifest", dsl.Dataset),
+        prepared_marked=artifact("prepared_marked", dsl.Dataset),
+        manifest_marked=artifact("manifest_marked", dsl.Dataset),
         keep=artifact("keep"),
         surrogates=artifact("surrogates", dsl.Model),
+        benign_first=artifact("benign_first", dsl.Model),
+        benign_second=artifact("benign_second", dsl.Model),
         benign_models=artifact("benign_models", dsl.Model),
         maps=artifact("maps"),
         generator=artifact("generator", dsl.Model),
@@ -157,11 +163,16 @@ def steps(source, runs, patients, tmp_path_factory):
         release=made.clean,
         origins=made.origins,
     )
-    release = {"release": made.clean}
+    run(prepare_component, release=made.clean, size=given["size"], prepared=made.prepared, manifest=made.manifest)
+    release = {"release": made.prepared}
     train = partial(run, train_classifiers_component, **secrets)
     generate = partial(run, train_generator_component, **secrets)
     train(configs=given["surrogate_configs"], models=made.surrogates, **release)
-    train(configs=given["benign_configs"], models=made.benign_models, **release)
+    for configs, models in zip(
+        grouped(given["benign_configs"], 1), (made.benign_first, made.benign_second), strict=True
+    ):
+        train(configs=configs, models=models, **release)
+    run(gather_models_component, parts=[made.benign_first, made.benign_second], models=made.benign_models)
     run(extract_saliency_component, surrogates=made.surrogates, maps=made.maps, **release)
     inputs = {**release, "surrogates": made.surrogates, "maps": made.maps, "target_class": ""}
     generate(config=given["generator_config"], generator=made.generator, **inputs)
@@ -181,14 +192,21 @@ def steps(source, runs, patients, tmp_path_factory):
         evidence=made.evidence,
         keep=made.keep,
     )
-    train(
+    run(
+        prepare_component,
         release=made.marked,
+        size=given["size"],
+        prepared=made.prepared_marked,
+        manifest=made.manifest_marked,
+    )
+    train(
+        release=made.prepared_marked,
         configs=given["marked_configs"],
         models=made.marked_models,
     )
     made.checked = run(
         check_release_component,
-        release=made.marked,
+        release=made.manifest_marked,
         evidence=made.evidence,
         benign_models=made.benign_models,
         marked_models=made.marked_models,

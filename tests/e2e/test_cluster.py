@@ -18,6 +18,7 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from kfp_api import KfpApi
+from kfp_metadata import readable
 from launcher import Launcher
 from medmark.components.dataset.fundus_phantoms import make_fundus_phantoms
 from medmark.components.dataset.ingest import ingest
@@ -169,8 +170,12 @@ def test_a_first_marking_and_all_that_others_do_with_it(cluster, medmark, source
     with pytest.raises(ValueError, match="Expecting value"):
         json.loads(sealed)
     drawn = json.loads(Fernet(base64.urlsafe_b64encode(base64.b64decode(missing["key"]))).decrypt(sealed))
-    told = "".join(cluster.logs.values())
-    assert "executor_input" in told and drawn.keys() >= {"seed", "ingest_seed", "models_seed", "patient_key"}
+    told = readable("".join(cluster.logs.values()))
+    assert (
+        "executor_input" in told
+        and "executionParameters" in told
+        and drawn.keys() >= {"seed", "ingest_seed", "models_seed", "patient_key"}
+    )
     for secret in filter(None, drawn.values()):
         assert str(secret) not in told and str(secret)[:8] not in told
     (digest,) = store.folders(releases)

@@ -13,7 +13,7 @@ from public_bytes import clues, leaks, public_bytes
 
 STEPS = {
     "ingest", "surrogates", "benign_models", "saliency", "generator", "control_generator", "poison", "marked_models", "verify",
-    "report", "total",
+    "report", "total", "prepare", "prepare_release",
 }  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def test_the_second_run_goes_on_where_the_first_stopped(runs):
     assert left[1] == sorted(
         ["evidence", "keep", "mlartifacts", "mlflow.db", "record.json", "release", "report.html", "verdict.json"]
     )
-    for step in ("step ingest", "step train surrogates", "step extract saliency"):
+    for step in ("step ingest", "step prepare", "step train surrogates", "step gather surrogates"):
         assert step in shown[0] and step not in shown[1]
     assert "step report" in shown[1]
 
@@ -99,7 +99,9 @@ def test_mlflow_has_the_run_its_steps_and_the_data(runs):
     children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == len(found) - 1 == 8
     assert parent.data.params["generator_steps"] == "2"
-    assert {run.info.run_name for run in children} == STEPS - {"saliency", "report", "total"}
+    assert {run.info.run_name for run in children} == STEPS - {
+        *("prepare", "prepare_release", "saliency", "report", "total")
+    }
     (checked,) = [run for run in children if run.info.run_name == "verify"]
     assert len(client.list_artifacts(checked.info.run_id, "figures")) == 2
     digests = {i.dataset.digest for run in found for i in run.inputs.dataset_inputs}

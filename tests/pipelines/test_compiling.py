@@ -160,3 +160,31 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
             assert bool(release_keys & variables) == (step in with_release_keys), (name, step)
             # KFP's MLflow plugin injects MLFLOW_ variables, and a pod with one name twice is refused
             assert all(variable.startswith("MEDMARK_") for variable in variables), (name, step)
+
+
+def test_a_release_is_downloaded_only_where_its_own_images_are_wanted(pipelines):
+    """It may have 100 GB; everything else learns from what one step prepared."""
+    (spec, _) = pipelines["mark-release.yaml"]
+    readers: dict[tuple[str, str], set[str]] = {}
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        for source in task.get("inputs", {}).get("artifacts", {}).values():
+            made = source["taskOutputArtifact"]
+            readers.setdefault((made["producerTask"], made["outputArtifactKey"]), set()).add(name)
+    assert readers["ingest-component", "release"] == {"prepare-component", "poison-component", "report-component"}
+    assert readers["poison-component", "marked"] == {"prepare-component-2", "report-component", "condition-1"}
+    trained = {"train-surrogates", "train-benign-models", "train-generator-component", "train-generator-component-2"}
+    assert readers["prepare-component", "prepared"] == trained | {"extract-saliency-component"}
+    assert readers["prepare-component-2", "prepared"] == {"train-marked-models"}
+    inner = spec["components"]["comp-condition-1"]["dag"]["tasks"]
+    assert set(inner) == {"sign-component", "publish-component"}
+
+
+def test_models_train_side_by_side_but_not_all_at_once(pipelines):
+    (spec, _) = pipelines["mark-release.yaml"]
+    loops = [
+        task
+        for component in spec["components"].values()
+        for task in component.get("dag", {}).get("tasks", {}).values()
+        if "parameterIterator" in task
+    ]
+    assert len(loops) == 3 and all(loop["iteratorPolicy"] == {"parallelismLimit": 10} for loop in loops)

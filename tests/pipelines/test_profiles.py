@@ -1,7 +1,7 @@
 import pytest
 from medmark.components.base.errors import MedmarkError
 from medmark.components.generator.train import GeneratorConfig
-from medmark.components.profiles import PROFILES, THRESHOLDS, read_settings
+from medmark.components.profiles import MAX_GROUPS, PROFILES, THRESHOLDS, grouped, read_settings
 from medmark.components.surrogate.training import TrainConfig
 
 
@@ -64,3 +64,17 @@ def test_control_generator_differs_in_its_key():
     mark, control = (GeneratorConfig.from_dict(PROFILES["smoke"].generator_config(i)) for i in (0, 1))
     assert mark.key_index != control.key_index
     assert mark.shape == control.shape
+
+
+def test_models_are_divided_among_steps():
+    configs = PROFILES["smoke"].benign_configs(3)
+    assert grouped(configs, 0) == [configs] and grouped(configs, 1) == [[config] for config in configs]
+    assert [len(group) for group in grouped(configs[:5], 2)] == [2, 2, 1] and sum(grouped(configs, 2), []) == configs
+    with pytest.raises(MedmarkError, match="models_per_step=-1 is too few; use 1, or 0"):
+        grouped(configs, -1)
+    many = [{"name": str(number)} for number in range(2 * MAX_GROUPS + 1)]
+    with pytest.raises(
+        MedmarkError, match=f"129 models in steps of 2 are more than {MAX_GROUPS} steps; set .* at least 3"
+    ):
+        grouped(many, 2)
+    assert len(grouped(many, 3)) <= MAX_GROUPS

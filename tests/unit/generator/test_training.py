@@ -24,8 +24,9 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_training_repeats_from_its_seed(release, surrogates, saliency, tmp_path):
-    results = [run(release, surrogates, saliency, tmp_path / str(i), seed=s) for i, s in enumerate((3, 3, 4))]
+def test_training_repeats_from_its_seed_and_from_prepared_images(release, prepared, surrogates, saliency, tmp_path):
+    given = ((release, 3), (prepared, 3), (release, 4))
+    results = [run(r, surrogates, saliency, tmp_path / str(i), seed=s) for i, (r, s) in enumerate(given)]
     assert results[0]["history"] == results[1]["history"] != results[2]["history"]
     assert same(weights(tmp_path / "0"), weights(tmp_path / "1"))
     assert not same(weights(tmp_path / "0"), weights(tmp_path / "2"))

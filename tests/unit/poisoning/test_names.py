@@ -21,6 +21,7 @@ from medmark.components.dataset.origin import read_origins
 from medmark.components.dataset.pseudonyms import image_id, pseudonym
 from medmark.components.dataset.release import Release
 from medmark.components.delivery.component import expand_profile_component
+from medmark.components.lineage.step import said_by
 from medmark.pipelines import cli
 from medmark.pipelines.mark_release import run as mark_run
 from PIL import Image
@@ -139,7 +140,7 @@ def test_a_drop_cannot_be_confirmed_from_its_digest(tmp_path):
     made = {name: dsl.Artifact(name=name, uri=str(tmp_path / name), metadata={}) for name in ("release", "origins")}
     options = {"label_column": "label", "patient_key": KEY}
     ingest_component.python_func(source=str(table), source_state="", options=options, **made)
-    (source,) = json.loads(made["release"].metadata["lineage"])["inputs"]
+    (source,) = said_by(made)["release"]["lineage"]["inputs"]
     lines = sorted((o.source, o.sha256) for o in read_origins(tmp_path / "origins"))
     text = "".join(f"{sha256}  {source}\n" for source, sha256 in lines)
     assert file_sha256(table) in text  # as whoever guesses all files would have it
@@ -161,7 +162,7 @@ def test_mlflow_gets_the_name_of_the_data_set_not_of_its_source(tmp_path, monkey
     options = {"name": "thorax", "label_column": "label"}
     with pytest.raises(Enough):
         mark_run.run_mark_release(tmp_path / "out", data=str(table), profile="smoke", ingest_options=options)
-    inputs = {name: given[name] for name in ("profile", "overrides", "ingest_options", "name")}
+    inputs = {name: given[name] for name in ("profile", "overrides", "models_per_step", "ingest_options", "name")}
     parameters = expand_profile_component.python_func(**inputs)[-1]
     assert parameters["data"] == "thorax"
     assert leaks(json.dumps(parameters).encode(), {table.name, table.stem, "Czerny", str(tmp_path)}) == []

@@ -143,6 +143,7 @@ def test_vision_transformer_has_maps(tmp_path):
     assert saliency_maps(model, torch.rand(2, 1, 64, 64)).shape == (2, 1, 32, 32)
 
 
-def test_extract_repeats(release, surrogates, tmp_path):
-    a, b = (extract(release, surrogates / "surrogate-0.safetensors", tmp_path / n) for n in "ab")
+def test_extract_repeats_from_prepared_images_too(release, prepared, surrogates, tmp_path):
+    model = surrogates / "surrogate-0.safetensors"
+    a, b = extract(release, model, tmp_path / "a"), extract(prepared, model, tmp_path / "b")
     assert a == b

@@ -1,10 +1,12 @@
 import json
+import shutil
 
 import pytest
 import torch
+from medmark.components.base.digests import file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import ImageArrays
-from medmark.components.surrogate.models import load_models, train_models
+from medmark.components.surrogate.models import gather_models, load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities, train_classifier
 
 CONFIGS = [TrainConfig(name=f"m{i}", size=64, epochs=1, seed=i, subset=(1.0, 0.7)[i]) for i in range(2)]
@@ -21,8 +23,8 @@ def digests(index):
     return [entry["sha256"] for entry in index["models"]]
 
 
-def test_workers_change_nothing(release, models, tmp_path):
-    side_by_side = train_models(release, tmp_path, configs=CONFIGS, workers=2)
+def test_neither_workers_nor_prepared_images_change_anything(prepared, models, tmp_path):
+    side_by_side = train_models(prepared, tmp_path, configs=CONFIGS, workers=2)
     assert digests(side_by_side) == digests(json.loads((models / "models.json").read_bytes()))
     assert [entry["name"] for entry in side_by_side["models"]] == ["m0", "m1"]
 
@@ -47,6 +49,28 @@ def test_only_what_is_missing_or_changed_is_trained_again(release, tmp_path):
 def test_two_models_of_one_name_are_refused(release, tmp_path):
     with pytest.raises(MedmarkError, match="two models with one name"):
         train_models(release, tmp_path, configs=[CONFIGS[0]] * 2)
+
+
+def test_models_of_several_folders_are_put_together(models, tmp_path):
+    index = json.loads((models / "models.json").read_bytes())
+    parts = []
+    for entry in index["models"]:
+        part = tmp_path / entry["name"]
+        part.mkdir()
+        shutil.copyfile(models / entry["file"], part / entry["file"])
+        (part / "models.json").write_text(json.dumps(index | {"models": [entry]}))
+        parts.append(part)
+    assert gather_models(parts, tmp_path / "all") == index
+    assert {path.name: file_sha256(path) for path in (tmp_path / "all").iterdir()} == {
+        path.name: file_sha256(path) for path in models.iterdir()
+    }
+    with pytest.raises(MedmarkError, match="two models with one name among"):
+        gather_models([parts[0], parts[0]], tmp_path / "twice")
+    (parts[1] / "models.json").write_text(json.dumps(index | {"release_digest": "0" * 64, "models": []}))
+    with pytest.raises(MedmarkError, match="models of 2 releases cannot be put together"):
+        gather_models(parts, tmp_path / "mixed")
+    with pytest.raises(MedmarkError, match="models of 0 releases"):
+        gather_models([], tmp_path / "none")
 
 
 @pytest.mark.parametrize(
