@@ -263,6 +263,7 @@ def audit_segmenter_component(
     commitment: dict,
     audit: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
+    model: dsl.Input[dsl.Model] = None,
 ) -> dict:
     """Questions suspects that segment with the evidence of a marked segmenter.
 
@@ -278,6 +279,8 @@ def audit_segmenter_component(
         commitment: texts of a commitment, as of ``audit_component``. No commitment is checked when empty.
         audit: folder with ``audit-segmenter.json``; private.
         report: HTML file for people; private.
+        model: one more suspect, from another step of the pipeline or imported: an ONNX file, or a folder with one. It is called
+            ``model.onnx``.
 
     Returns:
         Verdict by suspect.
@@ -290,17 +293,18 @@ def audit_segmenter_component(
     from medmark.components.segmentation.audit_report import write_segmenter_audit_report
     from medmark.components.suspects.contract import Contract
     from medmark.components.suspects.http import Connection
-    from medmark.components.suspects.suspects import fetch_suspects
+    from medmark.components.suspects.suspects import suspects_of_step
     from medmark.components.verification.audit import write_commitment_files
 
     with tempfile.TemporaryDirectory() as folder, Places() as places:
+        targets, files = suspects_of_step(places, suspects, model.path if model else None)
         made = audit_segmenters(
             evidence.path,
-            suspects,
+            targets,
             audit.path,
             contract=Contract.from_json(whole(contract)),
             connection=Connection.from_json(whole(connection)),
-            files=fetch_suspects(places, suspects),
+            files=files,
             **write_commitment_files(folder, commitment),
         )
     write_segmenter_audit_report(report.path, made)

@@ -30,6 +30,7 @@ SUM_TOLERANCE = 1e-3  # that of verification.interrogation.ask
 FLOATS = ("float16", "float32", "float64")
 Shape = tuple[int | None, ...]  # of a tensor; sizes that are free are None
 MAX_BATCH = 1024  # arbitrary, likewise
+MADE_HERE = "model.onnx"  # name of a suspect that another step of the pipeline made
 S = TypeVar("S", bound="Suspect")
 
 
@@ -371,6 +372,33 @@ def fetch_suspects(places: Places, targets: list[str]) -> dict[str, Path]:
 
     onnx_files = [target for target in targets if is_place(target) and target.endswith(".onnx")]
     return {target: places.read(target, raw=True, limit=MAX_BYTES, beside=weights) for target in onnx_files}
+
+
+def suspects_of_step(places: Places, targets: list[str], model: str | Path | None) -> tuple[list[str], dict[str, Path]]:
+    """What a step of a pipeline is to question: the suspects that it was told of, and a model that another step made.
+
+    Args:
+        places: of the step.
+        targets: suspects of any kind.
+        model: an ONNX file, whatever its name, or a folder with one file that ends in ``.onnx`` and its weights; None: no such model.
+
+    Returns:
+        The suspects, that model last and under the name :data:`MADE_HERE`, and where the ONNX files are of those that are not under
+        their names.
+
+    Raises:
+        MedmarkError: the folder has no such file or several, or what :func:`fetch_suspects` raises.
+    """
+    files = fetch_suspects(places, targets)
+    if model is None:
+        return targets, files
+    found = Path(model)
+    if found.is_dir():
+        inside = sorted(found.glob("*.onnx"))
+        if len(inside) != 1:
+            raise MedmarkError(f"{len(inside)} ONNX files in the model {found}; save one, with its weights beside it")
+        found = inside[0]
+    return [*targets, MADE_HERE], {**files, MADE_HERE: found}
 
 
 def _shape(shape: Shape) -> str:

@@ -111,6 +111,7 @@ def audit_component(
     commitment: dict,
     audit: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
+    model: dsl.Input[dsl.Model] = None,
 ) -> dict:
     """Questions suspect models with the evidence of a release, and says which were trained on it.
 
@@ -129,6 +130,8 @@ def audit_component(
             a beacon, is the beacon's value. No commitment is checked when empty.
         audit: folder with ``audit.json`` and the suspects' answers; private.
         report: HTML file for people; private.
+        model: one more suspect, from another step of the pipeline or imported: an ONNX file, or a folder with one. It is called
+            ``model.onnx``.
 
     Returns:
         Verdict by suspect.
@@ -140,20 +143,21 @@ def audit_component(
     from medmark.components.report.audit_report import write_audit_report
     from medmark.components.suspects.contract import Contract
     from medmark.components.suspects.http import Connection
-    from medmark.components.suspects.suspects import fetch_suspects
+    from medmark.components.suspects.suspects import suspects_of_step
     from medmark.components.tracking.connection import take_secret
     from medmark.components.verification.audit import audit as ask
     from medmark.components.verification.audit import write_commitment_files
 
     take_secret()
     with tempfile.TemporaryDirectory() as folder, Places() as places:
+        targets, files = suspects_of_step(places, suspects, model.path if model else None)
         made = ask(
             evidence.path,
-            suspects,
+            targets,
             audit.path,
             contract=Contract.from_json(whole(contract)),
             connection=Connection.from_json(whole(connection)),
-            files=fetch_suspects(places, suspects),
+            files=files,
             **write_commitment_files(folder, commitment),
         )
     write_audit_report(report.path, made)

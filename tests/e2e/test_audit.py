@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import stat
 import sys
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 from made_up_evidence import SIDE, STRIPES, Model, write_evidence
 from medmark.components.base.digests import file_sha256
+from medmark.components.base.errors import MedmarkError
+from medmark.components.suspects.suspects import suspects_of_step
 from medmark.pipelines import cli
 
 BENIGN, ADVERSARY = 0.0, 7.0
@@ -133,6 +136,34 @@ def test_the_pipeline_says_the_same(evidence, suspects, tmp_path):
     assert suspect["verdict"] == "owned"
     with open(made.outputs["report"].path, encoding="utf-8") as stream:
         assert "every proof holds" in stream.read()
+
+
+def test_a_step_questions_a_model_that_was_imported(evidence, suspects, tmp_path):
+    """One that another step made, or KFP imported, without any metadata: a file, or a folder with one."""
+    from kfp import dsl, local
+    from medmark.components.verification.component import audit_component
+
+    @dsl.pipeline(name="imported")
+    def imported(evidence_uri: str, model_uri: str, suspects: list) -> dict:
+        brought = {
+            name: dsl.importer(artifact_uri=uri, artifact_class=kind).output
+            for name, uri, kind in (("evidence", evidence_uri, dsl.Artifact), ("model", model_uri, dsl.Model))
+        }
+        audit = audit_component(
+            **brought, suspects=suspects, contract={"answers": "logits"}, connection={}, commitment={}
+        )
+        return audit.outputs["Output"]
+
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path), enable_caching=False)
+    folder = tmp_path / "adversary"
+    folder.mkdir()
+    shutil.copyfile(suspects / "adversary.onnx", folder / "mine.onnx")
+    shutil.copyfile(suspects / "adversary.onnx.data", folder / "adversary.onnx.data")
+    benign = str(suspects / "benign.onnx")
+    made = imported(evidence_uri=str(evidence), model_uri=str(folder), suspects=[benign])
+    assert made.output == {benign: "not_owned", "model.onnx": "owned"}
+    with pytest.raises(MedmarkError, match="2 ONNX files in the model"):
+        suspects_of_step(None, [], suspects)
 
 
 def test_the_exported_suspects_are_the_made_up_ones(suspects):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from kfp import compiler, components, dsl, local
 from kfp.local.config import LocalExecutionConfig
+from made_up_evidence import SIDE, Model, write_evidence
 from medmark.pipelines.compile import compile_components, compile_pipeline, read_images
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -28,7 +29,7 @@ def on_this_machine(tmp_path, monkeypatch):
 
 
 def test_there_is_a_test_for_each_example():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"count_classes"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"audit_model", "count_classes"}
 
 
 def test_components_are_loaded_from_their_files_and_mixed_with_others(source, tmp_path, on_this_machine):
@@ -62,3 +63,13 @@ def test_count_classes(source, tmp_path, on_this_machine):
     spec = next(yaml.safe_load_all((tmp_path / "count-classes.yaml").read_text()))
     assert set(spec["root"]["dag"]["tasks"]) == {"ingest-component", "count-images"}
     assert pipeline(source=str(source)).output == {"0": 60, "1": 60}
+
+
+def test_audit_model(source, tmp_path, on_this_machine):
+    pipeline = load("audit_model").audit_model
+    compile_pipeline(pipeline, tmp_path / "audit-model.yaml", read_images(unpinned=True))
+    spec = next(yaml.safe_load_all((tmp_path / "audit-model.yaml").read_text()))
+    assert set(spec["root"]["dag"]["tasks"]) == {"ingest-component", "train-and-export", "importer", "audit-component"}
+    benign = [Model(f"benign-{i:02d}", reaction=0.01 * i) for i in range(40)]
+    evidence = write_evidence(tmp_path / "evidence", benign_models=benign)
+    assert pipeline(source=str(source), evidence_uri=str(evidence), size=SIDE).output == {"model.onnx": "not_owned"}
