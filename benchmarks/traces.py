@@ -1,6 +1,6 @@
 """What marking leaves behind beside the mark, by kind of source.
 
-    python benchmarks/traces.py --count 400
+    python benchmarks/traces.py --count 80
 
 The same images with and without the mark, so that nothing but the mark differs; two keys. Phantoms of 160 px in seven kinds of
 file, JPEG also by quality, and, where MEDMARK_DATA is given, chest x-rays as they come (JPEG). Writes ``results/traces.json``.
@@ -41,7 +41,9 @@ def kermany(count: int) -> list[np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=400)
-    count = parser.parse_args().count
+    parser.add_argument("--only", action="append", help="kind of source, repeatable; the other rows stay as they are")
+    options = parser.parse_args()
+    count = options.count
     side = kinds.SIDE
     phantoms = [draw_phantom(side, sick=False, body_seed=(0, 0, n), image_seed=(0, 2, n)) for n in range(count)]
     sources = {name: [make(image, n) for n, image in enumerate(phantoms)] for name, make in kinds.SOURCES.items()}
@@ -51,9 +53,10 @@ def main() -> None:
     sources["JPEG, quality 75, 384 px"] = [(kinds.jpeg(image, 75), 8) for image in large]
     sources["kermany"] = [(image, 8) for image in kermany(count)]
     path = Path(__file__).parent / "results" / "traces.json"
-    result = {"size": side, "keys": [3, 4], "machine": machine(), "sources": {}}
+    earlier = json.loads(path.read_text())["sources"] if options.only else {}
+    result = {"size": side, "keys": [3, 4], "machine": machine(), "sources": earlier}
     for name, images in sources.items():
-        if not images:
+        if not images or (options.only and name not in options.only):
             continue
         unmarked = [image for image, _ in images]
         found = []
