@@ -40,8 +40,7 @@ RESTORED = (
 )
 STANDARD = 0.6  # share of the steps that tell which must be those of one of libjpeg's tables; ours
 SHIFTS = tuple((down, (down + across) % 8) for down in (1, 3, 5, 7) for across in (0, 4))  # of the grid, pixels; ours
-# what is left of coefficients below half a step: all of them is too rough, none too smooth; ours, chosen on benchmarks/traces.py
-FAINT = 0.55
+FAINT = 0.55  # what is left of coefficients below half a step: 1 keeps block edges, 0 loses fine detail; ours
 SAMPLE = 1 << 19  # pixels whose quantiles stand for all
 
 
