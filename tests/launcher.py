@@ -67,6 +67,7 @@ class Launcher:
         secrets: Kubernetes' secrets, by name.
         injected: variables that KFP's MLflow plugin injects.
         docker: how to run containers; None: processes.
+        python: folder with the ``python3`` of processes (:mod:`warm_python`).
         seen: names of the secrets that some task asked for.
         retry: goes on with the last run, as KFP's retry does: what has succeeded is not done again.
         logs: what each task printed, by number and name.
@@ -78,6 +79,7 @@ class Launcher:
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     injected: dict[str, str] = field(default_factory=dict)
     docker: Docker | None = None
+    python: Path = Path(sys.executable).parent
     seen: set[str] = field(default_factory=set)
     logs: dict[str, str] = field(default_factory=dict)
     retry: Callable[[], dict] | None = None
@@ -298,7 +300,10 @@ class _Run:
     def in_process(self, command: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess:
         at = command.index("--executor_input") - 1
         command[at] = MOUNTED_AT.format(f"{folder}/s3/") + command[at]
-        own = {"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "HOME": str(folder / "tmp")}
+        own = {
+            "PATH": f"{self.launcher.python}:{Path(sys.executable).parent}:{os.defpath}",
+            "HOME": str(folder / "tmp"),
+        }
         own["TMPDIR"] = own["HOME"]
         return subprocess.run(
             command,

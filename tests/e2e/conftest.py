@@ -18,6 +18,7 @@ from medmark.components.lineage.keys import new_key
 from medmark.pipelines.services import EVIDENCE, down, up
 from medmark.pipelines.submitting import kfp_server
 from once import once
+from warm_python import warm_python
 
 # chance decides what such small models learn; the run is about steps and files, not about the verdict
 TINY = {
@@ -244,8 +245,14 @@ def reached(services):
         yield name, cache(reachable)
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory):
+    with warm_python(tmp_path_factory.mktemp("warm")) as folder:
+        yield folder
+
+
 @pytest.fixture
-def cluster(services, reached, images, tmp_path, monkeypatch):
+def cluster(services, reached, warm, images, tmp_path, monkeypatch):
     """With all secrets; the environment is that of somebody who submits."""
     for name, identity in (("MEDMARK_S3_CREDENTIALS", "release"), ("MEDMARK_S3_EVIDENCE_CREDENTIALS", "evidence")):
         monkeypatch.setenv(name, str(services.credentials[identity]))
@@ -265,4 +272,4 @@ def cluster(services, reached, images, tmp_path, monkeypatch):
         "medmark-mlflow": {"tracking_uri": reachable(services.mlflow)},
     }
     root, docker = f"s3://{EVIDENCE}/{tmp_path.name}", Docker(IMAGE, network) if IMAGE else None
-    return Launcher(root, keys["evidence"], tmp_path / "tasks", secrets, docker=docker)
+    return Launcher(root, keys["evidence"], tmp_path / "tasks", secrets, docker=docker, python=warm)
