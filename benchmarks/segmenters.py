@@ -66,7 +66,10 @@ def release_of(name: str, work: Path) -> Release:
 
 
 def measure(name: str, architectures: list[str], work: Path, seed: int, kept: dict, keep) -> None:
-    """Trains and reads segmenters of one data set; ``kept`` gets a row for each, and if none is left out, one of the models without a mark."""
+    """Trains and reads segmenters of one data set.
+
+    ``kept`` gets a row for each and, if no architecture is left out, what models without each mark answer to its key.
+    """
     release = release_of(name, work)
     train, val, test = (load_masks(release, split=split, size=64) for split in ("train", "val", "test"))
     models, payloads = {}, {}
