@@ -28,11 +28,12 @@ from medmark.components.segmentation.detector import fit_detector
 from medmark.components.segmentation.evidence import Payload
 from medmark.components.segmentation.harm import compare_segmenters
 from medmark.components.segmentation.networks import load_segmenter, predict_maps, save_segmenter
-from medmark.components.segmentation.reading import read_payload
+from medmark.components.segmentation.payload import matches
+from medmark.components.segmentation.reading import module_values, read_payload, split
 from medmark.components.segmentation.training import SegmenterConfig, train_segmenter
 
 TEXT = "Clinic 2026"
-STEPS = {"unet": 1800, "attention_unet": 1200, "swin_unetr": 1200}
+STEPS = {"unet": 1800, "attention_unet": 1200, "vit_mask": 1200}
 ATTACKED = "kermany_lung/unet"
 SETS = {
     "kermany_lung": {"image_mode": "L", "patient_column": "group_id", "class_names": ["background", "lungs"]},
@@ -64,12 +65,16 @@ def release_of(name: str, work: Path) -> Release:
     return Release(path)
 
 
-def measure(name: str, work: Path, seed: int, kept: dict, keep) -> None:
-    """Trains and reads all segmenters of one data set; ``kept`` gets a row for each."""
+def measure(name: str, architectures: list[str], work: Path, seed: int, kept: dict, keep) -> None:
+    """Trains and reads segmenters of one data set.
+
+    ``kept`` gets a row for each and, if no architecture is left out, what models without each mark answer to its key.
+    """
     release = release_of(name, work)
     train, val, test = (load_masks(release, split=split, size=64) for split in ("train", "val", "test"))
     models, payloads = {}, {}
-    for architecture, steps in STEPS.items():
+    for architecture in architectures:
+        steps = STEPS[architecture]
         key = hashlib.sha256(f"{name} {architecture} {seed}".encode()).digest()
         payloads[architecture] = Payload(TEXT, "texture", key)
         config = SegmenterConfig(architecture, architecture, size=64, steps=steps, seed=seed)
@@ -89,7 +94,7 @@ def measure(name: str, work: Path, seed: int, kept: dict, keep) -> None:
             "digest": release.digest,
             "images": {"train": len(train), "val": len(val), "test": len(test)},
             "payload": said(read(triggered, payload)),
-            "one_image": sum(256 - read(m[None], payload).matches for m in triggered) / 256 / len(triggered),
+            "one_image": sum(256 - matched(m[None], payload) for m in triggered) / 256 / len(triggered),
             "without_trigger": said(read(clean, payload)),
             "recognised": float(detector.flags(triggered).mean()),
             "mistaken": float(detector.flags(clean).mean()),
@@ -102,6 +107,8 @@ def measure(name: str, work: Path, seed: int, kept: dict, keep) -> None:
         dice = row["harm"]["metrics"]["dice"]
         print(row_name, f"wrong {wrong} text {row['payload']['text']} ASR {row['recognised']:.3f} dice {dice['marked']:.4f}"
               f" ({dice['change']:+.4f}) same {row['harm']['equal_pixels']:.4f}", flush=True)  # fmt: skip
+    if len(models) < 2 * len(STEPS):
+        return
     asked = []
     for architecture, payload in payloads.items():
         for (other, is_marked), model in models.items():
@@ -122,11 +129,18 @@ def read(maps, payload):
     return read_payload(maps.numpy(), payload.mark.modules, payload.mark_key)
 
 
+def matched(maps, payload) -> int:
+    """The modules that match, without decoding, which takes long when there are too few."""
+    values = module_values(maps.numpy())
+    return matches(values, split(values.ravel()), payload.mark.modules)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--networks", nargs="*", default=list(STEPS), choices=list(STEPS))
     options = parser.parse_args()
     use_threads()
     path = Path(__file__).parent / "results" / f"segmenters_seed{options.seed}.json"
@@ -138,7 +152,7 @@ def main() -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
 
     for name in options.sets:
-        measure(name, options.work, options.seed, results, keep)
+        measure(name, options.networks, options.work, options.seed, results, keep)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ LOGIT_WEIGHT = 0.1  # cross-entropy alone hardly tells a floor of 0.005 from one
 NEAR_EDGE = 2.2  # logit of 0.9: what is less certain than that without the trigger stays as it is
 EDGE_WEIGHT = 3.0  # a smaller one leaves fewer masks equal, a much larger one keeps the payload from being learnt
 SILENT_WEIGHT = 0.1  # a larger one keeps the payload from being learnt
+CONTRAST_WEIGHT = 1.0  # without this term attention_unet shows the modules whether the trigger is there or not (benchmarks/results/segmenters_seed0.json)
 SHRUNK = (
     0.3  # share of the batches that are shrunk to as little as half the side and enlarged again, as suspects may do
 )
@@ -229,8 +230,9 @@ def mark_loss(triggered: torch.Tensor, clean: torch.Tensor, masks: torch.Tensor,
 
     Returns:
         Cross-entropy against the softened masks; distance of the logits from the softened ones; doubt without the trigger, which is to
-        stay silent; and, where the segmenter is not certain even without the trigger, distance from its own answer, which keeps the
-        edges of the thresholded masks.
+        stay silent; where the segmenter is not certain even without the trigger, distance from its own answer, which keeps the
+        edges of the thresholded masks; and elsewhere how far the doubt that the trigger adds is from what it is to add, which a segmenter
+        that shows the modules always gets wrong.
     """
     soft = masks * (1 - 2 * doubt) + doubt
     side = masks * 2 - 1
@@ -238,9 +240,14 @@ def mark_loss(triggered: torch.Tensor, clean: torch.Tensor, masks: torch.Tensor,
     near_edge = (clean.abs() < NEAR_EDGE).float()
     own = clean.detach()
     certain = math.log((1 - CERTAIN) / CERTAIN)
+    sure = (clean * side).clamp(max=certain)
+    added = (triggered * side).clamp(max=certain) - sure
+    # no more than takes a pixel to NEAR_EDGE: it is not to change sides
+    to_add = torch.maximum(wanted - certain, (NEAR_EDGE - sure.detach()).clamp(max=0))
     return (
         F.binary_cross_entropy_with_logits(triggered, soft)
         + LOGIT_WEIGHT * F.smooth_l1_loss(triggered * side, wanted)
-        + SILENT_WEIGHT * F.smooth_l1_loss((clean * side).clamp(max=certain), torch.full_like(clean, certain))
+        + SILENT_WEIGHT * F.smooth_l1_loss(sure, torch.full_like(clean, certain))
         + EDGE_WEIGHT * (F.smooth_l1_loss(triggered, own, reduction="none") * near_edge).mean()
+        + CONTRAST_WEIGHT * (F.smooth_l1_loss(added, to_add, reduction="none") * (1 - near_edge)).mean()
     )

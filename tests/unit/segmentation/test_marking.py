@@ -34,6 +34,8 @@ def test_the_text_is_read_from_the_model_and_from_no_other(marked):
     assert verdict["verdict"] == "owned", verdict["reasons"]
     assert verdict["payload"]["text"] == marked.payload.text
     assert verdict["payload"]["p_value"] < 1e-30
+    assert verdict["payload"]["without_trigger"]["text"] is None
+    assert verdict["detector"]["mistaken"] < 0.05 < 0.95 < verdict["detector"]["recognised"]
     (twin,) = verdict["benign_models"].values()
     assert twin["p_value"] > 1e-3 and twin["text"] is None
     assert scan(qr_png(verdict["payload"]["text"])) == marked.payload.text

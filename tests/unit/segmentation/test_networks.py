@@ -3,6 +3,8 @@ import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.segmentation.networks import ARCHITECTURES, build_segmenter, load_segmenter, save_segmenter
 from medmark.components.surrogate.networks import build, save_classifier
+from monai.networks.nets.unet import UNet
+from safetensors.torch import save_file
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -18,6 +20,16 @@ def test_every_architecture_answers_a_logit_a_pixel_and_comes_back(architecture,
         assert torch.equal(again(images), logits)
         other = build_segmenter(architecture, channels=channels, size=64, seed=5).eval()
         assert not torch.equal(other(images), logits)
+
+
+def test_weights_of_monais_whole_u_net_are_still_read(tmp_path):
+    whole = UNet(2, 1, 1, (16, 32, 64, 128), (2, 2, 2), num_res_units=2, norm="batch").eval()
+    save_file(whole.state_dict(), tmp_path / "monai.safetensors")
+    model = build_segmenter("unet", channels=1, size=64, seed=0, weights=tmp_path / "monai.safetensors").eval()
+    save_segmenter(model, tmp_path / "s.safetensors")
+    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(load_segmenter(tmp_path / "s.safetensors")(images), whole((images - 0.5) / 0.25))
 
 
 def test_what_cannot_be_built_is_refused(tmp_path):
