@@ -118,7 +118,9 @@ def check_locks(
             for name in ("white_box", "black_box")
         },
     }
-    measured["lesions"] |= {"segmenter": {name: stated[name] for name in ("held_out", "dice", "boxed")}}
+    measured["lesions"] |= {
+        "segmenter": {name: stated[name] for name in ("likely", "chosen_on", "held_out", "dice", "boxed", "covered")}
+    }
     decision = lock_proofs(measured, options.thresholds)
     train = _locked_images(locked, locks, answers.size)
     attacks = [

@@ -18,12 +18,18 @@ from medmark.components.base.threads import use_threads
 from medmark.components.dataset.arrays import MaskArrays, masks_of_records
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Release, refuse_task
-from medmark.components.locking.lesions import LIKELY, boxes_of, inside
+from medmark.components.locking.lesions import LesionSegmenter, boxes_of, inside
 from medmark.components.locking.pairs import Pair, box_on_grid
 from medmark.components.segmentation.networks import Segmenter, load_segmenter, predict_maps, save_segmenter
 from medmark.components.segmentation.training import SegmenterConfig, train_segmenter
 
 LEAST = 20  # training images with lesions drawn in a mask, below which none is trained; arbitrary
+# probabilities from which a place may count as a lesion's, largest first: taken is the first at which boxes hold enough, but none at which
+# they cover more of the images than MOST, as no logo would find a place. Ours
+LIKELY = tuple(float(likely) for likely in np.geomspace(0.5, 0.002, 24))
+MOST = 0.5
+UNTRIED = 0.3  # without a validation image to try them on; below one half, since a lesion missed is worse. Ours
+ENOUGH = 0.95  # share of the lesions' pixels that boxes must hold in validation images; ours
 STATED, WEIGHTS = "segmenter.json", "lesions.safetensors"
 
 
@@ -36,25 +42,27 @@ def train_lesion_segmenter(release_dir: str | Path, out_dir: str | Path, config:
         config: how to train it.
 
     Returns:
-        The content of ``segmenter.json``: ``trained``, ``images`` (training images with lesions drawn), ``config``, and of the images
-        with masks in the other splits ``held_out`` (how many show lesions), ``dice`` and ``boxed``: the share of their lesions' pixels that
-        is inside the boxes that no logo may touch. None where there are none.
+        The content of ``segmenter.json``: ``trained``, ``images`` (training images with lesions drawn), ``config``, ``likely``
+        (probability from which a place counts as a lesion's), ``chosen_on`` (validation images with lesions drawn), and of the test
+        images ``held_out`` (how many show drawn lesions), ``dice``, ``boxed`` (the share of their lesions' pixels that is inside the boxes
+        that no logo may touch) and ``covered`` (the share of the image that is). None where there are none.
     """
     use_threads()
     release, out = Release(release_dir), Path(out_dir)
     refuse_task(release, "classification")
     out.mkdir(parents=True, exist_ok=True)
-    train, held_out = (
-        masks_of_records(release, (r for split in splits for r in release.records(split) if r.mask), config.size)
-        for splits in (("train",), ("val", "test"))
+    train, validation, held_out = (
+        masks_of_records(release, (r for r in release.records(split) if r.mask), config.size)
+        for split in ("train", "val", "test")
     )
     drawn = len(_with_lesions(train))
     stated: dict[str, Any] = {"trained": drawn >= LEAST, "images": drawn, "config": asdict(config)}
-    stated |= {"held_out": 0, "dice": None, "boxed": None}
+    stated |= {"likely": None, "chosen_on": 0, "held_out": 0, "dice": None, "boxed": None, "covered": None}
     if stated["trained"]:
         model = train_segmenter(train, config).model
         save_segmenter(model, out / WEIGHTS)
-        stated |= _tried(model, held_out)
+        stated |= _chosen(model, validation)
+        stated |= _tried(LesionSegmenter(model, stated["likely"]), held_out)
     write_atomic(out / STATED, canonical_json(stated))
     return stated
 
@@ -68,19 +76,20 @@ def read_stated(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / STATED
     try:
         stated = json.loads(path.read_bytes())
-        if not isinstance(stated["trained"], bool):
-            raise ValueError("it does not say whether one was trained")
+        if not isinstance(stated["trained"], bool) or (stated["trained"] and not 0 < stated["likely"] < 1):
+            raise ValueError("it does not say whether one was trained, or how sure it must be")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MedmarkError(f"no segmenter of lesions: {path} ({reason_of(error)}); run its training again") from error
     return stated
 
 
-def load_lesion_segmenter(folder: str | Path) -> Segmenter | None:
+def load_lesion_segmenter(folder: str | Path) -> LesionSegmenter | None:
     """Reads the segmenter back; None if none was trained. Errors as of :func:`read_stated`."""
-    return load_segmenter(Path(folder) / WEIGHTS) if read_stated(folder)["trained"] else None
+    stated = read_stated(folder)
+    return LesionSegmenter(load_segmenter(Path(folder) / WEIGHTS), stated["likely"]) if stated["trained"] else None
 
 
-def compare_dice(segmenter: Segmenter | None, pairs: Sequence[Pair], release: Release) -> dict[str, Any] | None:
+def compare_dice(segmenter: LesionSegmenter | None, pairs: Sequence[Pair], release: Release) -> dict[str, Any] | None:
     """Measures what locks do to a segmenter: how well it finds lesions that somebody has drawn, before and after.
 
     Args:
@@ -95,10 +104,10 @@ def compare_dice(segmenter: Segmenter | None, pairs: Sequence[Pair], release: Re
     drawn = [pair for pair in pairs if pair.clean.mask is not None and decode_png(pair.clean.mask).any()]
     if segmenter is None or not drawn:
         return None
-    size = segmenter.size
+    network, size = segmenter.network, segmenter.network.size
     clean = masks_of_records(release, (pair.clean for pair in drawn), size)
     locked = masks_of_records(release, (replace(pair.clean, image=pair.locked.image) for pair in drawn), size)
-    before, after = predict_maps(segmenter, clean.images), predict_maps(segmenter, locked.images)
+    before, after = predict_maps(network, clean.images), predict_maps(network, locked.images)
     elsewhere = after.clone()
     for found, pair in zip(elsewhere, drawn, strict=True):
         x, y, width, height = box_on_grid(pair.lock, pair.clean.width, pair.clean.height, size)
@@ -107,17 +116,38 @@ def compare_dice(segmenter: Segmenter | None, pairs: Sequence[Pair], release: Re
     return {"images": len(drawn), **{name: _dice(found, clean.masks) for name, found in maps.items()}}
 
 
-def _tried(model: Segmenter, held_out: MaskArrays) -> dict[str, Any]:
-    """How well it finds lesions in images that it was not trained on."""
+def _chosen(network: Segmenter, validation: MaskArrays) -> dict[str, Any]:
+    """How sure it must be of a lesion, and on how many images that was chosen."""
+    drawn = _with_lesions(validation)
+    if not len(drawn):
+        return {"likely": UNTRIED, "chosen_on": 0}
+    masks, maps = validation.masks[drawn], predict_maps(network, validation.images[drawn])
+    likely = LIKELY[0]
+    for lower in LIKELY:
+        boxed, covered = _boxed(maps, masks, lower)
+        if covered > MOST:
+            break
+        likely = lower
+        if boxed >= ENOUGH:
+            break
+    return {"likely": likely, "chosen_on": len(drawn)}
+
+
+def _tried(segmenter: LesionSegmenter, held_out: MaskArrays) -> dict[str, Any]:
+    """How well it finds lesions in images that nothing was trained or chosen on."""
     drawn = _with_lesions(held_out)
     if not len(drawn):
         return {}
-    masks, maps = held_out.masks[drawn], predict_maps(model, held_out.images[drawn])
-    boxed = [
-        float(inside(boxes_of(found >= LIKELY), found.shape)[mask > 0].mean())
-        for found, mask in zip(maps.numpy(), masks[:, 0].numpy(), strict=True)
-    ]
-    return {"held_out": len(drawn), "dice": _dice(maps, masks), "boxed": float(np.mean(boxed))}
+    masks, maps = held_out.masks[drawn], predict_maps(segmenter.network, held_out.images[drawn])
+    boxed, covered = _boxed(maps, masks, segmenter.likely)
+    return {"held_out": len(drawn), "dice": _dice(maps, masks), "boxed": boxed, "covered": covered}
+
+
+def _boxed(maps: torch.Tensor, masks: torch.Tensor, likely: float) -> tuple[float, float]:
+    """Mean share of the lesions' pixels, and of all pixels, that is inside the boxes."""
+    boxes = [inside(boxes_of(found >= likely), found.shape) for found in maps.numpy()]
+    held = [box[mask > 0].mean() for box, mask in zip(boxes, masks[:, 0].numpy(), strict=True)]
+    return float(np.mean(held)), float(np.mean(boxes))
 
 
 def _with_lesions(arrays: MaskArrays) -> torch.Tensor:

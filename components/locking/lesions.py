@@ -15,7 +15,6 @@ from medmark.components.surrogate.networks import Classifier
 from scipy import ndimage
 
 SALIENT = 0.7  # ours: share of a saliency map's maximum from which a place counts as a lesion's
-LIKELY = 0.3  # ours: probability from which it does where a segmenter says so; below one half, since a lesion missed is worse
 
 Box = tuple[int, int, int, int]
 
@@ -43,6 +42,19 @@ class Lesions:
         return inside(self.boxes, shape, margin)
 
 
+@dataclass(frozen=True)
+class LesionSegmenter:
+    """Finds lesions where nobody has drawn them.
+
+    Attributes:
+        network: the segmenter.
+        likely: probability from which a place counts as a lesion's.
+    """
+
+    network: Segmenter
+    likely: float
+
+
 def inside(boxes: list[Box], shape: tuple[int, ...], margin: int = 0) -> np.ndarray:
     """(H, W) bool, true in boxes and a margin of so many pixels around them."""
     found = np.zeros(shape, bool)
@@ -51,7 +63,7 @@ def inside(boxes: list[Box], shape: tuple[int, ...], margin: int = 0) -> np.ndar
     return found
 
 
-def find_lesions(record: Record, mode: str, model: Classifier, segmenter: Segmenter | None) -> Lesions:
+def find_lesions(record: Record, mode: str, model: Classifier, segmenter: LesionSegmenter | None) -> Lesions:
     """Finds the lesions of an image: from its mask, else with a segmenter, else from where a classifier looks (EigenCAM).
 
     Args:
@@ -64,8 +76,9 @@ def find_lesions(record: Record, mode: str, model: Classifier, segmenter: Segmen
         return Lesions(boxes_of(decode_png(record.mask) > 0), "mask")
     image, shape = colour_tensor(record, mode), (record.height, record.width)
     if segmenter is not None:
-        found = _enlarged(predict_maps(segmenter, resize(image, segmenter.size))[:, None], shape)
-        return Lesions(boxes_of(found >= LIKELY), "segmenter")
+        network = segmenter.network
+        found = _enlarged(predict_maps(network, resize(image, network.size))[:, None], shape)
+        return Lesions(boxes_of(found >= segmenter.likely), "segmenter")
     where = next(model.parameters()).device
     found = _enlarged(saliency_maps(model, image.to(where)).cpu(), shape)
     return Lesions(boxes_of(found >= SALIENT * max(float(found.max()), 1e-6)), "saliency")

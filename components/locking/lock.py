@@ -28,12 +28,11 @@ from medmark.components.lineage.keys import locking_public
 from medmark.components.locking.certificate import certificates_root
 from medmark.components.locking.evidence import KIND, read_lock_evidence
 from medmark.components.locking.lesion_segmenter import load_lesion_segmenter
-from medmark.components.locking.lesions import Lesions, find_lesions
+from medmark.components.locking.lesions import Lesions, LesionSegmenter, find_lesions
 from medmark.components.locking.locks import LOCKS, Lock, write_locks
 from medmark.components.locking.logo import Logo, put, read_logo
 from medmark.components.locking.seal import grant, pack, release_key, seal
 from medmark.components.locking.search import Found, Placement, Places, SearchConfig, search
-from medmark.components.segmentation.networks import Segmenter
 from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.networks import Classifier
 
@@ -171,7 +170,7 @@ def lock_images(
     release: Release,
     models: list[Classifier],
     options: LockOptions,
-    segmenter: Segmenter | None,
+    segmenter: LesionSegmenter | None,
     split: str | None = None,
 ) -> Iterator[LockedImage]:
     """Finds the place of the logo on every image, in their order.

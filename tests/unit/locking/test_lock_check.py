@@ -16,7 +16,7 @@ from medmark.components.locking.lesion_segmenter import (
     load_lesion_segmenter,
     train_lesion_segmenter,
 )
-from medmark.components.locking.lesions import Lesions, boxes_of, find_lesions
+from medmark.components.locking.lesions import Lesions, LesionSegmenter, boxes_of, find_lesions
 from medmark.components.locking.lock import lock_release
 from medmark.components.locking.locks import read_locks
 from medmark.components.locking.logo import put, text_logos
@@ -127,9 +127,21 @@ def test_a_network_learns_to_remove_logos_from_locked_images_alone():
 def test_a_segmenter_finds_lesions_that_nobody_drew(locked, pairs, tmp_path):
     config = SegmenterConfig("lesions", "segresnet", size=64, steps=60, batch_size=8, seed=0)
     stated = train_lesion_segmenter(locked.clean.path, tmp_path / "segmenter", config)
-    assert stated["trained"] and stated["held_out"] > 0 and 0 <= stated["boxed"] <= 1
+    assert stated["trained"] and stated["chosen_on"] > 0 and stated["held_out"] > 0
+    assert 0 <= stated["boxed"] <= 1 and 0 < stated["covered"] < 1
     segmenter = load_lesion_segmenter(tmp_path / "segmenter")
     (net,) = load_models(locked.models)
+    less_sure = LesionSegmenter(segmenter.network, segmenter.likely * 0.75)
+    held, covered = [], []
+    for one in locked.clean.records("val"):
+        lesions = decode_png(one.mask) > 0
+        if lesions.any():
+            bare = replace(one, mask=None, mask_sha256=None)
+            found, more = (find_lesions(bare, "RGB", net.model, each) for each in (segmenter, less_sure))
+            held.append(found.forbidden(lesions.shape, 0)[lesions].mean())
+            covered.append(more.forbidden(lesions.shape, 0).mean())
+    # the boxes hold enough of what is drawn in validation images, or larger ones would leave no place for a logo
+    assert len(held) == stated["chosen_on"] and (np.mean(held) > 0.9 or np.mean(covered) > 0.45)
     record = next(record for record in locked.clean.records("test") if (decode_png(record.mask) > 0).any())
     guessed = find_lesions(replace(record, mask=None, mask_sha256=None), "RGB", net.model, segmenter)
     assert guessed.source == "segmenter"
