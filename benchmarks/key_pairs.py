@@ -4,12 +4,12 @@
 
 A design is a way to mark; each is tried with the keys of some seeds and two networks, at 64 px and in memory, marks not hidden as a release
 hides them. In all of them each image has a phase of its own and 18 % of the training images are marked, if nothing else is said. ``p`` is
-the share of keys that fit the answers at least as well as the key, the worse of both ways of
-:mod:`medmark.components.verification.key_test`, benign models' mean subtracted or not:
+the share of keys that fit the answers at least as well as the key, with benign models' mean subtracted or not, whichever is larger; an audit's
+(:mod:`medmark.components.verification.key_test`) is no larger than that:
 
 - one wave: of all waves of the table, as medmark marks today;
-- two waves: each marked image carries one of two, which lie at least 15 degrees or 0.3 octaves apart; of all such pairs, by the sum of both
-  fits, divided by what it would be for two waves that are independent;
+- two waves: each marked image carries one of two, which lie at least 15 degrees or 0.3 octaves apart; of all such pairs, by the fit of
+  both waves' expected answers together;
 - opposing: the target class carries one wave, the other class another one, 14 % of the training images each, no decoys; of all ordered
   pairs, by the difference of both fits.
 
@@ -44,7 +44,7 @@ from medmark.components.verification.key_test import IMAGES, OWN_SHARE, PRIOR_MO
 from torch.nn import functional as F
 
 SIZE, BENIGN_MODELS = 64, 20
-# share: of the training images, of each class that carries a wave; hardened: as in key_attempts.py; stronger: than the profile's epsilon
+# share: of the training images, of each class that carries a wave; hardened: largest change, as in key_attempts.py; stronger: than the profile's epsilon
 DESIGNS = {
     "one wave": {"waves": 1},
     "one wave, hardened": {"waves": 1, "hardened": 0.03},

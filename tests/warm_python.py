@@ -1,7 +1,7 @@
-"""A ``python3`` that has imported what is slow to import: of a pipeline's step, imports take longer than most of the rest.
+"""A ``python3`` that has imported what is slow to import, for the steps of pipelines.
 
 ``python3 warm_python.py FOLDER`` serves; FOLDER then holds a command ``python3`` that runs ``-m MODULE ARGUMENTS`` in a process forked from the
-server, with the caller's environment, folder and streams, and ends as it ends. medmark itself is imported anew each time.
+server, with the caller's environment, folder and streams, and fails as it fails. medmark itself is imported anew each time; other packages were imported before, without the caller's environment.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def answer(connection: socket.socket) -> None:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(code)  # to take all these modules down takes two seconds
+    os._exit(code)  # to take all these modules down takes long
 
 
 if __name__ == "__main__":
