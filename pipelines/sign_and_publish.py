@@ -23,7 +23,7 @@ def sign_and_publish(
     """Adds the two steps.
 
     Args:
-        check: the step that checked what the run made; its output ``record`` is signed if it has one.
+        check: the step that checked what the run made; its output ``record`` is signed.
         tracked: the step that logged the run to MLflow: models that go out must be known there.
         publish_uri: see ``publish_component``, as the next three.
         publish_evidence_uri: where evidence and keep go.
@@ -36,10 +36,15 @@ def sign_and_publish(
     """
     evidence = check.outputs["complete"]
     weak = {} if publish_weak is None else {"publish_weak": publish_weak}
-    record = {name: check.outputs[name] for name in ("record",) if name in check.outputs}
     before = {} if parent is None else {"parent": parent}
     signed = sign_component(
-        subject=subject, evidence=evidence, checked=check.outputs["Output"], sign=sign, **record, **before, **weak
+        subject=subject,
+        evidence=evidence,
+        record=check.outputs["record"],
+        checked=check.outputs["Output"],
+        sign=sign,
+        **before,
+        **weak,
     )
     signed.set_display_name("sign")
     give(signed, SIGNING)

@@ -5,7 +5,7 @@ there is no release; with it, everything that it names was there before. Evidenc
 ``evidence.json`` and ``keep.json``, in another bucket that other credentials open. If a bucket has a default retention, every object
 in it is locked from the moment it is there.
 
-Sidecars are made later, so a manifest cannot name them: a release's lineage and commitment, and the opening of a commitment among
+Sidecars are made later, so a manifest cannot name them: the lineage and commitment of a release or model, and the opening of a commitment among
 the evidence. They are sent and fetched too, and checked where they are used.
 """
 
@@ -372,6 +372,8 @@ RELEASE = Kind(
 )
 EVIDENCE = Kind("evidence.json", _named_files("evidence.json"), read_evidence, ("opening.json",))
 KEEP = Kind("keep.json", _named_files("keep.json"), read_keep)
-MARKED_MODEL = Kind(MODEL, _named_files(MODEL), read_marked_model, ("commitment.tsr", "commitment.json"))
+MARKED_MODEL = Kind(
+    MODEL, _named_files(MODEL), read_marked_model, ("commitment.tsr", "commitment.json", "lineage.json")
+)
 KINDS = (RELEASE, MARKED_MODEL, EVIDENCE, KEEP)
 PUBLIC = (RELEASE.manifest, MARKED_MODEL.manifest)

@@ -7,13 +7,12 @@ import tempfile
 from pathlib import Path
 
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.release import Release
 from medmark.components.delivery.linked_copy import copy_linked
 from medmark.components.delivery.publish import EVIDENCE, MARKED_MODEL, RELEASE, publish, publish_evidence, publish_keep
 from medmark.components.delivery.submission_records import new_record, read_record, write_record
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import read_keep
-from medmark.components.evidence.marked_model import MODEL, MarkedModel, read_marked_model
+from medmark.components.evidence.marked_model import MarkedModel, read_subject
 from medmark.components.storage.place import parse
 from medmark.components.storage.store import Store
 from medmark.components.tracking.registry import promote
@@ -134,20 +133,16 @@ def _check_one_run(
     submission: dict | None,
 ) -> None:
     """Refuses what is not the one that was checked, or was not made from what was submitted."""
-    subject: Release | MarkedModel
-    if (subject_dir / MODEL).is_file():
-        subject, field, what = read_marked_model(subject_dir), "model_digest", "model"
-        source = subject.stated["release_digest"]
-    else:
-        subject, field, what = Release(subject_dir), "release_digest", "release"
-        source = subject.parent
+    subject = read_subject(subject_dir)
+    what = "model" if isinstance(subject, MarkedModel) else "release"
+    field = f"{what}_digest"
     said = {"verdict": verdict[field], "evidence": read_evidence(evidence_dir)[field]}
     if keep_dir is not None:
         said["keep"] = read_keep(keep_dir)["release_digest"]
     for name, digest in said.items():
         if digest != subject.digest:
             raise MedmarkError(f"{name} of another {what} than {subject.path}: {digest}; run the pipeline again")
-    if submission and submission["release_digest"] != source:
+    if submission and submission["release_digest"] != subject.parent:
         raise MedmarkError(
-            f"made of another release than was submitted: {subject.path} comes from {source}; run the pipeline again"
+            f"made of another release than was submitted: {subject.path} comes from {subject.parent}; run the pipeline again"
         )

@@ -15,6 +15,7 @@ from typing import Any
 from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import HEX, canonical_json, first_changed
 from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.release import Release
 
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -41,10 +42,26 @@ class MarkedModel:
     digest: str
     stated: dict[str, Any]
 
+    changes = None  # a model is made at once; only releases are updated
+
     @property
     def weights(self) -> Path:
         """File of the weights."""
         return self.path / WEIGHTS
+
+    @property
+    def parent(self) -> str:
+        """Digest of the release that it was trained on."""
+        return str(self.stated["release_digest"])
+
+    def verify(self) -> None:
+        """Checks every file that ``model.json`` names.
+
+        Raises:
+            MedmarkError: a file is missing or another.
+        """
+        if (file := first_changed(self.path, self.stated["files"])) is not None:
+            raise MedmarkError(f"model changed or missing: {file}; get the model again")
 
 
 def write_marked_model(folder: str | Path, stated: dict[str, Any]) -> MarkedModel:
@@ -80,6 +97,15 @@ def read_marked_model(folder: str | Path) -> MarkedModel:
         name, label = str(stated["name"]), str(stated["version"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MedmarkError(f"no marked model: {path} ({error}); give the folder 'model' of a finished run") from error
-    if (file := first_changed(folder, files)) is not None:
-        raise MedmarkError(f"model changed or missing: {file}; get the model again")
-    return MarkedModel(Path(folder), name, label, hashlib.sha256(raw).hexdigest(), stated)
+    model = MarkedModel(Path(folder), name, label, hashlib.sha256(raw).hexdigest(), stated)
+    model.verify()
+    return model
+
+
+def read_subject(folder: str | Path) -> Release | MarkedModel:
+    """Reads what a folder hands out: a release, or a marked model.
+
+    Raises:
+        MedmarkError: it is neither, or damaged.
+    """
+    return read_marked_model(folder) if (Path(folder) / MODEL).is_file() else Release(folder)

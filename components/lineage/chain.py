@@ -1,10 +1,13 @@
-"""Checks a release and everything it was made from, without a network.
+"""Checks a release or a marked model, and everything it was made from, without a network.
 
 Releases are side by side, each in a folder named by its digest. From the newest one, ``parent`` leads back to the first marked one,
 whose record says which raw drop it came from. The digest of a release fixes its files; its signed ``lineage.json`` fixes the
 commitment and the ``lineage.json`` before it. So a change anywhere is found, and the first object that does not fit is named.
 
-Nothing is parsed before a digest or a signature vouches for it, except ``release.json`` and the signed files themselves.
+A marked model has no model before it: its parent is the release that it was trained on, as the clean release is that of the first
+marked one.
+
+Nothing is parsed before a digest or a signature vouches for it, except ``release.json``, ``model.json`` and the signed files themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from medmark.components.base.digests import HEX, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.origin import Origin, drop_digest, read_origins, read_patient_key
 from medmark.components.dataset.release import CHANGES_SCHEMA_VERSION, MAX_MANIFEST_BYTES, Release
-from medmark.components.delivery.publish import fetch_release
+from medmark.components.delivery.publish import fetch_model, fetch_release
+from medmark.components.evidence.marked_model import MODEL, MarkedModel, read_subject
 from medmark.components.lineage.commitment import verify_commitment
 from medmark.components.lineage.dsse import check_signature
 from medmark.components.lineage.files import read_small
@@ -43,7 +47,7 @@ class _Link:
     """A release of the chain as far as it could be read, and what was found about it."""
 
     folder: Path
-    release: Release | None = None
+    release: Release | MarkedModel | None = None
     lineage: Lineage | None = None
     changes: dict | None = None
     commitment: dict | None = None
@@ -53,7 +57,7 @@ class _Link:
     @cached_property
     def images(self) -> dict[str, tuple]:
         """Digest and label of every image; none if the release cannot be read."""
-        return _index(self.release) if self.release else {}
+        return _index(self.release) if isinstance(self.release, Release) else {}
 
     @property
     def sound(self) -> bool:
@@ -83,10 +87,10 @@ def verify_chain(
     sources: str | Path | None = None,
     clean: str | Path | None = None,
 ) -> dict:
-    """Checks a marked release and all releases before it.
+    """Checks a marked release and all releases before it, or a marked model.
 
     Args:
-        head: folder of the newest release. If its name is a digest, the release must have that digest.
+        head: folder of the newest release, or of the model. If its name is a digest, it must have that digest.
         public_key: the owner's public key, obtained from the owner. None: signatures are not checked, and the result does not
             hold.
         root: folder with the earlier releases, each in a folder named by its digest; the folder above ``head`` when None.
@@ -95,7 +99,7 @@ def verify_chain(
         raw: folder with the raw drop of the first release; needs ``sources``.
         sources: ``sources.parquet`` of the first release's keep, or its folder, with ``patients.json`` beside it: the drop's
             digest is an HMAC under the key in that file. Needs ``raw``.
-        clean: the clean release that the first marked one was made from.
+        clean: the clean release that the first marked one was made from, or the one that the model was trained on.
 
     Returns:
         ``holds``; ``head``, its digest; ``key_id``; ``broken``, the first broken object in the order of time, or None;
@@ -133,7 +137,7 @@ def verify_chain(
 
 
 def fetch_chain(uri: str, folder: str | Path, store: Store) -> Path:
-    """Fetches a release and those before it from an object store, side by side, with their lineage and commitments.
+    """Fetches a release and those before it, or a marked model, from an object store, side by side, with lineage and commitments.
 
     Args:
         uri: ``s3://bucket/prefix/<digest>``, as ``medmark publish`` printed it.
@@ -149,6 +153,9 @@ def fetch_chain(uri: str, folder: str | Path, store: Store) -> Path:
     folder, place = Path(folder), parse(uri)
     above, _, digest = place.prefix.rpartition("/")
     head = folder / digest
+    if store.sha256(place / MODEL) is not None:
+        fetch_model(str(place), head, store)
+        return head
     for _ in range(MAX_RELEASES):
         here = parse(f"s3://{place.bucket}/{above}/{digest}" if above else f"s3://{place.bucket}/{digest}")
         release = fetch_release(str(here), folder / digest, store)
@@ -164,7 +171,7 @@ class LocalChain(NamedTuple):
     """A chain of releases on this machine.
 
     Attributes:
-        release: folder of the newest one.
+        release: folder of the newest one, or of a marked model.
         root: folder with the earlier ones; None: beside it.
     """
 
@@ -229,25 +236,32 @@ def _examine(
     release = link.release
     if release is not None:
         link.check(LINEAGE, "lineage", None, lambda: _read_lineage(link, release, public_key))
-        _check_files(link, release)
+        if isinstance(release, MarkedModel):
+            for name, sha256 in release.stated["files"].items():
+                link.check(name, "weights", sha256, partial(_same, link.folder / name, sha256))
+        else:
+            _check_files(link, release)
         _check_commitment(link, release, public_key, timestamp_roots)
     return link
 
 
 def _read_release(link: _Link, expected: str | None) -> str:
-    _regular(link.folder / "release.json", "get the release again")
-    release = link.release = Release(link.folder)
+    manifest, what = (MODEL, "model") if (link.folder / MODEL).is_file() else ("release.json", "release")
+    _regular(link.folder / manifest, f"get the {what} again")
+    release = link.release = read_subject(link.folder)
     if expected is not None and release.digest != expected:
         raise MedmarkError(
-            f"release.json changed or of another release: {release.path / 'release.json'} has the digest {release.digest},"
-            f" not {expected}; get the release again"
+            f"{manifest} changed or of another {what}: {release.path / manifest} has the digest {release.digest},"
+            f" not {expected}; get the {what} again"
         )
+    if isinstance(release, MarkedModel):
+        return f"{release.name} {release.version}, {release.stated['architecture']}"
     if not isinstance(release.parent, str) or not HEX.fullmatch(release.parent):
         raise MedmarkError(f"no marked release: {release.path} names no parent; give one that 'medmark run' made")
     return f"{release.name} {release.version}, {len(release)} images"
 
 
-def _read_lineage(link: _Link, release: Release, public_key: Ed25519PublicKey | None) -> str:
+def _read_lineage(link: _Link, release: Release | MarkedModel, public_key: Ed25519PublicKey | None) -> str:
     """Reads the lineage and checks all that needs no other release; keeps it only if it is authentic."""
     path = link.folder / LINEAGE
     lineage = read_lineage(path)
@@ -271,7 +285,7 @@ def _read_lineage(link: _Link, release: Release, public_key: Ed25519PublicKey | 
         and {"sha256": release.parent} in step["outputs"].values()
         for step in record["steps"]
     ):
-        raise MedmarkError(f"no step makes the clean release of the raw drop: {path}; {again}")
+        raise MedmarkError(f"no step makes the release before it of the raw drop: {path}; {again}")
     link.lineage = lineage
     if public_key is None:
         return f"signature not checked; names the key {lineage.signed_by}"
@@ -348,7 +362,7 @@ def _read_changes(link: _Link, release: Release) -> str:
 
 
 def _check_commitment(
-    link: _Link, release: Release, public_key: Ed25519PublicKey | None, timestamp_roots: str | Path | None
+    link: _Link, release: Release | MarkedModel, public_key: Ed25519PublicKey | None, timestamp_roots: str | Path | None
 ) -> None:
     """Checks the commitment and its time stamp against the lineage that names them."""
     lineage, path, stamp = link.lineage, link.folder / COMMITMENT, link.folder / TIMESTAMP
@@ -503,7 +517,10 @@ def _check_clean(first: _Link, clean: Path, origins: list[Origin] | None) -> Non
                 raise MedmarkError(
                     f"clean release is not of the raw drop's table: {clean}; give the keep of its own run"
                 )
-        note(HOLDS, "what the first marked release was made from")
+        note(
+            HOLDS,
+            f"what the {'model was trained on' if isinstance(first.release, MarkedModel) else 'first marked release was made from'}",
+        )
     except MedmarkError as error:
         note(BROKEN, str(error))
 
@@ -541,7 +558,8 @@ def _summary(link: _Link) -> dict:
         "digest": release.digest if release else None,
         "name": release.name if release else None,
         "version": release.version if release else None,
-        "images": len(release) if release else None,
+        "images": len(release) if isinstance(release, Release) else None,
+        "architecture": release.stated["architecture"] if isinstance(release, MarkedModel) else None,
         "parent": release.parent if release else None,
         "changes": {name: len(link.changes[name]) for name in LISTS} if link.changes else None,
         "record": lineage.record if lineage else None,

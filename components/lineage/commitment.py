@@ -26,9 +26,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from medmark.components.base.digests import HEX, canonical_json
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
-from medmark.components.evidence.marked_model import MODEL, read_marked_model
+from medmark.components.evidence.marked_model import read_subject
 from medmark.components.lineage.dsse import (
     MEDMARK,
     TIME,
@@ -105,7 +104,7 @@ def commit(
             stamp.
     """
     out, folder = Path(out_file), Path(evidence_dir)
-    release = read_marked_model(release_dir) if (Path(release_dir) / MODEL).is_file() else Release(release_dir)
+    release = read_subject(release_dir)
     stamp = out.with_suffix(".tsr")
     if out.suffix != ".json" or not out.parent.is_dir():
         raise MedmarkError(

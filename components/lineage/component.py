@@ -36,14 +36,14 @@ def audit_lineage_component(
 def sign_component(
     subject: dsl.Input[dsl.Artifact],
     evidence: dsl.Input[dsl.Artifact],
+    record: dsl.Input[dsl.Artifact],
     checked: dict,
     sign: bool,
     signatures: dsl.Output[dsl.Artifact],
-    record: dsl.Input[dsl.Artifact] = None,
     parent: dsl.Input[dsl.Dataset] = None,
     publish_weak: bool = False,
 ) -> None:
-    """Commits to the evidence of a release or model, or certifies a release's locks, and signs the release's lineage.
+    """Commits to the evidence of a release or model, or certifies a release's locks, and signs the lineage.
 
     The step takes the text of the signing key from its environment variable MEDMARK_SIGNING_KEY and the passphrase from
     MEDMARK_KEY_PASSPHRASE.
@@ -51,11 +51,11 @@ def sign_component(
     Args:
         subject: the marked or locked release, or the marked model.
         evidence: its complete evidence, from the checking step; private.
+        record: how it was made, from the checking step.
         checked: what the checking step returned; nothing is signed unless its ``verdict`` lets it go out.
         sign: whether to sign at all.
-        signatures: folder with ``commitment.json`` and, private, ``opening.json``, or with ``certificates.json`` of locks; of a release
-            also ``lineage.json``; empty if nothing is signed.
-        record: how the release was made, from the checking step; a model has none.
+        signatures: folder with ``commitment.json`` and, private, ``opening.json``, or with ``certificates.json`` of locks, and
+            with ``lineage.json``; empty if nothing is signed.
         parent: the previous marked release, if this one updates it.
         publish_weak: whether a locked release may go out whose locks are weak.
     """
@@ -74,7 +74,7 @@ def sign_component(
         evidence.path,
         private_from_environment(),
         signatures.path,
-        record_file=record.path if record else None,
+        record_file=record.path,
         parent=parent.path if parent else None,
         certify=certifier(evidence.path),
     )

@@ -1,4 +1,4 @@
-"""What each step of a run took in and made: private events, and the public record of a release.
+"""What each step of a run took in and made: private events, and the public record of a release or marked model.
 
 A step describes itself as an OpenLineage event. The last step gathers all events in ``steps.json`` among the evidence, with a salt of
 32 random bytes. The public record says the same without secrets: digests of what is public or harmless are plain, and everything else
@@ -23,8 +23,8 @@ from medmark.components.base.digests import HEX, canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.image import running_image
 from medmark.components.dataset.origin import Origin, drop_digest
-from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import STEPS
+from medmark.components.evidence.marked_model import MODEL, read_subject
 from medmark.components.evidence.secrets import Secrets, resolved
 from medmark.components.lineage.files import parse_exact, read_small, write_new
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
@@ -42,7 +42,7 @@ STEPS_SCHEMA_VERSION = 1
 RECORD_SCHEMA_VERSION = 1
 NAMESPACE = "medmark"
 PUBLIC_PORTS = ("source", "clean", "release", "marked", "previous")
-MANIFESTS = ("release.json", "prepared.json", "evidence.json", "keep.json")
+MANIFESTS = ("release.json", "prepared.json", MODEL, "evidence.json", "keep.json")
 MAX_STEPS = 200  # arbitrary; a marked release has twelve, and one for each step that trains models
 STEP = re.compile(r"[A-Za-z][A-Za-z0-9 _-]{0,63}")
 PORT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -53,7 +53,7 @@ VERDICT = re.compile(r"[a-z_]{1,32}")
 def artifact_digest(path: str | Path) -> str:
     """Returns the hex digest that names the content of an artifact.
 
-    A release, prepared images, evidence or keep: SHA-256 of its manifest, which names the rest. Another folder: SHA-256 over the lines
+    A release, prepared images, a marked model, evidence or keep: SHA-256 of its manifest, which names the rest. Another folder: SHA-256 over the lines
     ``<sha256>  <name in the folder>`` of its files, sorted by name. A file: its SHA-256.
 
     Raises:
@@ -219,10 +219,10 @@ def write_events(path: str | Path, events: list[dict]) -> None:
 
 
 def public_record(release_dir: str | Path, steps: dict, *, verdict: str) -> dict:
-    """Makes the public record of a marked release, which says without secrets what was made from what.
+    """Makes the public record of a marked release or model, which says without secrets what was made from what.
 
     Args:
-        release_dir: the marked release.
+        release_dir: the marked release, or the folder of a marked model, whose parent is the release that it was trained on.
         steps: content of ``steps.json``.
         verdict: verdict of the run, for example ``owned``.
 
@@ -232,7 +232,7 @@ def public_record(release_dir: str | Path, steps: dict, *, verdict: str) -> dict
     Raises:
         MedmarkError: the steps made another release, or none of them read a raw drop.
     """
-    release = Release(release_dir)
+    release = read_subject(release_dir)
     known = [_Step.of(event) for event in steps["events"]]
     drops = {(step.inputs["source"], step.source_files) for step in known if "source" in step.inputs}
     if len(drops) != 1:

@@ -54,6 +54,7 @@ def write_lineage_report(out_html: str | Path, result: dict) -> None:
         .get_template("lineage.html.j2")
         .render(
             result=result,
+            what=_what(releases[-1]),
             tone=tone,
             headline=headline,
             releases=[release | {"title": _title(release), "facts": _facts(release)} for release in reversed(releases)],
@@ -128,7 +129,7 @@ def _draw_origin(row: _Row, release: dict, broken: set[str]) -> None:
     if release["changes"] is None:
         parent = _short(release["record"]["parent_digest"])
         row.box(DROP, "drop", lines, "raw" in broken)
-        row.box(CLEAN, "clean", ["clean release", "private", parent], "clean" in broken)
+        row.box(CLEAN, "clean", [_before(release), "private", parent], "clean" in broken)
         row.arrow(DROP, CLEAN, names[0], "step", "raw" in broken)
         row.arrow(CLEAN, RELEASE, _count(len(names) - 1, "step"), "step", "clean" in broken)
     else:
@@ -153,7 +154,7 @@ def _headline(result: dict) -> tuple[str, str]:
         return "bad", "The chain is broken"
     if not result["holds"]:
         return "open", "Nothing is broken, but signatures were not checked"
-    return "good", f"All {count} releases hold" if count > 1 else "The release holds"
+    return "good", f"All {count} releases hold" if count > 1 else f"The {_what(result['releases'][0])} holds"
 
 
 def _broken(result: dict, release: dict) -> list[dict]:
@@ -170,7 +171,7 @@ def _broken(result: dict, release: dict) -> list[dict]:
 def _title(release: dict) -> str:
     if release["digest"] is None:
         return f"release {_short(release['path'])}: missing or unreadable"
-    return f"{release['name']} {release['version']}, {_count(release['images'], 'image')}, {_short(release['digest'])}"
+    return f"{release['name']} {release['version']}, {_size(release)}, {_short(release['digest'])}"
 
 
 def _facts(release: dict) -> list[str]:
@@ -179,7 +180,7 @@ def _facts(release: dict) -> list[str]:
     if record is not None:
         drop = record["drop"]
         files = "" if drop["files"] is None else f", {_count(drop['files'], 'file')}"
-        before = "clean release" if release["changes"] is None else "release"
+        before = _before(release) if release["changes"] is None else "release"
         lines += [
             f"from: raw drop {_short(drop['digest'])}{files}; {before} {_short(record['parent_digest'])}",
             f"steps: {', '.join(step['name'] for step in record['steps'])}",
@@ -205,7 +206,7 @@ def _release_lines(release: dict) -> list[str]:
     title = f"{release['name']} {release['version']}"
     return [
         title if len(title) <= 32 else f"{title[:31]}…",
-        f"{_count(release['images'], 'image')}{verdict}",
+        f"{_size(release)}{verdict}",
         signed,
         _short(release["digest"]),
     ]
@@ -214,6 +215,19 @@ def _release_lines(release: dict) -> list[str]:
 def _changes(release: dict) -> str:
     changes = release["changes"]
     return f"{changes['added']} added, {changes['changed']} changed, {changes['withdrawn']} withdrawn"
+
+
+def _what(release: dict) -> str:
+    return "model" if release["architecture"] else "release"
+
+
+def _before(release: dict) -> str:
+    """What the first release or a model was made from."""
+    return "release it learned" if release["architecture"] else "clean release"
+
+
+def _size(release: dict) -> str:
+    return release["architecture"] or _count(release["images"], "image")
 
 
 def _count(number: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""The signed lineage of one release: ``lineage.json``.
+"""The signed lineage of one release or marked model: ``lineage.json``.
 
 It names the release before it by its digest and by the digest of its ``lineage.json``. So the newest release and the owner's public key
 are enough to check all that came before.
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from medmark.components.base.digests import HEX
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.release import Release
+from medmark.components.evidence.marked_model import MarkedModel, read_subject
 from medmark.components.lineage.commitment import verify_commitment
 from medmark.components.lineage.dsse import (
     MEDMARK,
@@ -68,7 +69,7 @@ def sign_lineage(
     """Signs where a release came from, and writes ``lineage.json`` into it.
 
     Args:
-        release_dir: the marked release; all of it is checked first.
+        release_dir: the marked release, or the folder of a marked model; all of it is checked first.
         record_file: ``record.json`` of the run that made it.
         private_key: see :func:`medmark.components.lineage.keys.load_private`.
         commitment: to this release's evidence, by the same key; copied into the release, with its time stamp.
@@ -82,7 +83,7 @@ def sign_lineage(
         MedmarkError: something is damaged, of another release or by another signer; a parent is missing or superfluous; or
             the release is signed already.
     """
-    release, record = Release(release_dir), read_record(record_file)
+    release, record = read_subject(release_dir), read_record(record_file)
     out = release.path / LINEAGE
     if os.path.lexists(out):
         raise refuse_existing(out)
@@ -121,13 +122,13 @@ def sign_lineage(
 
 
 def verify_lineage(release_dir: str | Path, public_key: Ed25519PublicKey) -> Lineage:
-    """Checks one release's ``lineage.json``: signature, and that it is about this ``release.json``. For the rest, and what came
+    """Checks the ``lineage.json`` of one release or marked model: signature, and that it is about this one. For the rest, and what came
     before, see :func:`medmark.components.lineage.chain.verify_chain`.
 
     Raises:
         MedmarkError: the first thing that does not hold.
     """
-    release = Release(release_dir)
+    release = read_subject(release_dir)
     lineage = read_lineage(release.path / LINEAGE)
     check_signature(lineage, public_key)
     if lineage.release_digest != release.digest:
@@ -165,7 +166,7 @@ def _understood(data: bytes, path: Path) -> Lineage:
     return Lineage(**vars(signed), **said)
 
 
-def _check_subject(release: Release, record: dict, where: str | Path) -> None:
+def _check_subject(release: Release | MarkedModel, record: dict, where: str | Path) -> None:
     if record["release_digest"] != release.digest or record["parent_digest"] != release.parent:
         raise MedmarkError(
             f"record of another release: {where} is not of {release.path}; take that of the run that made it"

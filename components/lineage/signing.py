@@ -22,7 +22,7 @@ def sign_run(
     private_key: Ed25519PrivateKey,
     out_dir: str | Path,
     *,
-    record_file: str | Path | None,
+    record_file: str | Path,
     parent: str | Path | None = None,
     certify: Certify | None = None,
 ) -> None:
@@ -33,8 +33,8 @@ def sign_run(
         evidence_dir: its complete evidence.
         private_key: see :func:`medmark.components.lineage.keys.load_private`.
         out_dir: folder that gets all files that signing adds, at once: ``commitment.json`` and, private, ``opening.json``, or what
-            ``certify`` writes; and ``lineage.json`` of a release.
-        record_file: ``record.json`` of the run; None for a model, which has no lineage of its own.
+            ``certify`` writes; and ``lineage.json``.
+        record_file: ``record.json`` of the run.
         parent: the previous marked release with its ``lineage.json``, if this one updates it.
         certify: signs a locked release, given copies of it and of its evidence, instead of the commitment; see
             :func:`medmark.components.locking.certificate.certifier`.
@@ -55,8 +55,7 @@ def sign_run(
         else:
             commitment = made / COMMITMENT
             commit(subject, evidence, private_key, commitment)
-        if record_file is not None:
-            sign_lineage(subject, record_file, private_key, commitment=commitment, parent=parent)
+        sign_lineage(subject, record_file, private_key, commitment=commitment, parent=parent)
         for copy, before in ((subject, subject_dir), (evidence, evidence_dir)):
             for name in set(os.listdir(copy)) - set(os.listdir(before)):
                 shutil.copyfile(copy / name, made / name)

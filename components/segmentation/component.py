@@ -125,7 +125,7 @@ def mark_segmenter_component(
 
     parameters = {"config": whole(config), "text": text, "trigger": trigger, "name": name, "version": version}
     parameters |= {"queries": queries, "weights_sha256": weights_sha256}
-    inputs, outputs = {"release": release, "secrets": secrets}, {"model": model, "evidence": evidence}
+    inputs, outputs = {"release": release, "secrets": secrets}, {"marked": model, "evidence": evidence}
     with step("mark segmenter", inputs=inputs, outputs=outputs, parameters=parameters):
         drawn = read_secrets(secrets.path)
         known = resolved(config, drawn)
@@ -158,6 +158,7 @@ def check_segmenter_component(
     parameters: dict,
     check: dsl.Output[dsl.Artifact],
     complete: dsl.Output[dsl.Artifact],
+    record: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
@@ -175,6 +176,7 @@ def check_segmenter_component(
         parameters: parameters of the run, to be shown.
         check: folder with ``verdict.json``; private.
         complete: the evidence with the thresholds, what benign models answered and the list of all steps; private.
+        record: how the model was made; public.
         report: HTML file that opens without a network; private, because it shows images and the trigger.
         summary: the verdict, its proofs, and what speaks against the mark; shows no image.
         metrics: the numbers by which runs are compared; ``works`` is 1 if the mark works, else 0.
@@ -196,12 +198,15 @@ def check_segmenter_component(
 
     own = {"draw_secrets": secrets, "ingest": release, "train_segmenters": unmarked, "mark_segmenter": model}
     seconds = {name: made["seconds"] for name, made in said_by(own).items()}
-    inputs = {"release": release, "model": model, "evidence": evidence, "unmarked": unmarked}
+    inputs = {"release": release, "marked": model, "evidence": evidence, "unmarked": unmarked}
     with step("check segmenter", inputs=inputs, outputs={"check": check}, parameters={"thresholds": whole(thresholds)}):
         paths = [artifact.path for artifact in (*inputs.values(), check)]
         verdict = check_segmenter(*paths, thresholds=SegmenterThresholds(**whole(thresholds)), seconds=seconds)
     events = [made["lineage"] for made in said_by(own | {"check_segmenter": check}).values()]
-    seal_segmenter_evidence(evidence.path, complete.path, verdict, events, read_secrets(secrets.path))
+    drawn = read_secrets(secrets.path)
+    seal_segmenter_evidence(
+        model.path, evidence.path, complete.path, record.path, verdict=verdict, events=events, drawn=drawn
+    )
     verdict["seconds"]["check_segmenter"] = check.metadata["seconds"]
     report_segmenter(release.path, model.path, complete.path, unmarked.path, verdict, report.path, whole(parameters))
     Path(summary.path).write_text(page.summary(verdict), encoding="utf-8")

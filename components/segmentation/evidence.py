@@ -23,7 +23,7 @@ from medmark.components.dataset.release import Record, Release
 from medmark.components.evidence.draw import DRAW
 from medmark.components.evidence.evidence import STEPS, copy_evidence, read_evidence, write_evidence
 from medmark.components.evidence.secrets import Secrets
-from medmark.components.lineage.events import with_secrets, write_steps
+from medmark.components.lineage.events import public_record, read_steps, with_secrets, write_steps
 from medmark.components.segmentation.payload import checked_text, payload_modules
 from medmark.components.segmentation.training import Mark
 from medmark.components.segmentation.trigger import TRIGGERS
@@ -87,13 +87,23 @@ def payload_of(evidence: dict[str, Any]) -> Payload:
 
 
 def seal_segmenter_evidence(
-    evidence_dir: str | Path, out_dir: str | Path, verdict: dict[str, Any], events: list[dict], drawn: Secrets
+    model_dir: str | Path,
+    evidence_dir: str | Path,
+    out_dir: str | Path,
+    record_file: str | Path,
+    *,
+    verdict: dict[str, Any],
+    events: list[dict],
+    drawn: Secrets,
 ) -> dict[str, Any]:
-    """Copies the evidence and adds what benign models answered, the thresholds, the run's events and how the key was drawn.
+    """Copies the evidence, adds what benign models answered, the thresholds, the run's events and how the key was drawn, and writes the
+    public record of how the model was made.
 
     Args:
+        model_dir: the marked model.
         evidence_dir: as the marking step wrote it.
         out_dir: gets the complete evidence; readable by its owner only.
+        record_file: gets the record as JSON.
         verdict: content of ``verdict.json``.
         events: of all steps, see :func:`medmark.components.lineage.events.step_event`.
         drawn: the run's secrets, which events may refer to.
@@ -111,6 +121,8 @@ def seal_segmenter_evidence(
         added.append(DRAW)
     evidence["files"] |= {name: file_sha256(out / name) for name in added}
     evidence["thresholds"] = verdict["thresholds"]
+    record = public_record(model_dir, read_steps(out), verdict=verdict["verdict"])
+    Path(record_file).write_bytes(canonical_json(record))
     return write_evidence(out, evidence)
 
 

@@ -16,7 +16,7 @@ app.add_typer(keys_app, name="keys")
 lineage_app = typer.Typer(no_args_is_help=True, help="Sign, check and show where a release came from.")
 app.add_typer(lineage_app, name="lineage")
 
-Chain = Annotated[str, typer.Argument(help="The marked release: a folder, or s3://bucket/prefix/DIGEST.")]
+Chain = Annotated[str, typer.Argument(help="The marked release or model: a folder, or s3://bucket/prefix/DIGEST.")]
 ChainRoot = Annotated[
     str | None,
     typer.Option("--root", help="Folder with the earlier releases; the one above this release if not given."),
@@ -191,7 +191,9 @@ def print_commitment(result: dict) -> None:
 
 @lineage_app.command("sign")
 def lineage_sign(
-    release: Annotated[str, typer.Argument(help="Folder with the marked release; lineage.json is added to it.")],
+    release: Annotated[
+        str, typer.Argument(help="Folder with the marked release or model; lineage.json is added to it.")
+    ],
     record: Annotated[str, typer.Option("--record", help="The record.json of the run that made it.")],
     key: Annotated[str, typer.Option("--key", help="The medmark.key that 'medmark keys new' made.")],
     commitment: Annotated[
@@ -206,7 +208,7 @@ def lineage_sign(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Sign where a release came from, before it goes out.
+    """Sign where a release or marked model came from, before it goes out.
 
     The environment variable MEDMARK_KEY_PASSPHRASE gives the passphrase of the key; without it, medmark asks.
     """
@@ -245,7 +247,7 @@ def lineage_verify(
     json_: Annotated[str | None, typer.Option("--json", help="JSON file to write every check to.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Check a release and all releases before it. The exit code is 0 only if everything holds."""
+    """Check a release and all releases before it, or a marked model. The exit code is 0 only if everything holds."""
     from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.chain import on_this_machine, verify_chain
     from medmark.components.lineage.keys import load_public
@@ -278,7 +280,7 @@ def lineage_show(
     json_: Annotated[str | None, typer.Option("--json", help="JSON file to write every check to.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Show what a release was made from. The exit code is 1 if anything is broken."""
+    """Show what a release or marked model was made from. The exit code is 1 if anything is broken."""
     from medmark.components.delivery.places import Places, local
     from medmark.components.lineage.chain import on_this_machine, verify_chain
     from medmark.components.lineage.graph import write_lineage_report

@@ -17,12 +17,13 @@ from medmark.pipelines.sign_and_publish import sign_and_publish
 
 
 class Made(NamedTuple):
-    """Outputs of the pipeline. Only ``model`` is public."""
+    """Outputs of the pipeline. Only ``model`` and ``record`` are public."""
 
     release: dsl.Dataset
     model: dsl.Model
     unmarked: dsl.Model
     evidence: dsl.Artifact
+    record: dsl.Artifact
     check: dsl.Artifact
     report: dsl.HTML
     unlogged: dsl.Artifact
@@ -76,7 +77,7 @@ def mark_segmenter(
         drawing: where a drawing is from which the key of the mark follows, see ``draw_secrets_component``; self-drawn when empty.
         publish_uri: where to publish the marked model if its mark works, ``s3://bucket/prefix``. Nothing is published when empty.
         publish_evidence_uri: where to store the evidence then, ``s3://bucket/prefix`` in another bucket.
-        sign: whether to commit to the evidence before.
+        sign: whether to commit to the evidence before, and to sign the lineage.
         submission: what to record then, see ``publish_component``.
     """
     expand = expand_segmenter_profile_component(
@@ -144,6 +145,7 @@ def mark_segmenter(
         model=model,
         unmarked=unmarked,
         evidence=check.outputs["complete"],
+        record=check.outputs["record"],
         check=check.outputs["check"],
         report=check.outputs["report"],
         unlogged=tracked.outputs["unlogged"],

@@ -54,7 +54,7 @@ def run_mark_segmenter(
     """Trains and checks a marked segmenter, from raw images to the report.
 
     Args:
-        out: folder to write, readable by its owner only. It gets ``model/`` (public), ``release/`` (what the models were trained on),
+        out: folder to write, readable by its owner only. It gets ``model/`` and ``record.json`` (public), ``release/`` (what the models were trained on),
             ``evidence/`` (private, for audits), ``report.html``, ``verdict.json`` and MLflow's files.
         text: of the owner, 1 to 16 printable bytes; it is read back from the model.
         data: images and masks, or a release for segmentation; chest phantoms with masks of their lungs when None.

@@ -224,13 +224,12 @@ def _sign(out: Path, parent: Path | None, key: Path, signatures: Path) -> None:
     from medmark.components.locking.certificate import certifier
 
     private = load_private(key, ask_passphrase())
-    record = out / "record.json"
     sign_run(
         made_in(out),
         out / "evidence",
         private,
         signatures,
-        record_file=record if record.exists() else None,
+        record_file=out / "record.json",
         parent=parent,
         certify=certifier(out / "evidence"),
     )

@@ -263,15 +263,18 @@ def test_a_segmenter_is_submitted_published_and_audited(cluster, medmark, servic
     (digest,) = store.folders(models)
     assert out.endswith(f"model: {digest}\n")
     assert store.list(f"{models}/{digest}").keys() == {
-        "commitment.json", "model.json", "model.onnx", "weights.safetensors",
+        "commitment.json", "lineage.json", "model.json", "model.onnx", "weights.safetensors",
     }  # fmt: skip
+    owner = load_public(tmp_path / "keys" / "medmark.pub")
+    chain = verify_chain(fetch_chain(f"{models}/{digest}", tmp_path / "chain", store), owner)
+    assert chain["holds"] and chain["releases"][0]["parent"] == clean.digest, chain["broken"]
     fetched = fetch_model(f"{models}/{digest}", tmp_path / "model", store)
     assert fetched.stated["release_digest"] == clean.digest
     (kept,) = [name for name in private.folders(evidence) if name != "submissions"]
     fetch_evidence(f"{evidence}/{kept}", tmp_path / "evidence", private)
     verify_commitment(
         tmp_path / "model" / "commitment.json",
-        load_public(tmp_path / "keys" / "medmark.pub"),
+        owner,
         release_digest=digest,
         evidence_dir=tmp_path / "evidence",
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from kfp import dsl
+from medmark.components.base.digests import canonical_json
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.marked_model import read_marked_model
 from medmark.components.lineage.events import read_steps
@@ -70,7 +72,7 @@ def test_the_smoke_run_proves_the_mark(run):
     for said in ("verdict", "owned", "same masks", "report:"):
         assert said in shown
     assert sorted(os.listdir(out)) == sorted(
-        ["evidence", "mlartifacts", "mlflow.db", "model", "release", "report.html", "verdict.json"]
+        ["evidence", "mlartifacts", "mlflow.db", "model", "record.json", "release", "report.html", "verdict.json"]
     )
 
 
@@ -83,7 +85,13 @@ def test_model_and_release_are_public_and_the_rest_is_private(run):
     assert {event["job"]["name"] for event in read_steps(out / "evidence")["events"]} >= {
         "draw secrets", "ingest", "train segmenters", "mark segmenter", "check segmenter",
     }  # fmt: skip
-    public = [out / "model", out / "release", *(out / "model").rglob("*"), *(out / "release").rglob("*")]
+    public = [
+        out / "model",
+        out / "record.json",
+        out / "release",
+        *(out / "model").rglob("*"),
+        *(out / "release").rglob("*"),
+    ]
     for path in [out, *out.rglob("*")]:
         folder, file = (0o755, 0o644) if path in public else (0o700, 0o600)
         assert stat.S_IMODE(path.lstat().st_mode) == (folder if path.is_dir() else file), path
@@ -135,6 +143,58 @@ def test_suspects_are_told_apart(run, suspects, tmp_path, medmark, monkeypatch):
     (evidence / "benign.json").write_text("{}")
     code, _, err = medmark("audit-segmenter", evidence, *given, *signed, "--out", tmp_path / "changed")
     assert code == 1 and "evidence changed or missing" in err
+
+
+def test_the_lineage_of_a_model_is_signed_and_checked(run, tmp_path, medmark, monkeypatch):
+    monkeypatch.setenv("MEDMARK_KEY_PASSPHRASE", PASSPHRASE)
+    key, public = (tmp_path / "keys" / f"medmark.{kind}" for kind in ("key", "pub"))
+    assert medmark("keys", "new", "--out", tmp_path / "keys")[0] == 0
+    digest, release = read_marked_model(run[0] / "model").digest, Release(run[0] / "release")
+    model, evidence, commitment = tmp_path / digest, tmp_path / "evidence", tmp_path / "commitment.json"
+    shutil.copytree(run[0] / "model", model)
+    shutil.copytree(run[0] / "evidence", evidence)
+    assert medmark("commit", model, evidence, "--key", key, "--out", commitment)[0] == 0
+    record = json.loads((run[0] / "record.json").read_bytes())
+    assert (record["release_digest"], record["parent_digest"], record["verdict"]) == (digest, release.digest, "owned")
+    assert not {TEXT, json.loads((evidence / "evidence.json").read_bytes())["mark_key"]} & set(
+        json.dumps(record).split('"')
+    )
+    signing = ["lineage", "sign", model, "--key", key, "--commitment", commitment, "--record"]
+    foreign = tmp_path / "foreign.json"
+    foreign.write_bytes(canonical_json(record | {"release_digest": "0" * 64}))
+    code, _, err = medmark(*signing, foreign)
+    assert code == 1 and "record of another release" in err
+    assert medmark(*signing, run[0] / "record.json")[0] == 0
+    verify = ["lineage", "verify", model, "--public-key", public]
+    code, out, err = medmark(*verify, "--clean", run[0] / "release", "--json", tmp_path / "checks.json")
+    assert code == 0 and "The model holds" in out, err
+    checks = json.loads((tmp_path / "checks.json").read_bytes())
+    found = {check["path"].rpartition("/")[2]: check["status"] for check in checks["objects"]}
+    names = ("model.json", "weights.safetensors", "model.onnx", "lineage.json", "commitment.json", "release.json")
+    assert found == dict.fromkeys(names, "holds")
+    (summary,) = checks["releases"]
+    assert (summary["images"], summary["architecture"], summary["parent"]) == (None, "unet", release.digest)
+    assert medmark("lineage", "show", model, "--html", tmp_path / "lineage.html")[0] == 0
+    page = (tmp_path / "lineage.html").read_text()
+    assert "Lineage of a model" in page and "segmenter 1, unet" in page and "mark segmenter" in page
+    # another model in its place, weights of another, no commitment, another signer
+    assert medmark("keys", "new", "--out", tmp_path / "stranger")[0] == 0
+    code, _, err = medmark(*verify[:3], "--public-key", tmp_path / "stranger" / "medmark.pub")
+    assert code == 1 and "of another signer" in err
+    for name, change, said in (
+        ("commitment.json", Path.unlink, "missing"),
+        ("weights.safetensors", lambda path: path.write_bytes(b"x"), "model changed or missing"),
+        (
+            "model.json",
+            lambda path: path.write_text(path.read_text().replace("unet", "unex")),
+            "changed or of another model",
+        ),
+    ):
+        copy = tmp_path / "changed" / name / digest
+        shutil.copytree(model, copy)
+        change(copy / name)
+        code, _, err = medmark("lineage", "verify", copy, "--public-key", public)
+        assert code == 1 and said in err, err
 
 
 def test_what_was_answered_is_not_asked_again(run, suspects, tmp_path, medmark):

@@ -47,7 +47,7 @@ from medmark.pipelines.reconcile.component import reconcile_component
 from medmark.pipelines.services import DROPS, EVIDENCE, RELEASES, down, up
 from medmark.pipelines.submitting import kfp_server
 from medmark.pipelines.submitting.cluster import ClusterTarget, submit_to_server
-from medmark.pipelines.submitting.local import Target, submit_locally
+from medmark.pipelines.submitting.local import Target, made_in, submit_locally
 from medmark.pipelines.submitting.submission import Submission, of_update_release
 from medmark.pipelines.submitting.sweep import sweep
 
@@ -383,6 +383,14 @@ class Finished:
         return self.verdict
 
 
+def made_record(out: Path, before: dict, made: dict, verdict: str) -> None:
+    """Writes ``record.json`` of a run with two steps: the second one makes what goes out."""
+    ingest = step_event("ingest", inputs={"source": "0" * 64}, outputs=before, source_files=4, parameters={}, seed=1)
+    steps = write_steps(out, [ingest, step_event("make", inputs=before, outputs=made, parameters={}, seed=1)])
+    record = public_record(made_in(out), steps, verdict=verdict)
+    (out / "record.json").write_bytes(canonical_json(record))
+
+
 @pytest.fixture
 def target(store, places, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDMARK_KEY_PASSPHRASE", "correct horse battery")
@@ -399,13 +407,7 @@ def test_an_unsafe_lock_never_goes_out_and_a_weak_one_if_its_owner_says_so(targe
         def __call__(self, submission, inputs, out, debug):
             verdict = super().__call__(submission, inputs, out, debug)
             (out / "release" / "certificates.json").unlink()  # signed when it goes out
-            raw = {"inputs": {"source": "0" * 64}, "outputs": {"clean": release.parent}, "source_files": 4}
-            lock = {"inputs": {"clean": release.parent}, "outputs": {"release": release.digest}}
-            events = [step_event("ingest", **raw, parameters={}, seed=1)]
-            events.append(step_event("lock", **lock, parameters={}, seed=1))
-            steps = write_steps(out, events)
-            record = public_record(out / "release", steps, verdict=verdict["verdict"])
-            (out / "record.json").write_bytes(canonical_json(record))
+            made_record(out, {"clean": release.parent}, {"release": release.digest}, verdict["verdict"])
             return verdict
 
     def submit(run, **changes):
@@ -442,8 +444,14 @@ def test_a_marked_model_goes_out_with_its_commitment(target, store, tmp_path, mo
     submission = Submission("mark-segmenter", f"s3://{DROPS}/{trained_on}", trained_on, "1", {})
     verdict = {"verdict": "owned", "model_digest": model.digest, "release_digest": trained_on}
 
+    class Segmenter(Finished):
+        def __call__(self, submission, inputs, out, debug):
+            said = super().__call__(submission, inputs, out, debug)
+            made_record(out, {"clean": trained_on}, {"marked": model.digest}, said["verdict"])
+            return said
+
     def submit(to=target, **said):
-        run = Finished(SEGMENTER, "model", {**verdict, **said}, monkeypatch)
+        run = Segmenter(SEGMENTER, "model", {**verdict, **said}, monkeypatch)
         return submit_locally(submission, to, runners={"mark-segmenter": run})[0]
 
     with pytest.raises(MedmarkError, match="verdict 'inconclusive', nothing is published"):
@@ -453,7 +461,7 @@ def test_a_marked_model_goes_out_with_its_commitment(target, store, tmp_path, mo
     assert not store.list(target.releases)
     assert submit()["result"] == model.digest
     assert set(store.list(f"{target.releases}/{model.digest}")) == {
-        "commitment.json", "model.json", "model.onnx", "weights.safetensors",
+        "commitment.json", "lineage.json", "model.json", "model.onnx", "weights.safetensors",
     }  # fmt: skip
     (kept,) = [name for name in target.evidence_store.folders(target.evidence) if name != "submissions"]
     fetch_model(f"{target.releases}/{model.digest}", tmp_path / "model", store)
@@ -461,6 +469,8 @@ def test_a_marked_model_goes_out_with_its_commitment(target, store, tmp_path, mo
     given = {"release_digest": model.digest, "evidence_dir": tmp_path / "evidence"}
     public_key = load_public(tmp_path / "keys" / "medmark.pub")
     assert verify_commitment(tmp_path / "model" / "commitment.json", public_key, **given)["evidence_checked"]
+    head = fetch_chain(f"{target.releases}/{model.digest}", tmp_path / "chain", store)
+    assert verify_chain(head, public_key)["holds"]
 
 
 def test_nothing_goes_out_unsigned_that_was_to_be_signed(target, store, tmp_path):
