@@ -77,6 +77,7 @@ def mark(bench: Bench, folder: Path, seed: int) -> None:
         version=str(seed),
         queries=profile.queries,
         seed=seed,
+        surrogates_dir=bench.work / "panel",
     )
 
 

@@ -156,6 +156,18 @@ class Marker:
         """Marked images, (B, 1, S, S) in [0, 1]."""
         return (images + self.delta(images, saliency, role)).clamp(0, 1)
 
+    def wave(self, image_id: str, role: str, *, variant: int = 0) -> Key:
+        """The wave of one image.
+
+        Args:
+            image_id: of the image.
+            role: see :meth:`coarse`.
+            variant: 0 for the wave that is published; each other number gives another one, drawn in the same way.
+        """
+        name = f"{image_id}:{variant}" if variant else image_id  # no id has a colon
+        key = draw_decoy_key(self.seed, name) if role == "decoy" else self.key
+        return key if self.one_phase else in_image(key, self.seed, name)
+
     @torch.no_grad()
     def mark(self, record: Record, saliency: dict[str, torch.Tensor], role: str) -> Record | None:
         """One record with the mark at its own resolution and depth; None if it cannot be hidden in this image.
@@ -165,9 +177,7 @@ class Marker:
         """
         pixels = decode_png(record.image)
         small = resize(display_tensor(record), self.shape.size)
-        key = draw_decoy_key(self.seed, record.image_id) if role == "decoy" else self.key
-        if not self.one_phase:
-            key = in_image(key, self.seed, record.image_id)
+        key = self.wave(record.image_id, role)
         coarse = self.coarse(small, stack_saliency(saliency, [record.image_id]), role, key)[0, 0].double().numpy()
         change = stored_delta(enlarge(coarse, pixels.shape), pixels, record.bits, record.display)
         marked = hide(pixels, change)

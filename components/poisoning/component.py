@@ -27,7 +27,7 @@ def poison_component(
         control: generator of another mark, which audits compare with, from ``train_generator_component``.
         maps: saliency maps, from ``extract_saliency_component``.
         origins: where the images came from, from ``ingest_component``; private.
-        surrogates: benign models, from ``train_classifiers_component``; kept for updates.
+        surrogates: benign models, from ``train_classifiers_component``; they say which images are hard, and are kept for updates.
         version: version of the marked release.
         queries: largest number of images that a suspect is asked about.
         secrets: the run's secrets, from ``draw_secrets_component``; the choice of the queries follows from them.
@@ -50,7 +50,8 @@ def poison_component(
     outputs, parameters = {**outputs, "keep": keep}, {"version": version, "queries": queries}
     with step("poison", inputs=inputs, outputs=outputs, parameters=parameters, seed={"$secret": "seed"}):
         seed = read_secrets(secrets.path).seed
-        digest = poison(*paths, version=version, queries=queries, seed=seed)["release_digest"]
+        made = poison(*paths, version=version, queries=queries, seed=seed, surrogates_dir=surrogates.path)
+        digest = made["release_digest"]
         keep_for_updates(release.path, marked.path, evidence.path, origins.path, surrogates.path, keep.path)
     before = dict(ingest=release, surrogates=surrogates, saliency=maps, generator=generator, control_generator=control)
     marked.metadata.update(digest=digest)

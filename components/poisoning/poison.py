@@ -26,6 +26,7 @@ from medmark.components.evidence.ledger import write_ledger
 from medmark.components.evidence.queries import write_query_rows
 from medmark.components.generator.marker import Marker, write_roles
 from medmark.components.poisoning.quality import compare, sum_up
+from medmark.components.poisoning.variants import make_variants
 from medmark.components.saliency.extract import load_saliency
 
 # ours; at the default strength the worst image has 0.96 and 0.13, benchmarks/results/mark_release_kermany.json
@@ -44,6 +45,7 @@ def poison(
     version: str,
     queries: int = 100,
     seed: int = 0,
+    surrogates_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Writes the marked release and its private evidence.
 
@@ -53,11 +55,12 @@ def poison(
         control_dir: another trained generator, for the control marks.
         saliency_dir: saliency maps of the clean release.
         out_release: gets the public release; its ``parent`` is the clean release's digest.
-        out_evidence: gets ``evidence.json``, ``ledger.parquet``, ``queries.parquet`` and ``generator/``; readable by
+        out_evidence: gets ``evidence.json``, ``ledger.parquet``, ``queries.parquet``, ``variants.parquet`` and ``generator/``; readable by
             its owner only.
         version: of the marked release.
         queries: at most this many test images of the other classes for the audit, each of another patient.
-        seed: of the choice of queries.
+        seed: of the choice of queries and variants.
+        surrogates_dir: benign models, which say of which images variants are made; none are when None.
 
     Returns:
         The content of ``evidence.json``.
@@ -78,10 +81,12 @@ def poison(
     ledger, left = _write_release(source, Path(out_release), marker, saliency, version)
     write_ledger(out_evidence, ledger)
     asked = write_queries(source, marker, control, saliency, out_evidence, queries, seed)
+    given = {row["image_id"]: row["role"] for row in ledger}
+    if surrogates_dir is not None:
+        make_variants(source, marker, saliency, given, surrogates_dir, out_evidence, seed)
     (out_evidence / "generator").mkdir(exist_ok=True)
     for name in ("generator.safetensors", "generator.json"):
         shutil.copyfile(Path(generator_dir) / name, out_evidence / "generator" / name)
-    given = {row["image_id"]: row["role"] for row in ledger}
     write_roles(out_evidence / "generator", given)
     evidence = {
         "schema_version": EVIDENCE_SCHEMA_VERSION,

@@ -43,6 +43,7 @@ from medmark.components.evidence.evidence import copy_evidence, read_evidence, w
 from medmark.components.evidence.keep import SURROGATES, Original, read_keep, read_originals, write_keep
 from medmark.components.evidence.ledger import read_ledger, write_ledger
 from medmark.components.evidence.queries import QUERIES, query_ids
+from medmark.components.evidence.variants import VARIANTS
 from medmark.components.generator.marker import Marker, write_roles
 from medmark.components.poisoning.choice import choose
 from medmark.components.poisoning.correction import Corrections, correct_images
@@ -79,7 +80,7 @@ def update(
         out_release: gets the new release; its ``parent`` is the previous marked release's digest, and ``changes.json`` lists
             ids: ``added``, ``changed``, ``withdrawn``, and ``tombstones``, all that were ever withdrawn. If nothing changed it
             gets the previous release as it is, with the same digest.
-        out_evidence: gets the evidence: same generator and thresholds, queries without images that changed or went.
+        out_evidence: gets the evidence: same generator and thresholds, queries and variants without images that changed or went.
         out_keep: gets what the update after this needs, and ``rejected.parquet``, what the drop had set aside.
         version: of the new release.
 
@@ -254,7 +255,7 @@ def _write_evidence(
 ) -> None:
     """The evidence for the new release; queries and answers about images that changed or went are left out."""
     files = copy_evidence(source, out, evidence)
-    for name in (QUERIES, BENIGN):
+    for name in {QUERIES, BENIGN, VARIANTS} & set(files):
         table = pq.read_table(source / name)
         stays = pc.invert(pc.is_in(table["image_id"], value_set=pa.array(sorted(gone), pa.string())))
         pq.write_table(table.filter(stays), out / name, compression="zstd")

@@ -13,12 +13,13 @@ from medmark.components.base.private_files import write_private
 from medmark.components.report.figures import delta_ps, e_value_paths
 
 HEADLINES = {
-    "owned": ("bad", "Trained on the release: every proof holds"),
+    "owned": ("bad", "Trained on the release"),
     "not_owned": ("good", "Not shown to be trained on the release"),
     "inconclusive": ("open", "Open: the evidence does not suffice either way"),
 }
 SENTENCES = {
-    "owned": "The model reacts to the secret mark as only models trained on the release are known to.",
+    "owned": "The model reacts to the secret mark as only models trained on the release are known to, and every proof holds.",
+    "by_images": "The model knows the images as they were published: it is surer of them than of the same images with other marks.",
     "not_owned": "The model does not react to the mark as a model trained on the release would. Do not accuse.",
     "inconclusive": "At least one proof could not be had. That is not enough to accuse anybody.",
 }
@@ -31,6 +32,7 @@ THRESHOLDS = {
     "guilty": "a suspect is cleared if its delta-P is less",
     "conformal_alpha": "level of the rank among benign models",
     "key_alpha": "level of the key's rank among all keys",
+    "images_alpha": "level at which knowing the published images suffices alone",
     "min_queries": "for tests with a fixed number of images; not used here",
 }
 
@@ -50,7 +52,9 @@ def write_audit_report(out_html: str | Path, audit: dict[str, Any]) -> None:
         tone, headline = HEADLINES[suspect["verdict"]]
         paths = suspect["path_log10"]
         figure = data_uri(e_value_paths(paths, needed), "image/svg+xml") if paths else None
-        sentence = SENTENCES[suspect["verdict"]]
+        known = suspect.get("images_p_value_holm")  # not in audits of before there were variants
+        by_images = known is not None and known <= audit["thresholds"]["images_alpha"]
+        sentence = SENTENCES["by_images" if by_images else suspect["verdict"]]
         if suspect["verdict"] == "owned":
             sentence += COMMITTED if audit["commitment"] else UNCOMMITTED
         described = json.dumps(suspect["description"], sort_keys=True) if suspect["description"] else None

@@ -29,7 +29,7 @@ HEADLINES = {
     "not_owned": ("bad", "The mark does not work: do not publish this release"),
     "inconclusive": ("open", "The check is inconclusive: do not rely on this mark yet"),
 }
-TONES = {"holds": "yes", "fails": "no", "missing": "no", "": ""}  # classes of style.j2
+TONES = {"holds": "yes", "fails": "no", "missing": "no", "not shown": "", "": ""}  # classes of style.j2
 
 
 def write_report(

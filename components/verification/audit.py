@@ -1,16 +1,18 @@
 """Audit suspects with complete evidence: :func:`audit` is what ``medmark audit`` calls.
 
-A suspect is asked a few images at a time, in the evidence's random order, and no more than it takes. The verdict is
-``owned`` only if all of this holds, ``not_owned`` as soon as something speaks against it, else ``inconclusive``:
+A suspect is asked a few images at a time, in the evidence's random order, and no more than it takes. The verdict is ``owned`` if the suspect
+knows the published images, see :mod:`medmark.components.verification.variant_test`. Else it is ``owned`` only if all of this holds,
+``not_owned`` as soon as something speaks against it, and otherwise ``inconclusive``:
 
 1. e-values against "delta-P is at most tau", "delta-P beyond the control mark is at most tau" and "flips to the target
    are no more than benign models show" all reach 1 / alpha (:mod:`medmark.components.verification.sequential`);
 2. the suspect ranks above the benign models that underwent the same procedure;
 3. no benign model goes beyond tau, and the control mark does not set the suspect off;
 4. the suspect's answers to waves rank the key among the first of all keys, see :mod:`medmark.components.verification.key_test`. It is
-   asked about those, 91 for each of 30 images, only if 1 holds.
+   asked about those, 91 for each of 30 images, only if 1 holds. In its place, knowing the published images at the same level will do.
 
-Several suspects are corrected by Holm's method, in 1, 2 and 4. Whether the evidence was committed to before the
+A suspect that gives probabilities is asked about 9 variants of at most 200 images; after 50 of them it is left alone if the published ones
+are behind. Several suspects are corrected by Holm's method, in 1, 2 and 4 and for the published images. Whether the evidence was committed to before the
 release went out is checked if the commitment is given; the verdict is about the model's answers alone, and without the
 commitment it accuses nobody.
 """
@@ -19,7 +21,9 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -32,6 +36,7 @@ from medmark.components.evidence.draw import DRAW
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.key_answers import KeyAnswers, read_benign_waves
 from medmark.components.evidence.queries import QuerySet, query_ids, read_queries
+from medmark.components.evidence.variants import VariantsOf, has_variants, read_variants
 from medmark.components.generator.key import Key, draw_key
 from medmark.components.lineage.commitment import subject_digest, verify_commitment
 from medmark.components.lineage.drawing import Drawn, check_draw
@@ -41,7 +46,7 @@ from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect, open_suspect
-from medmark.components.verification.questioning import Questioned, ask_for_key, question
+from medmark.components.verification.questioning import Questioned, ask_about_variants, ask_for_key, question
 from medmark.components.verification.sequential import log_wealth, rank_stopped
 from medmark.components.verification.statistics import Rank
 from medmark.components.verification.verdict import (
@@ -56,7 +61,9 @@ from medmark.components.verification.verdict import (
 )
 from statsmodels.stats.multitest import multipletests
 
-AUDIT_SCHEMA_VERSION = 3  # 2: what each suspect was taken for; 3: the key; all that version 1 has is still there
+AUDIT_SCHEMA_VERSION = (
+    4  # 2: what each suspect was taken for; 3: the key; 4: the published images; all that version 1 has is still there
+)
 STORE = "answers.sqlite"
 COMMITMENT_FILES = {
     "commitment": "commitment.json",
@@ -67,8 +74,8 @@ COMMITMENT_FILES = {
 }
 BASE64 = ("timestamp", "beacon")  # of them
 OTHER_OWNERS = (
-    "a model that was trained on another owner's marked release passes all proofs but the key, and of a hundred such models one may pass"
-    " that, too: look for the other owner before you accuse anybody"
+    "a model that was trained on another owner's marked release passes all proofs by the mark but the key, and of a hundred such models two may"
+    " pass that, too, by the key or by the published images in its place: look for the other owner before you accuse anybody by the mark"
 )
 UNCOMMITTED = (
     "it was not shown that this evidence was committed to before the release went out; without that it accuses nobody"
@@ -95,6 +102,10 @@ MEANINGS = {
     "key": "rank of the key among all keys by the suspect's answers, and the chance of so high a rank if it never learned from this release;"
     " null: it was not asked",
     "key_p_value_holm": "that chance, corrected for the number of suspects",
+    "images": "how far the published images are ahead of the same images with other marks, in standard deviations of what chance gives, and the"
+    " chance of that if the suspect never learned from this release; null: it was not asked about them",
+    "images_p_value_holm": "that chance, corrected for the number of suspects",
+    "not_needed": "proofs by the mark that do not hold, of a suspect that knows the published images",
 }
 
 
@@ -276,8 +287,12 @@ def audit_suspects(
     # derived from the seed, as the draw is: evidence cannot name another key than the one that was drawn
     waves = read_benign_waves(evidence_dir)
     key = draw_key(evidence["seed"]) if waves else None
+    # where the published variants are follows from the seed, too
+    variants = partial(read_variants, evidence_dir, seed=evidence["seed"]) if has_variants(evidence_dir) else None
     questioned = [
-        _question(suspect, evidence_dir, out / STORE, target, benign, waves, key, thresholds, among=len(suspects))
+        _question(
+            suspect, evidence_dir, out / STORE, target, benign, waves, key, variants, thresholds, among=len(suspects)
+        )
         for suspect in suspects
     ]
     made = {
@@ -286,7 +301,7 @@ def audit_suspects(
         "evidence_sha256": file_sha256(Path(evidence_dir) / "evidence.json"),
         "class_names": evidence["class_names"],
         "target_class": evidence["target_class"],
-        "thresholds": evidence["thresholds"] | {"guilty": GUILTY},
+        "thresholds": asdict(thresholds) | {"guilty": GUILTY},
         "innocent_models": {
             "count": len(benign_models),
             "max_lift": max(answers.delta_p for answers in benign),
@@ -317,6 +332,7 @@ def _question(
     benign_models: list[Answers],
     waves: list[KeyAnswers],
     key: Key | None,
+    variants: Callable[..., Iterator[VariantsOf]] | None,
     thresholds: Thresholds,
     *,
     among: int,
@@ -328,21 +344,25 @@ def _question(
     def part(start: int, stop: int) -> QuerySet:
         return read_queries(evidence_dir, size=suspect.size, target=target, start=start, stop=stop)
 
+    of_size = None if variants is None else partial(variants, size=suspect.size)
     try:
         with StoredSuspect(suspect, store) as stored:
             questioned = question(stored, part, benign_models, thresholds, among=among)
             images = len(benign_models[0].is_clean)
-            return ask_for_key(questioned, stored, part, images, waves, key)
+            questioned = ask_for_key(questioned, stored, part, images, waves, key)
+            return ask_about_variants(questioned, stored, of_size)
     finally:
         suspect.close()
 
 
 class _Corrected(NamedTuple):
-    """p-values of one suspect, corrected for the number of suspects: of "no mark", of the rank among benign models and of the key."""
+    """p-values of one suspect, corrected for the number of suspects: of "no mark", of the rank among benign models, of the key and of the
+    published images."""
 
     none: float
     rank: float
     key: float
+    images: float
 
 
 def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds: Thresholds) -> list[dict[str, Any]]:
@@ -365,7 +385,8 @@ def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds
             ranks.append(Rank(1.0, 1 / (len(benign_models) + 1)))
     p_values, rank_p_values = holm([q.p_value for q in questioned]), holm([rank.p_value for rank in ranks])
     key_p_values = holm([q.key.p_value if q.key else 1.0 for q in questioned])
-    corrected = map(_Corrected, p_values, rank_p_values, key_p_values)
+    images_p_values = holm([q.images.p_value if q.images else 1.0 for q in questioned])
+    corrected = map(_Corrected, p_values, rank_p_values, key_p_values, images_p_values)
     return [
         _entry(q, rank, p_values, benign_models, thresholds, among=len(questioned))
         for q, rank, p_values in zip(questioned, ranks, corrected, strict=True)
@@ -433,9 +454,12 @@ def _entry(
         "rank_resolution": rank.resolution,
         "key": asdict(questioned.key) if questioned.key else None,
         "key_p_value_holm": corrected.key if questioned.key else None,
+        "images": asdict(questioned.images) if questioned.images else None,
+        "images_p_value_holm": corrected.images if questioned.images else None,
         "passed": decision.passed,
         "failed": decision.failed,
         "missing": decision.missing,
+        "not_needed": decision.not_needed,
         "would_change": would_change(decision, questioned, len(benign_models), e_value_needed(thresholds, among)),
         "path_log10": {name: path.tolist() for name, path in result.path.items()} if result else {},
     }
@@ -472,6 +496,7 @@ def _stopped(
         among=among,
         key_p_value=corrected.key if questioned.key else None,
         key_missing=questioned.key_missing,
+        images_p_value=corrected.images if questioned.images else None,
     )
 
 
@@ -506,6 +531,10 @@ def would_change(decision: Decision, questioned: Questioned, benign_models: int,
                 f" clearly below {GUILTY:g}; then every proof would have been needed"
             ]
         return [f"another verdict needs the opposite of this: {failed}" for failed in decision.failed]
+    if decision.by_images:
+        return [
+            "not_owned or inconclusive, if the suspect had been no surer of the published images than of the same images with other marks"
+        ]
     weakest = questioned.weakest
     return [
         f"inconclusive, if the e-value of its weakest proof ({weakest}) had stayed below {e_value(needed)};"

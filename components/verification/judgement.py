@@ -17,6 +17,7 @@ from medmark.components.verification.statistics import (
     paired_effect,
     upper_rate,
 )
+from medmark.components.verification.variant_test import VariantTest
 from medmark.components.verification.verdict import Decision, Measured, Thresholds, decide
 
 
@@ -39,7 +40,12 @@ class Judgement:
 
 
 def judge(
-    name: str, answers: Answers, benign: list[Answers], thresholds: Thresholds, key: KeyTest | None = None
+    name: str,
+    answers: Answers,
+    benign: list[Answers],
+    thresholds: Thresholds,
+    key: KeyTest | None = None,
+    images: VariantTest | None = None,
 ) -> Judgement:
     """Tests one model's answers against those of benign models to the same images.
 
@@ -49,6 +55,7 @@ def judge(
         benign: answers of models trained without the mark; the model must not be among them.
         thresholds: fixed beforehand.
         key: rank of the key by the model's answers; None: not asked for.
+        images: whether it knows the published images; None: not asked about them.
 
     Raises:
         MedmarkError: there is no benign model, or too few images.
@@ -81,6 +88,7 @@ def judge(
         contrast_t_p_value=contrast.t_p_value if contrast else None,
         contrast_bound_p_value=contrast.bound_p_value if contrast else None,
         key_p_value=key.p_value if key else None,
+        images_p_value=images.p_value if images else None,
     )
     return Judgement(name, effect, labels, measured, decide(measured, thresholds))
 
@@ -108,4 +116,5 @@ def summary(result: Judgement) -> dict[str, Any]:
         "passed": result.decision.passed,
         "failed": result.decision.failed,
         "missing": result.decision.missing,
+        "not_needed": result.decision.not_needed,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from medmark.components.base.errors import MedmarkError
@@ -10,6 +10,7 @@ from medmark.components.base.progress import track
 from medmark.components.evidence.answers import Answers
 from medmark.components.evidence.key_answers import KeyAnswers
 from medmark.components.evidence.queries import QuerySet
+from medmark.components.evidence.variants import VariantsOf
 from medmark.components.generator.key import Key
 from medmark.components.suspects.answer_store import StoredSuspect
 from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect
@@ -17,6 +18,7 @@ from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.key_test import IMAGES, KeyTest, ask_waves, key_test
 from medmark.components.verification.sequential import SequentialResult, first, join, sequential_test
 from medmark.components.verification.statistics import upper_rate
+from medmark.components.verification.variant_test import VariantTest, variant_test
 from medmark.components.verification.verdict import CLAIMS, Thresholds
 
 CHUNK = 4  # images between two looks, each asked clean, with the mark and with the control mark; arbitrary
@@ -34,6 +36,7 @@ class Questioned:
         error: why it did not answer to the end, or None.
         key: rank of the key by its answers to waves; None: it was not asked about any.
         key_missing: why it was not, or did not answer to the end.
+        images: whether it knows the published images; None: it was not asked about them, or did not answer to the end.
     """
 
     suspect: SuspectModel | UnopenedSuspect
@@ -43,6 +46,7 @@ class Questioned:
     error: str | None
     key: KeyTest | None = None
     key_missing: str = "the key is asked for when all else suffices"
+    images: VariantTest | None = None
 
     @property
     def e_values(self) -> dict[str, float]:
@@ -95,6 +99,29 @@ def question(
             break
     answers = first(join(chunks), result.queries) if result else None
     return Questioned(suspect.suspect, answers, result, suspect.asked, error)
+
+
+def ask_about_variants(
+    questioned: Questioned,
+    suspect: StoredSuspect[SuspectModel],
+    variants: Callable[[], Iterable[VariantsOf]] | None,
+) -> Questioned:
+    """Asks a suspect whether it knows the published images, whatever it answered to the mark.
+
+    Labels alone say nothing of that, and neither does evidence of before there were variants.
+
+    Args:
+        questioned: the suspect after :func:`question` and :func:`ask_for_key`.
+        suspect: as there.
+        variants: reads the images that were marked, in their variants; None: there are none in the evidence.
+    """
+    if questioned.error or questioned.suspect.label_only or variants is None:
+        return questioned
+    try:
+        found = variant_test(suspect, variants())
+    except MedmarkError:
+        return replace(questioned, asked=suspect.asked)
+    return replace(questioned, images=found, asked=suspect.asked)
 
 
 def ask_for_key(

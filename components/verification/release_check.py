@@ -15,6 +15,7 @@ from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.key_answers import write_waves
 from medmark.components.evidence.queries import read_queries
+from medmark.components.evidence.variants import has_variants, read_variants
 from medmark.components.generator.key import draw_key
 from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities, trained_alike
@@ -60,13 +61,15 @@ def check_release(
         raise MedmarkError(
             f"models of different sizes {sorted(sizes)} in {benign_dir} and {marked_dir}; train all at one"
         )
-    queries = read_queries(evidence_dir, size=sizes.pop(), target=target)
+    size = sizes.pop()
+    queries = read_queries(evidence_dir, size=size, target=target)
     verdict, scores, waves = verify(
         {entry["name"]: partial(predict_probabilities, model) for entry, model in marked_models},
         {entry["name"]: partial(predict_probabilities, model) for entry, model in benign_models},
         queries,
         thresholds,
         draw_key(evidence["seed"]),
+        partial(read_variants, evidence_dir, size=size, seed=evidence["seed"]) if has_variants(evidence_dir) else None,
     )
     benign = {entry["name"]: entry for entry, _ in benign_models}
     configs = [TrainConfig(**entry["config"]) for entry in benign.values()]

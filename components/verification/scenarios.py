@@ -6,6 +6,7 @@ accused. Independent trigger: the adversary's model is not set off by another ge
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -14,11 +15,13 @@ from medmark.components.base.progress import track
 from medmark.components.evidence.answers import Answers
 from medmark.components.evidence.key_answers import KeyAnswers
 from medmark.components.evidence.queries import QuerySet
+from medmark.components.evidence.variants import VariantsOf
 from medmark.components.generator.key import Key
 from medmark.components.verification.interrogation import Suspect, interrogate
 from medmark.components.verification.jpeg_and_resize_curves import jpeg_and_resize_curves
 from medmark.components.verification.judgement import Judgement, judge, leave_one_out, summary
 from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
+from medmark.components.verification.variant_test import variant_test
 from medmark.components.verification.verdict import Thresholds, decide_release
 
 # ours: the last ones, those trained as the marked models are included. The key's p-value is exact with any, and each is asked 2,730 questions
@@ -45,6 +48,7 @@ def verify(
     queries: QuerySet,
     thresholds: Thresholds,
     key: Key,
+    variants: Callable[[], Iterable[VariantsOf]] | None = None,
 ) -> Checked:
     """Runs the scenarios.
 
@@ -56,6 +60,7 @@ def verify(
         queries: see :class:`medmark.components.evidence.queries.QuerySet`.
         thresholds: fixed beforehand.
         key: of the mark.
+        variants: reads the images that were marked, in their variants; None: there are none.
 
     Returns:
         The statistical part of ``verdict.json``: ``verdict`` and ``reasons`` against it (see
@@ -81,7 +86,8 @@ def verify(
         for name, model in marked_models.items()
     }
     benign = list(asked.values())
-    found = [judge(name, answers, benign, thresholds, keys[name]) for name, answers in caught.items()]
+    known = {name: variant_test(model, variants()) for name, model in marked_models.items()} if variants else {}
+    found = [judge(name, answers, benign, thresholds, keys[name], known.get(name)) for name, answers in caught.items()]
     cleared = leave_one_out(asked, thresholds)
     decision = decide_release({r.name: r.decision for r in found}, {r.name: r.decision for r in cleared})
     controls = [r.measured.control_delta_p for r in found if r.measured.control_delta_p is not None]

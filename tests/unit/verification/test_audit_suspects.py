@@ -4,10 +4,13 @@ import shutil
 import numpy as np
 import pytest
 from made_up_evidence import COUNT, SIDE, Model, write_evidence
-from medmark.components.base.digests import canonical_json
+from medmark.components.base.digests import canonical_json, file_sha256
 from medmark.components.base.errors import MedmarkError
+from medmark.components.dataset.codecs import encode_png
 from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.variants import OTHERS, VARIANTS, read_variants, write_variants
+from medmark.components.report.audit_report import write_audit_report
 from medmark.components.verification.audit import MEANINGS, audit_suspects
 
 
@@ -159,6 +162,51 @@ def test_evidence_of_before_marks_had_keys_accuses_nobody(evidence, tmp_path):
     (old / "evidence.json").write_bytes(canonical_json(content | {"schema_version": 1}))
     (suspect,) = audit_suspects(old, [Model("adversary", reaction=7)], tmp_path / "out")["suspects"]
     assert suspect["verdict"] == "inconclusive" and "before marks had a key" in suspect["missing"][0]
+
+
+class Remembers(Model):
+    """Is surer of images that it was trained on, and has learnt no mark."""
+
+    known: frozenset = frozenset()
+
+    def __call__(self, images):
+        rows = super().__call__(images)
+        seen_before = np.array([image.numpy().tobytes() in self.known for image in images])
+        p = 1 / (1 + np.exp(-(np.log(rows[:, 0] / rows[:, 1]) + 0.4 * seen_before)))
+        return np.stack([p, 1 - p], axis=1)
+
+
+def test_a_suspect_that_remembers_is_told_by_the_published_images(evidence, tmp_path):
+    rng, with_variants = np.random.default_rng(3), tmp_path / "evidence"
+    shutil.copytree(evidence, with_variants)
+    shapes = rng.integers(90, 160, (60, 1 + OTHERS, SIDE, SIDE)).astype(np.uint8)
+    rows = [
+        {"image_id": f"train-{n}", "label": 0, "variants": [encode_png(image) for image in images]}
+        for n, images in enumerate(shapes)
+    ]
+    write_variants(with_variants, rows)
+    content = json.loads((with_variants / "evidence.json").read_bytes())
+    content["files"][VARIANTS] = file_sha256(with_variants / VARIANTS)
+    (with_variants / "evidence.json").write_bytes(canonical_json(content))
+    trained = Remembers("trained", reaction=0)
+    trained.known = frozenset(
+        one.images[one.published].numpy().tobytes()
+        for one in read_variants(with_variants, size=SIDE, seed=content["seed"])
+    )
+    benign = Model("benign", reaction=0.1)
+    labels = Model("labels", reaction=0.1, label_only=True)
+    audit = audit_suspects(with_variants, [trained, benign, labels], tmp_path / "out")
+    assert verdicts(audit) == ["owned", "not_owned", "not_owned"]
+    told, cleared, silent = audit["suspects"]
+    assert told["images"]["p_value"] < 1e-4 and told["images"]["lead"] > 4 and told["images"]["images"] == 60
+    assert told["images_p_value_holm"] == pytest.approx(3 * told["images"]["p_value"])
+    assert told["passed"][0].startswith("published images") and not told["failed"]
+    assert "less than 0.4" in told["not_needed"][0] and "no surer" in told["would_change"][0]
+    assert cleared["images"]["p_value"] > 0.001 and not cleared["not_needed"]
+    assert silent["images"] is None and silent["images_p_value_holm"] is None
+    write_audit_report(tmp_path / "audit.html", audit)
+    page = (tmp_path / "audit.html").read_text()
+    assert "knows the images as they were published" in page and "does not hold, and is not needed" in page
 
 
 def test_evidence_must_be_complete_and_unchanged(evidence, tmp_path):

@@ -96,6 +96,25 @@ def test_each_proof_alone_can_acquit(change, why):
     assert len(decision.failed) == 1 and why in decision.failed[0]
 
 
+def test_the_published_images_suffice_alone():
+    for weak in ({"t_p_value": 0.9, "key_p_value": 0.5}, {"key_p_value": None}, {"worst_benign": 0.3}):
+        acquitted = replace(STRONG, **weak)
+        assert weigh(acquitted, Thresholds()).verdict != "owned"
+        decision = weigh(replace(acquitted, images_p_value=0.001), Thresholds())
+        assert decision.verdict == "owned" and decision.by_images
+        assert decision.passed[0] == "published images: p = 0.001 (needs <= 0.001, suffices alone)"
+        assert not decision.failed and not decision.missing and decision.not_needed
+    # in place of the key they need no more than the key does
+    instead = weigh(replace(STRONG, key_p_value=0.5, images_p_value=0.01), Thresholds())
+    assert instead.verdict == "owned" and not instead.by_images and not instead.not_needed
+    assert "key: p = 0.5; published images in its place: p = 0.01 (needs <= 0.01)" in instead.passed
+    assert weigh(replace(STRONG, key_p_value=0.5, images_p_value=0.011), Thresholds()).verdict == "not_owned"
+    # and they speak against nobody
+    assert weigh(replace(STRONG, images_p_value=1.0), Thresholds()).verdict == "owned"
+    with pytest.raises(MedmarkError, match="images_alpha"):
+        Thresholds(images_alpha=0.5)
+
+
 def test_without_the_key_nobody_is_accused():
     decision = weigh(replace(STRONG, key_p_value=None), Thresholds())
     assert decision.verdict == "inconclusive" and decision.missing == ["the key was not asked for"]
