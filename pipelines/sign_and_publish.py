@@ -16,6 +16,7 @@ def sign_and_publish(
     sign: PipelineParameterChannel,
     submission: PipelineParameterChannel,
     subject: PipelineArtifactChannel,
+    manifest: PipelineArtifactChannel | None = None,
     keep: PipelineArtifactChannel | None = None,
     parent: PipelineArtifactChannel | None = None,
     publish_weak: PipelineParameterChannel | None = None,
@@ -30,6 +31,7 @@ def sign_and_publish(
         sign: whether to sign.
         submission: what is recorded.
         subject: the release or model that the run made.
+        manifest: of the release, if a step made one; the step that signs then does without the images.
         keep: what it kept for updates, if there can be any.
         parent: the previous marked release, if the run was an update.
         publish_weak: whether a locked release may go out whose locks are weak.
@@ -39,7 +41,13 @@ def sign_and_publish(
     record = {name: check.outputs[name] for name in ("record",) if name in check.outputs}
     before = {} if parent is None else {"parent": parent}
     signed = sign_component(
-        subject=subject, evidence=evidence, checked=check.outputs["Output"], sign=sign, **record, **before, **weak
+        subject=subject if manifest is None else manifest,
+        evidence=evidence,
+        checked=check.outputs["Output"],
+        sign=sign,
+        **record,
+        **before,
+        **weak,
     )
     signed.set_display_name("sign")
     give(signed, SIGNING)
