@@ -90,6 +90,7 @@ images-test: install ## run all pipelines in containers of the image; needs dock
 # pip in it trusts what this machine trusts
 base-image: ## make a stand-in for the images' base where no registry can be reached; needs root, docker and debootstrap
 	rm -rf build/base
+	mkdir -p build
 	debootstrap --variant=minbase --include=ca-certificates bookworm build/base
 	cp /etc/ssl/certs/ca-certificates.crt build/base/etc/ssl/certs/ca-certificates.crt
 	tar -C build/base -c . | docker import --change "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt" - medmark/base:bookworm

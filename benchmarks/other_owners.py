@@ -76,7 +76,6 @@ def mark(bench: Bench, folder: Path, seed: int) -> None:
         folder / "evidence",
         version=str(seed),
         queries=profile.queries,
-        seed=seed,
         surrogates_dir=bench.work / "panel",
     )
 

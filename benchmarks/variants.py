@@ -70,7 +70,7 @@ def main() -> None:
             draw(bench, strangers[seed], seed)
             marker = Marker.load(strangers[seed] / "generator")
             saliency = load_saliency(options.work / "saliency")
-            make_variants(bench.release, marker, saliency, marker.roles, options.work / "panel", strangers[seed], seed)
+            make_variants(bench.release, marker, saliency, options.work / "panel", strangers[seed])
     everybody = {seed: folder / "evidence" for seed, folder in owners.items()} | strangers
     for seed, folder in track(owners.items(), "asking about variants"):
         train = load_arrays(Release(folder / "release"), split="train", size=SIZE)

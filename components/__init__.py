@@ -76,7 +76,7 @@ extract("clean", "surrogates/surrogate.safetensors", "maps")
 for index, name in enumerate(["generator", "control"]):
     config = GeneratorConfig(shape=shape, steps=0, marked_share=0.1, key_index=index)
     train_generator("clean", "surrogates", "maps", name, target_class="normal", config=config, seed=seed)
-poison("clean", "generator", "control", "maps", "marked", "evidence", version="1", seed=seed)
+poison("clean", "generator", "control", "maps", "marked", "evidence", version="1")
 ```
 
 Verify it: train models on both releases and ask them about marked images. A marked model is compared with the benign model of the

@@ -6,7 +6,8 @@ import sys
 
 import typer
 from medmark.components.base.errors import MedmarkError
-from medmark.components.base.text import one_line
+from medmark.components.base.termination import leave_message
+from medmark.components.base.text import one_line, reason_of
 from medmark.pipelines.commands import (
     audit,
     compile,
@@ -28,15 +29,17 @@ for module in (run, audit, lineage, locking, dataset, reissue, compile, services
 
 
 def main() -> None:
-    """Runs the command; an error becomes one line and exit code 1, and keeps its traceback with ``--debug``."""
+    """Runs the command; an error becomes one line and exit code 1, and keeps its traceback with ``--debug``. A pod keeps the line, too."""
     try:
         app()
     except MedmarkError as error:
+        leave_message(str(error))
         if "--debug" in sys.argv:
             raise
         print(f"medmark: {error}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
+        leave_message(reason_of(error, 2000))
         if "--debug" in sys.argv:
             raise
         text = one_line(error, 2000)

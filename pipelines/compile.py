@@ -22,6 +22,7 @@ COMPONENTS = Path(__file__).parent.parent / "components"
 DIGESTS = Path(__file__).parent.parent / "images" / "digests.yaml"
 PINNED = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 LARGEST_FILE = 1 << 16  # bytes
+KFP_RUNS, MEDMARK_RUNS = " -m kfp.dsl.executor_main ", " -m medmark.pipelines.run_step kfp.dsl.executor_main "
 
 
 def read_images(file: str | Path | None = None, *, unpinned: bool = False) -> dict[str, str]:
@@ -60,7 +61,8 @@ def read_images(file: str | Path | None = None, *, unpinned: bool = False) -> di
 def compile_pipeline(
     pipeline: GraphComponent, path: str | Path, images: Mapping[str, str], pods: Pods | None = None
 ) -> None:
-    """Writes the IR YAML of one pipeline, with caching switched off in every step, and each step told which image it runs in.
+    """Writes the IR YAML of one pipeline, with caching switched off in every step, and each step told which image it runs in and made to say why it
+    fails (:mod:`medmark.pipelines.run_step`).
 
     A cluster's cache finds a step by its parameters and by the ids of its input artifacts. The first steps of a run must never be
     found: they draw secrets, which no two runs may share, or read what may have changed meanwhile. What they make has new ids, so the
@@ -85,9 +87,14 @@ def compile_pipeline(
 
 
 def _put_in(images: Mapping[str, str], spec: dict) -> None:
-    """Gives steps the reference of their image, and tells them: a pod does not know its image, and its lineage could not name it."""
+    """Gives steps the reference of their image, and tells them: a pod does not know its image, and its lineage could not name it.
+
+    Steps in medmark's image run under :mod:`medmark.pipelines.run_step`.
+    """
     for executor in spec["deploymentSpec"]["executors"].values():
         container = executor.get("container", {})
+        if container.get("image") == IMAGE:
+            container["command"] = [part.replace(KFP_RUNS, MEDMARK_RUNS) for part in container["command"]]
         if container.get("image") in images:
             container["image"] = images[container["image"]]
             container["env"] = [*container.get("env", []), {"name": RUNS_IN, "value": container["image"]}]

@@ -16,6 +16,7 @@ def sign_and_publish(
     sign: PipelineParameterChannel,
     submission: PipelineParameterChannel,
     subject: PipelineArtifactChannel,
+    manifest: PipelineArtifactChannel | None = None,
     keep: PipelineArtifactChannel | None = None,
     parent: PipelineArtifactChannel | None = None,
     publish_weak: PipelineParameterChannel | None = None,
@@ -30,6 +31,7 @@ def sign_and_publish(
         sign: whether to sign.
         submission: what is recorded.
         subject: the release or model that the run made.
+        manifest: of the release, if a step made one; the step that signs then does without the images.
         keep: what it kept for updates, if there can be any.
         parent: the previous marked release, if the run was an update.
         publish_weak: whether a locked release may go out whose locks are weak.
@@ -38,7 +40,7 @@ def sign_and_publish(
     weak = {} if publish_weak is None else {"publish_weak": publish_weak}
     before = {} if parent is None else {"parent": parent}
     signed = sign_component(
-        subject=subject,
+        subject=subject if manifest is None else manifest,
         evidence=evidence,
         record=check.outputs["record"],
         checked=check.outputs["Output"],

@@ -266,7 +266,8 @@ class _Run:
             done = self.in_process(command, environment, folder)
         self.launcher.logs[number] = done.stdout
         if done.returncode:
-            raise RuntimeError((re.findall(r"MedmarkError: .*", done.stdout) or [done.stdout[-2000:]])[-1])
+            shown = (folder / "termination-log").read_text() if in_container else ""
+            raise RuntimeError(shown or (re.findall(r"MedmarkError: .*", done.stdout) or [done.stdout[-2000:]])[-1])
         file = temporary / "kfp_outputs" / "output_metadata.json"
         said = json.loads(file.read_bytes()) if file.exists() else {}
         for port, artifact in outputs.items():
@@ -319,9 +320,13 @@ class _Run:
         self, command: list[str], environment: dict[str, str], folder: Path
     ) -> subprocess.CompletedProcess:
         docker = self.launcher.docker
+        last_words = folder / "termination-log"  # as kubelet mounts it
+        last_words.touch()
+        last_words.chmod(0o666)
         given = [f"--env={name}={value}" for name, value in environment.items()]
         bounds = ["--rm", "--read-only", f"--user={docker.user}", f"--network={docker.network}", "--cap-drop=ALL"]
         mounts = [f"--volume={folder}/s3:/s3", f"--volume={folder}/tmp:/tmp"]
+        mounts.append(f"--volume={last_words}:/dev/termination-log")
         return subprocess.run(
             ["docker", "run", *bounds, *mounts, *given, docker.image, *command],
             stdout=subprocess.PIPE,

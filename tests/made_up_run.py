@@ -101,7 +101,7 @@ def make_run(folder: Path, source: Path | None = None, *, count: int = 80, **opt
         key = draw_key(SEED, index)
         Marker(network, key, shape, target=0, roles=roles, release_digest=clean.digest, seed=SEED).save(folder / name)
     places = [folder / name for name in ("generator", "control", "maps", "release", "bare")]
-    poison(clean.path, *places, version="1", queries=100, seed=SEED, surrogates_dir=models)
+    poison(clean.path, *places, version="1", queries=100, surrogates_dir=models)
     queries = read_queries(folder / "bare", size=SIDE, target=0)
     benign_models = {f"benign-{n:02d}": build("small_cnn", num_classes=2, size=SIDE, seed=50 + n) for n in range(20)}
     scores = [

@@ -27,6 +27,21 @@ def read_folders(root: Path) -> Iterator[Item]:
             yield item
 
 
+def read_files(root: Path) -> list[tuple[str, Path]]:
+    """Lists the image files of a folder at any depth, without labels: their names in the folder, and where they are.
+
+    Raises:
+        MedmarkError: there is none, or one of them lies outside through a link or has a name that cannot be shown.
+    """
+    items = list(_images(root, root))
+    for item in items:
+        if item.problem is not None:
+            raise MedmarkError(item.problem)
+    if not items:
+        raise MedmarkError(f"no image in {root}; give a release, or a folder with PNG, JPEG, TIFF or DICOM files")
+    return [(item.name, item.path) for item in items]
+
+
 def read_masked(root: Path) -> Iterator[Item]:
     """Lists the images below ``images/``, at any depth, each with the mask of the same path below ``masks/``.
 

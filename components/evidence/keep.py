@@ -131,6 +131,11 @@ def write_keep(
     return keep
 
 
+def surrogates_in(folder: str | Path) -> Path:
+    """Where the surrogates are in a keep; the folder itself if it is none, but one of models."""
+    return Path(folder) / SURROGATES if (Path(folder) / KEEP).is_file() else Path(folder)
+
+
 def read_originals(directory: str | Path) -> Iterable[Original] | None:
     """What :func:`write_keep` got as ``originals``, streamed; None if they are unknown.
 

@@ -49,7 +49,8 @@ def sign_component(
     MEDMARK_KEY_PASSPHRASE.
 
     Args:
-        subject: the marked or locked release, or the marked model.
+        subject: the marked or locked release, or its manifest, from ``prepare_component``, or the marked model. No image is read:
+            ``publish_component`` checks them before a release goes out.
         evidence: its complete evidence, from the checking step; private.
         record: how it was made, from the checking step.
         checked: what the checking step returned; nothing is signed unless its ``verdict`` lets it go out.

@@ -28,8 +28,10 @@ def sign_run(
 ) -> None:
     """Commits to the evidence and signs the lineage; leaves what the run made as it is.
 
+    The images of a release are neither needed nor checked: publishing checks them before it sends anything.
+
     Args:
-        subject_dir: the marked or locked release, or the marked model.
+        subject_dir: the marked or locked release, or its manifest alone, or the marked model.
         evidence_dir: its complete evidence.
         private_key: see :func:`medmark.components.lineage.keys.load_private`.
         out_dir: folder that gets all files that signing adds, at once: ``commitment.json`` and, private, ``opening.json``, or what
@@ -55,7 +57,7 @@ def sign_run(
         else:
             commitment = made / COMMITMENT
             commit(subject, evidence, private_key, commitment)
-        sign_lineage(subject, record_file, private_key, commitment=commitment, parent=parent)
+        sign_lineage(subject, record_file, private_key, commitment=commitment, parent=parent, images=False)
         for copy, before in ((subject, subject_dir), (evidence, evidence_dir)):
             for name in set(os.listdir(copy)) - set(os.listdir(before)):
                 shutil.copyfile(copy / name, made / name)

@@ -8,54 +8,62 @@ from medmark.components.base.image import IMAGE
 def poison_component(
     release: dsl.Input[dsl.Dataset],
     generator: dsl.Input[dsl.Model],
-    control: dsl.Input[dsl.Model],
     maps: dsl.Input[dsl.Artifact],
-    origins: dsl.Input[dsl.Artifact],
-    surrogates: dsl.Input[dsl.Model],
     version: str,
     queries: int,
-    secrets: dsl.Input[dsl.Artifact],
     marked: dsl.Output[dsl.Dataset],
     evidence: dsl.Output[dsl.Artifact],
     keep: dsl.Output[dsl.Artifact],
+    control: dsl.Input[dsl.Model] = None,
+    surrogates: dsl.Input[dsl.Model] = None,
+    origins: dsl.Input[dsl.Artifact] = None,
 ) -> str:
     """Writes the marked release, its evidence, and what the next update needs.
 
     Args:
         release: the clean release.
-        generator: generator of the mark, from ``train_generator_component``.
-        control: generator of another mark, which audits compare with, from ``train_generator_component``.
-        maps: saliency maps, from ``extract_saliency_component``.
-        origins: where the images came from, from ``ingest_component``; private.
-        surrogates: benign models, from ``train_classifiers_component``; they say which images are hard, and are kept for updates.
+        generator: generator of the mark, from ``train_generator_component``, or the evidence of a release that it has marked; private.
+            With the evidence of another release, as large a share of this one is marked.
+        maps: saliency maps of the release, from ``extract_saliency_component`` or ``explain_model_component``.
         version: version of the marked release.
         queries: largest number of images that a suspect is asked about.
-        secrets: the run's secrets, from ``draw_secrets_component``; the choice of the queries follows from them.
         marked: the marked release; the only public output.
         evidence: folder with all that an audit needs; private, keep it apart from the release.
-        keep: folder with all that an update needs; private.
+        keep: folder with all that an update needs; private. Empty without ``origins`` or ``surrogates``.
+        control: generator of another mark, which audits compare with, from ``train_generator_component``; without it, the generator
+            makes that mark, too.
+        surrogates: benign models, from ``train_classifiers_component``, or a keep with them; kept for updates. A generator of another
+            release needs them, and without them the evidence has no variants.
+        origins: where the images came from, from ``ingest_component``; private.
 
     Returns:
         Digest of the marked release: SHA-256 of ``release.json``.
     """
-    from medmark.components.evidence.keep import keep_for_updates
-    from medmark.components.evidence.secrets import read_secrets
+    from pathlib import Path
+
+    from medmark.components.evidence.keep import keep_for_updates, surrogates_in
     from medmark.components.lineage.step import pass_on, passed_on, said_by, step
     from medmark.components.poisoning.poison import poison
 
-    inputs = {"clean": release, "generator": generator, "control": control, "maps": maps}
-    outputs = {"marked": marked, "evidence": evidence}
-    paths = [artifact.path for artifact in (*inputs.values(), *outputs.values())]
-    inputs |= {"origins": origins, "surrogates": surrogates, "secrets": secrets}
-    outputs, parameters = {**outputs, "keep": keep}, {"version": version, "queries": queries}
-    with step("poison", inputs=inputs, outputs=outputs, parameters=parameters, seed={"$secret": "seed"}):
-        seed = read_secrets(secrets.path).seed
-        made = poison(*paths, version=version, queries=queries, seed=seed, surrogates_dir=surrogates.path)
-        digest = made["release_digest"]
-        keep_for_updates(release.path, marked.path, evidence.path, origins.path, surrogates.path, keep.path)
-    before = dict(ingest=release, surrogates=surrogates, saliency=maps, generator=generator, control_generator=control)
+    optional = {"control": control, "surrogates": surrogates, "origins": origins}
+    inputs = {"clean": release, "generator": generator, "maps": maps} | {n: a for n, a in optional.items() if a}
+    outputs, parameters = (
+        {"marked": marked, "evidence": evidence, "keep": keep},
+        {"version": version, "queries": queries},
+    )
+    paths = (release.path, generator.path, control.path if control else None, maps.path, marked.path, evidence.path)
+    panel = surrogates_in(surrogates.path) if surrogates else None
+    with step("poison", inputs=inputs, outputs=outputs, parameters=parameters):
+        digest = poison(*paths, version=version, queries=queries, surrogates_dir=panel)["release_digest"]
+        if panel and origins:
+            keep_for_updates(release.path, marked.path, evidence.path, origins.path, panel, keep.path)
+        else:
+            Path(keep.path).mkdir(parents=True)
+    before = {"ingest": release, "saliency": maps, "generator": generator}
+    before |= {n: a for n, a in (("surrogates", surrogates), ("control_generator", control)) if a}
+    known = {**(passed_on(surrogates) if surrogates else {}), **passed_on(maps), **said_by(before)}
     marked.metadata.update(digest=digest)
-    pass_on({**passed_on(surrogates), **passed_on(maps), **said_by(before)}, marked)
+    pass_on(known, marked)
     return digest
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,20 @@ from medmark.components.base.progress import track
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.dicom import check_window
+from medmark.components.dataset.prepared import load_bytes
 from medmark.components.dataset.release import Record, Release, refuse_names
 from medmark.components.dataset.release_writer import ReleaseWriter
-from medmark.components.evidence.evidence import EVIDENCE, EVIDENCE_SCHEMA_VERSION, write_evidence
+from medmark.components.evidence.evidence import EVIDENCE, EVIDENCE_SCHEMA_VERSION, read_evidence, write_evidence
 from medmark.components.evidence.ledger import write_ledger
 from medmark.components.evidence.queries import write_query_rows
-from medmark.components.generator.marker import Marker, write_roles
+from medmark.components.generator.key import draw_key
+from medmark.components.generator.marker import Marker
+from medmark.components.generator.selection import select
+from medmark.components.generator.train import repeated
 from medmark.components.poisoning.quality import compare, sum_up
 from medmark.components.poisoning.variants import make_variants
 from medmark.components.saliency.extract import load_saliency
+from medmark.components.surrogate.models import load_models
 
 # ours; at the default strength the worst image has 0.96 and 0.13, benchmarks/results/mark_release_kermany.json
 LEAST_SSIM = 0.85  # as shown and as stored
@@ -37,57 +41,55 @@ LARGEST_CHANGE = 0.2  # of a stored value, as a share of the image's range
 def poison(
     release_dir: str | Path,
     generator_dir: str | Path,
-    control_dir: str | Path,
+    control_dir: str | Path | None,
     saliency_dir: str | Path,
     out_release: str | Path,
     out_evidence: str | Path,
     *,
     version: str,
     queries: int = 100,
-    seed: int = 0,
     surrogates_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Writes the marked release and its private evidence.
 
     Args:
         release_dir: the clean release.
-        generator_dir: trained generator; its selection says which images carry the mark and which a decoy.
-        control_dir: another trained generator, for the control marks.
+        generator_dir: trained generator, or the evidence of a release that it has marked. Its selection says which images carry the mark
+            and which a decoy; with the evidence of another release it is made anew, with the shares of that one. The choice of queries
+            follows from the generator's seed.
+        control_dir: another trained generator, for the control marks; None: the same one with the control key of its seed.
         saliency_dir: saliency maps of the clean release.
         out_release: gets the public release; its ``parent`` is the clean release's digest.
         out_evidence: gets ``evidence.json``, ``ledger.parquet``, ``queries.parquet``, ``variants.parquet`` and ``generator/``; readable by
             its owner only.
         version: of the marked release.
         queries: at most this many test images of the other classes for the audit, each of another patient.
-        seed: of the choice of queries and variants.
-        surrogates_dir: benign models, which say of which images variants are made; none are when None.
+        surrogates_dir: benign models, which say which images are hard; needed for a new selection, which gives the mark to those. Without
+            them the evidence has no variants.
 
     Returns:
         The content of ``evidence.json``.
 
     Raises:
-        MedmarkError: an image of the selection is missing, or there are too few images to ask about.
+        MedmarkError: a generator of another release without evidence or surrogates, an image of the selection is missing, or there are
+            too few images to ask about.
     """
     source = Release(release_dir)
     refuse_names(source, "marked")
     use_threads()
-    marker, control = Marker.load(generator_dir), Marker.load(control_dir)
+    marker = _load_marker(Path(generator_dir), source, surrogates_dir)
+    control = Marker.load(control_dir) if control_dir is not None else _control_of(marker)
     saliency = load_saliency(saliency_dir)
-    if marker.release_digest != source.digest:
-        raise MedmarkError(f"generator of another release: {generator_dir}; train it on {source.path}")
     out_evidence = Path(out_evidence)
     out_evidence.mkdir(parents=True, exist_ok=True)
     os.chmod(out_evidence, 0o700)
     ledger, left = _write_release(source, Path(out_release), marker, saliency, version)
     write_ledger(out_evidence, ledger)
-    asked = write_queries(source, marker, control, saliency, out_evidence, queries, seed)
-    given = {row["image_id"]: row["role"] for row in ledger}
+    asked = write_queries(source, marker, control, saliency, out_evidence, queries, marker.seed)
+    marker.roles = {row["image_id"]: row["role"] for row in ledger}
     if surrogates_dir is not None:
-        make_variants(source, marker, saliency, given, surrogates_dir, out_evidence, seed)
-    (out_evidence / "generator").mkdir(exist_ok=True)
-    for name in ("generator.safetensors", "generator.json"):
-        shutil.copyfile(Path(generator_dir) / name, out_evidence / "generator" / name)
-    write_roles(out_evidence / "generator", given)
+        make_variants(source, marker, saliency, surrogates_dir, out_evidence)
+    marker.save(out_evidence / "generator")
     evidence = {
         "schema_version": EVIDENCE_SCHEMA_VERSION,
         "release_digest": Release(out_release).digest,
@@ -100,10 +102,52 @@ def poison(
         "images": len(source),
         "queries": asked,
         "quality": sum_up(ledger),
-        "seed": seed,
+        "seed": marker.seed,
         "files": folder_sha256(out_evidence, without=EVIDENCE),
     }
     return write_evidence(out_evidence, evidence)
+
+
+def _load_marker(folder: Path, source: Release, surrogates_dir: str | Path | None) -> Marker:
+    """The generator in a folder of its own or in evidence, with a selection of images of this release."""
+    before = read_evidence(folder) if (folder / EVIDENCE).is_file() else None
+    marker = Marker.load(folder if before is None else folder / "generator")
+    if marker.release_digest == source.digest:
+        return marker
+    if before is None or surrogates_dir is None:
+        raise MedmarkError(
+            f"generator of another release: {folder}; train it on {source.path}, or give the evidence that it is in, and surrogates, by"
+            " which images of this release are chosen"
+        )
+    training = load_bytes(source, split="train", size=marker.shape.size)
+    of_training = len(source) / before["images"] / len(training)
+    marker.target, marker.release_digest = source.class_index(before["target_class"]), source.digest
+    marker.roles = select(
+        training,
+        [model for _, model in load_models(surrogates_dir)],
+        target=marker.target,
+        marked_share=before["marked_images"] * of_training,
+        decoy_share=before["decoy_images"] * of_training,
+        seed=marker.seed,
+        left_alone=repeated(source),
+    )
+    return marker
+
+
+def _control_of(marker: Marker) -> Marker:
+    if marker.one_phase:
+        raise MedmarkError(
+            "a generator of an older medmark has no control key of its own; give a generator for the control marks"
+        )
+    return Marker(
+        marker.network,
+        draw_key(marker.seed, 1),
+        marker.shape,
+        target=marker.target,
+        roles={},
+        release_digest=marker.release_digest,
+        seed=marker.seed,
+    )
 
 
 def _write_release(

@@ -30,10 +30,8 @@ def make_variants(
     source: Release,
     marker: Marker,
     saliency: dict[str, torch.Tensor],
-    roles: dict[str, str],
     surrogates_dir: str | Path,
     evidence_dir: str | Path,
-    seed: int,
 ) -> int:
     """Writes ``variants.parquet``.
 
@@ -41,16 +39,15 @@ def make_variants(
 
     Args:
         source: the clean release.
-        marker: of the mark.
+        marker: of the mark, with the roles of the images that were changed.
         saliency: maps of the clean release.
-        roles: ``mark`` or ``decoy`` by id of the images that were changed.
         surrogates_dir: benign models.
-        evidence_dir: gets the file.
-        seed: of the release; the choice among many candidates and the variants' order follow from it.
+        evidence_dir: gets the file. The choice among many candidates and the variants' order follow from the marker's seed.
 
     Returns:
         How many images it holds.
     """
+    roles, seed = marker.roles, marker.seed
     surrogates = [model for _, model in load_models(surrogates_dir)]
     lots = {one: hashlib.sha256(f"{seed}:variants:{one}".encode()).digest() for one in roles}
     candidates = set(sorted(roles, key=lots.__getitem__)[:CANDIDATES])

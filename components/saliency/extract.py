@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,31 @@ def saliency_maps(model: Classifier, images: torch.Tensor) -> torch.Tensor:
     Returns:
         (B, 1, 32, 32) float32, each scaled to [0, 1]; all zero where the activations are constant.
     """
+    return maps_of(activations_of(model, lambda: model.eval()(resize(images, model.size))))
+
+
+def activations_of(model: Classifier, ask: Callable[[], object]) -> torch.Tensor:
+    """What the layer that EigenCAM reads gives, (B, K, H, W), while the network is asked.
+
+    Args:
+        model: the classifier.
+        ask: runs its network once.
+    """
     seen: list[torch.Tensor] = []
     hook = model.cam_layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
-        model.eval()(resize(images, model.size))
+        ask()
     finally:
         hook.remove()
     activations = seen[0]
     if activations.ndim == 3:  # a transformer's (B, 1 + HW, C) tokens, class token first
         side = int((activations.shape[1] - 1) ** 0.5)
         activations = activations[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    return activations
+
+
+def maps_of(activations: torch.Tensor) -> torch.Tensor:
+    """EigenCAM of activations, (B, K, H, W), as :func:`saliency_maps` gives it."""
     maps = leading_projection(activations)[:, None]
     maps = torch.nn.functional.interpolate(maps, size=(MAP_SIDE, MAP_SIDE), mode="bilinear", align_corners=False)
     low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
@@ -63,21 +79,44 @@ def extract(release_dir: str | Path, model_path: str | Path, out_dir: str | Path
     Returns:
         The content of ``saliency.json``.
     """
-    release, out = open_images(release_dir), Path(out_dir)
+    release = open_images(release_dir)
     use_threads()
     model = load_classifier(model_path)
+    maps = (
+        ([record.image_id for record in batch.records], saliency_maps(model, as_unit(batch.images)))
+        for batch in byte_batches(release, model.size, "saliency")
+    )
+    return write_maps(out_dir, maps, release_digest=release.digest, model_sha256=file_sha256(model_path))
+
+
+def write_maps(
+    out_dir: str | Path,
+    maps: Iterable[tuple[list[str], torch.Tensor]],
+    *,
+    release_digest: str | None,
+    model_sha256: str,
+) -> dict[str, Any]:
+    """Writes saliency maps, streaming; see :func:`extract`.
+
+    Args:
+        out_dir: gets the two files.
+        maps: ids of some images, and their maps, (B, 1, 32, 32) in [0, 1].
+        release_digest: of the release that the images are from; None: of none.
+        model_sha256: of the model.
+    """
+    out, images = Path(out_dir), 0
     out.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([("image_id", pa.string()), ("map", pa.binary())])
     with pq.ParquetWriter(out / "saliency.parquet", schema, compression="zstd") as writer:
-        for batch in byte_batches(release, model.size, "saliency"):
-            maps = quantised(saliency_maps(model, as_unit(batch.images))).numpy()
-            rows = {"image_id": [record.image_id for record in batch.records], "map": [m.tobytes() for m in maps]}
+        for image_ids, some in maps:
+            rows = {"image_id": image_ids, "map": [each.tobytes() for each in quantised(some).numpy()]}
             writer.write_table(pa.table(rows, schema=schema))
+            images += len(image_ids)
     summary = {
-        "release_digest": release.digest,
-        "model_sha256": file_sha256(model_path),
+        "release_digest": release_digest,
+        "model_sha256": model_sha256,
         "map_side": MAP_SIDE,
-        "images": len(release),
+        "images": images,
         "sha256": file_sha256(out / "saliency.parquet"),
     }
     (out / "saliency.json").write_bytes(canonical_json(summary))

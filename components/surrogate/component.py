@@ -10,8 +10,8 @@ from medmark.components.base.image import IMAGE
 def train_classifiers_component(
     release: dsl.Input[dsl.Dataset],
     configs: list,
-    secrets: dsl.Input[dsl.Artifact],
     models: dsl.Output[dsl.Model],
+    secrets: dsl.Input[dsl.Artifact] = None,
 ) -> None:
     """Trains classifiers on a release.
 
@@ -19,9 +19,9 @@ def train_classifiers_component(
         release: the release to train on, clean or marked, or what ``prepare_component`` made of it at the models' size.
         configs: one dictionary per model, with the fields of ``medmark.components.surrogate.training.TrainConfig``. A seed may
             refer to the run's secrets, as ``{"$secret": "models_seed", "plus": 100}``.
-        secrets: the run's secrets, from ``draw_secrets_component``.
         models: folder with one ``.safetensors`` file per model and ``models.json``, which lists configurations, training
             history and test accuracy.
+        secrets: the run's secrets, from ``draw_secrets_component``, if a seed refers to them.
     """
     from medmark.components.base.parameters import whole
     from medmark.components.evidence.secrets import read_secrets, resolved
@@ -29,9 +29,10 @@ def train_classifiers_component(
     from medmark.components.surrogate.models import train_models
     from medmark.components.surrogate.training import TrainConfig
 
-    inputs, parameters = {"release": release, "secrets": secrets}, {"configs": whole(configs)}
+    inputs, parameters = {"release": release}, {"configs": whole(configs)}
+    inputs |= {"secrets": secrets} if secrets else {}
     with step("train classifiers", inputs=inputs, outputs={"models": models}, parameters=parameters):
-        known = resolved(configs, read_secrets(secrets.path))
+        known = resolved(configs, read_secrets(secrets.path) if secrets else None)
         train_models(release.path, models.path, configs=[TrainConfig(**config) for config in known])
 
 

@@ -213,6 +213,34 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise MedmarkError(f"not a safetensors file: {path} ({error}); convert the weights to safetensors") from error
 
 
+def load_foreign(path: str | Path, architecture: str, size: int) -> Classifier:
+    """Reads weights that somebody else trained, as safetensors with the names that the network's library gives them.
+
+    The numbers of classes and channels follow from the tensors. The classifier normalises as medmark's do: what was trained with another
+    normalisation is to be asked through ``network``.
+
+    Args:
+        path: of the file.
+        architecture: name in :data:`ARCHITECTURES`.
+        size: side of the images that it was trained on, pixels.
+
+    Raises:
+        MedmarkError: not safetensors, or not the weights of that network, all of them.
+    """
+    given = read_tensors(path)
+    own = build(architecture, num_classes=2, size=size, seed=0).network.state_dict()
+    stem, head = next(name for name, tensor in own.items() if tensor.ndim == 4), list(own)[-1]
+    try:
+        classes, channels = len(given[head]), given[stem].shape[1]
+        model = build(architecture, num_classes=classes, size=size, seed=0, channels=channels)
+        model.network.load_state_dict(given)
+    except (KeyError, TypeError, IndexError, RuntimeError) as error:
+        raise MedmarkError(
+            f"not the weights of {architecture}: {path} ({reason_of(error)}); give the architecture that they are of, or export to ONNX"
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
 def save_classifier(model: Classifier, path: str | Path, **metadata: object) -> None:
     """Writes weights and what is needed to build the network again, as safetensors."""
     header = {"architecture": model.architecture, "num_classes": model.num_classes, "size": model.size, **metadata}
@@ -239,6 +267,19 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise MedmarkError(f"not weights that medmark wrote: {path}; supply such a safetensors file")
     return header
+
+
+def is_medmarks(path: str | Path) -> bool:
+    """Whether a safetensors file says of itself what :func:`save_classifier` writes.
+
+    Raises:
+        MedmarkError: not a safetensors file.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return "medmark" in (file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise MedmarkError(f"not a safetensors file: {path} ({error}); convert the weights to safetensors") from error
 
 
 def load_classifier(path: str | Path) -> Classifier:

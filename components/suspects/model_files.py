@@ -10,6 +10,35 @@ from medmark.components.base.errors import MedmarkError
 MAX_BYTES = 1 << 30  # of a model with its external data; arbitrary
 
 
+def model_file(model: str | Path, *suffixes: str) -> Path:
+    """Finds the file of a model that another step made, or that was imported.
+
+    Args:
+        model: a file, whatever its name, or a folder with one file of its kind, and maybe its weights.
+        suffixes: of the kind, such as ``.onnx``.
+
+    Raises:
+        MedmarkError: the folder has no such file or several.
+    """
+    found = Path(model)
+    if not found.is_dir():
+        return found
+    inside = sorted(file for file in found.iterdir() if file.suffix in suffixes)
+    if len(inside) != 1:
+        kinds = " or ".join({".onnx": "ONNX", ".safetensors": "safetensors"}.get(suffix, suffix) for suffix in suffixes)
+        raise MedmarkError(f"{len(inside)} {kinds} files in the model {found}; save one, with its weights beside it")
+    return inside[0]
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: eight bytes, then a JSON object, as no ONNX file does."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(9)[8:] == b"{"
+    except OSError as error:
+        raise MedmarkError(f"cannot be opened: {path} ({error.strerror}); give the path of a model") from error
+
+
 def model_files(path: str | Path, locations: list[str], where: str) -> list[Path]:
     """Checks and lists the model's file and those with its external data.
 

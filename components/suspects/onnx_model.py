@@ -16,10 +16,14 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.base.text import reason_of
 from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.model_files import model_files
+from medmark.components.suspects.onnx_graph import last_convolution
 from medmark.components.tracking.connection import QUIET
 
 MAX_MLMODEL = 1 << 20  # of MLflow's description of a model, bytes; arbitrary
 BATCH = 32  # arbitrary
+BESIDE = (
+    "session.model_external_initializers_file_folder_path"  # where onnxruntime looks for weights of a model in memory
+)
 NO_MEMORY = re.compile("bad_alloc|failed to allocate|bfc_arena", re.IGNORECASE)  # what onnxruntime says then
 TYPES = {
     "tensor(float16)": "float16",
@@ -41,6 +45,8 @@ class OnnxModel:
         path: of the file.
         where: what to call it in messages; None: the path.
         threads: to compute with.
+        convolution: answer with what the last convolution gives, see :func:`medmark.components.suspects.onnx_graph.last_convolution`,
+            instead of with the model's outputs.
 
     Attributes:
         where, inputs, outputs, batch_size, ask: of a ``Backend`` of :mod:`medmark.components.suspects.suspects`.
@@ -53,17 +59,22 @@ class OnnxModel:
 
     batch_size = BATCH
 
-    def __init__(self, path: str | Path, where: str | None = None, *, threads: int = 1):
+    def __init__(self, path: str | Path, where: str | None = None, *, threads: int = 1, convolution: bool = False):
         self.where = where or str(path)
         try:
-            self.locations = sorted(external_locations(load(path, self.where)))
+            model = load(path, self.where)
+            self.locations = sorted(external_locations(model))
             model_files(path, self.locations, self.where)
             onnx.checker.check_model(str(path))
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             options.log_severity_level = 4  # it would print what the exception says too
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            source: str | bytes = str(path)
+            if convolution:
+                options.add_session_config_entry(BESIDE, str(Path(path).parent.resolve()))
+                source = last_convolution(model, self.where).SerializeToString()
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except MedmarkError:
             raise
         except Exception as error:  # onnx's and onnxruntime's exceptions have no common base

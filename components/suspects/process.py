@@ -147,6 +147,7 @@ class IsolatedSuspect:
         connection: limits and patience.
         registry: URI of an MLflow registry; None: what MLflow is configured for.
         file: where an ONNX file lies, if that is not its name.
+        convolution: ask a file for what its last convolution gives, instead of for its answers.
 
     Attributes:
         description: what an endpoint says of itself; None for a file.
@@ -156,7 +157,15 @@ class IsolatedSuspect:
         MedmarkError: it cannot be opened.
     """
 
-    def __init__(self, target: str, connection: Connection, *, registry: str | None, file: str | Path | None):
+    def __init__(
+        self,
+        target: str,
+        connection: Connection,
+        *,
+        registry: str | None = None,
+        file: str | Path | None = None,
+        convolution: bool = False,
+    ):
         self.where, self._connection = target, connection
         self._process: Process | None = None
         self._folder: tempfile.TemporaryDirectory | None = None
@@ -171,7 +180,11 @@ class IsolatedSuspect:
                 self._path = (
                     self._downloaded(target, registry) if target.startswith("models:/") else Path(file or target)
                 )
-                self._task = {"kind": "onnx", "path": str(self._path), "where": target}
+                self._task = {
+                    "kind": "convolution" if convolution else "onnx",
+                    "path": str(self._path),
+                    "where": target,
+                }
                 self._seconds = connection.timeout
             (self.inputs, self.outputs, self.batch_size, self.description, self.digest), process = self._open()
             process.end()

@@ -22,7 +22,7 @@ from medmark.components.delivery.places import Places, is_place
 from medmark.components.suspects.contract import MAX_SIDE, Contract
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import MAX_QUESTION
-from medmark.components.suspects.model_files import MAX_BYTES
+from medmark.components.suspects.model_files import MAX_BYTES, model_file
 from medmark.components.suspects.process import IsolatedSuspect, external_files
 from scipy import special
 
@@ -392,13 +392,7 @@ def suspects_of_step(places: Places, targets: list[str], model: str | Path | Non
     files = fetch_suspects(places, targets)
     if model is None:
         return targets, files
-    found = Path(model)
-    if found.is_dir():
-        inside = sorted(found.glob("*.onnx"))
-        if len(inside) != 1:
-            raise MedmarkError(f"{len(inside)} ONNX files in the model {found}; save one, with its weights beside it")
-        found = inside[0]
-    return [*targets, MADE_HERE], {**files, MADE_HERE: found}
+    return [*targets, MADE_HERE], {**files, MADE_HERE: model_file(model, ".onnx")}
 
 
 def _shape(shape: Shape) -> str:

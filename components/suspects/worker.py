@@ -78,7 +78,7 @@ def _open(task: dict, opened: list) -> dict:
         return {"path": download(task["uri"], task["registry"], task["folder"])}
     if kind == "locations":
         return {"locations": sorted(external_locations(load(task["path"], task["path"])))}
-    model = OnnxModel(task["path"], task["where"], threads=task["threads"])
+    model = OnnxModel(task["path"], task["where"], threads=task["threads"], convolution=kind == "convolution")
     opened.append(model)
     return _declared(model) | {"locations": model.locations}
 

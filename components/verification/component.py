@@ -1,4 +1,5 @@
-"""KFP components of the verification room: check a release before it goes out, check an updated one, and audit suspects."""
+"""KFP components of the verification room: check a release before it goes out, with models of medmark or of yours, check an updated one,
+and audit suspects."""
 
 from kfp import dsl
 from medmark.components.base.image import IMAGE
@@ -55,6 +56,45 @@ def check_release_component(
     checked = {name: verdict[name] for name in ("verdict", "release_digest")}
     check.metadata.update(checked)
     return {**checked, "evidence_digest": artifact_digest(complete.path)}
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def check_models_component(
+    evidence: dsl.Input[dsl.Artifact],
+    benign_models: dsl.Input[dsl.Model],
+    marked_models: dsl.Input[dsl.Model],
+    contract: dict,
+    thresholds: dict,
+    check: dsl.Output[dsl.Artifact],
+    complete: dsl.Output[dsl.Artifact],
+) -> str:
+    """Proves with models of yours that the mark works and accuses no benign model, and completes the evidence.
+
+    The models' files are not trusted: each is opened in a process of its own, within limits.
+
+    Args:
+        evidence: evidence of the marked release, from ``poison_component``; private.
+        benign_models: folder with ONNX files of models that were trained without the mark, each with a name of its own; at least 19 for
+            a verdict.
+        marked_models: folder with ONNX files of models that were trained on the marked release.
+        contract: what all of them expect and answer: dictionary with the fields of
+            ``medmark.components.suspects.contract.Contract``.
+        thresholds: dictionary with the fields of ``medmark.components.verification.verdict.Thresholds``; fix them before the run. The
+            defaults when empty.
+        check: folder with ``verdict.json``.
+        complete: the evidence with the answers of the benign models and the thresholds, as ``audit_component`` takes it; private.
+
+    Returns:
+        ``owned`` if the mark works.
+    """
+    from medmark.components.base.parameters import whole
+    from medmark.components.suspects.contract import Contract
+    from medmark.components.verification.models_check import check_models
+    from medmark.components.verification.verdict import Thresholds
+
+    paths = [artifact.path for artifact in (evidence, benign_models, marked_models, check, complete)]
+    wanted, fixed = Contract.from_json(whole(contract)), Thresholds(**whole(thresholds))
+    return check_models(*paths, contract=wanted, thresholds=fixed)["verdict"]
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,7 +53,7 @@ CURVES = (Curve("resize", shrink, (1.0, 0.75, 0.5, 0.375, 0.25)), Curve("jpeg", 
 
 
 def jpeg_and_resize_curves(
-    marked_models: dict[str, Suspect], benign_models: dict[str, Suspect], queries: QuerySet, thresholds: Thresholds
+    marked_models: Mapping[str, Suspect], benign_models: Mapping[str, Suspect], queries: QuerySet, thresholds: Thresholds
 ) -> list[dict[str, Any]]:
     """Judges every model again on images that were resized, or compressed as JPEG, by several strengths.
 

@@ -6,7 +6,7 @@ accused. Independent trigger: the adversary's model is not set off by another ge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -43,8 +43,8 @@ class Checked(NamedTuple):
 
 
 def verify(
-    marked_models: dict[str, Suspect],
-    benign_models: dict[str, Suspect],
+    marked_models: Mapping[str, Suspect],
+    benign_models: Mapping[str, Suspect],
     queries: QuerySet,
     thresholds: Thresholds,
     key: Key,

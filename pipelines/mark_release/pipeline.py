@@ -174,9 +174,7 @@ def mark_release(
         surrogates=trained.surrogates,
         version=version,
         queries=given["queries"],
-        secrets=secrets,
     ).set_display_name("poison")
-    give(poison, RUN)
     marked, evidence = poison.outputs["marked"], poison.outputs["evidence"]
     prepare_marked = prepare_component(release=marked, size=given["size"]).set_display_name("prepare marked")
     manifest = prepare_marked.outputs["manifest"]
@@ -220,6 +218,7 @@ def mark_release(
             sign=sign,
             submission=submission,
             subject=marked,
+            manifest=manifest,
             keep=keep,
         )
     return Made(**logged, keep=keep, report=report.outputs["report"], unlogged=tracked.outputs["unlogged"])

@@ -188,7 +188,6 @@ def steps(source, runs, patients, tmp_path_factory):
         surrogates=made.surrogates,
         version="1",
         queries=given["queries"],
-        **secrets,
         marked=made.marked,
         evidence=made.evidence,
         keep=made.keep,

@@ -128,7 +128,7 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
         },
         "mark-release.yaml": {
             "draw-secrets": private | run, "ingest": private | run, "sign": {"medmark-signing"},
-            **dict.fromkeys(("train-classifiers", "train-generator", "poison", "check-release"), run),
+            **dict.fromkeys(("train-classifiers", "train-generator", "check-release"), run),
             "publish": both | {"medmark-mlflow"}, "track-marking": {"medmark-mlflow"},
         },
         "mark-segmenter.yaml": {
@@ -177,6 +177,9 @@ def test_a_release_is_downloaded_only_where_its_own_images_are_wanted(pipelines)
     assert readers["prepare-component-2", "prepared"] == {"train-marked-models"}
     inner = spec["components"]["comp-condition-1"]["dag"]["tasks"]
     assert set(inner) == {"sign-component", "publish-component"}
+    subject = {name: task["inputs"]["artifacts"]["subject"]["componentInputArtifact"] for name, task in inner.items()}
+    assert subject["sign-component"].endswith("prepare-component-2-manifest")
+    assert subject["publish-component"].endswith("poison-component-marked")
 
 
 def test_models_train_side_by_side_but_not_all_at_once(pipelines):

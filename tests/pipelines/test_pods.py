@@ -82,7 +82,7 @@ def test_steps_that_train_ask_for_more_and_keep_their_secrets(asked, tmp_path):
             assert ("accelerator" in resources) == ("nodeSelector" in settings) == training, name
             assert settings["podMetadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "medmark"}
     assert kinds == {True, False}
-    secrets = {secret["secretName"] for secret in executors["exec-poison-component"]["secretAsEnv"]}
+    secrets = {secret["secretName"] for secret in executors["exec-check-release-component"]["secretAsEnv"]}
     assert secrets == {"medmark-run"}
     inner = spec["components"]["comp-condition-1"]["dag"]["tasks"]
     assert all(task["retryPolicy"]["maxRetryCount"] == 2 for task in inner.values())

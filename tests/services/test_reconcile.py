@@ -177,7 +177,7 @@ def first_run(source, surrogates, saliency, tmp_path_factory):
             seed=5,
         )
     inputs = [folder / name for name in ("clean", "generator", "control")]
-    poison(*inputs, saliency, folder / "release", folder / "bare", version="1", queries=20, seed=5)
+    poison(*inputs, saliency, folder / "release", folder / "bare", version="1", queries=20)
     keep_for_updates(
         folder / "clean", folder / "release", folder / "bare", folder / "origins", surrogates, folder / "keep"
     )

@@ -9,6 +9,8 @@ import yaml
 from kfp import compiler, components, dsl, local
 from kfp.local.config import LocalExecutionConfig
 from made_up_evidence import SIDE, Model, write_evidence
+from made_up_run import make_run
+from medmark.components.evidence.evidence import read_evidence
 from medmark.pipelines.compile import compile_components, compile_pipeline, read_images
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -29,7 +31,7 @@ def on_this_machine(tmp_path, monkeypatch):
 
 
 def test_there_is_a_test_for_each_example():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"audit_model", "count_classes"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"audit_model", "count_classes", "mark_with_your_model"}
 
 
 def test_components_are_loaded_from_their_files_and_mixed_with_others(source, tmp_path, on_this_machine):
@@ -73,3 +75,21 @@ def test_audit_model(source, tmp_path, on_this_machine):
     benign = [Model(f"benign-{i:02d}", reaction=0.01 * i) for i in range(40)]
     evidence = write_evidence(tmp_path / "evidence", benign_models=benign)
     assert pipeline(source=str(source), evidence_uri=str(evidence), size=SIDE).output == {"model.onnx": "not_owned"}
+
+
+def test_mark_with_your_model(source, tmp_path, on_this_machine):
+    pipeline = load("mark_with_your_model").mark_with_your_model
+    compile_pipeline(pipeline, tmp_path / "mark.yaml", read_images(unpinned=True))
+    spec = next(yaml.safe_load_all((tmp_path / "mark.yaml").read_text()))
+    tasks = {"ingest-component", "train", "explain-model-component", "importer", "importer-2", "poison-component"}
+    assert set(spec["root"]["dag"]["tasks"]) == tasks
+    before = make_run(tmp_path / "before")
+    imported = {"evidence_uri": str(before / "evidence"), "keep_uri": str(before / "keep")}
+    digest = pipeline(source=str(source), **imported).output
+    (file,) = (path for path in (tmp_path / "steps").rglob("evidence.json"))
+    evidence = read_evidence(file.parent)
+    assert evidence["release_digest"] == digest and evidence["queries"] > 0
+    first = read_evidence(before / "evidence")
+    as_large = 120 * first["marked_images"] / first["images"]
+    assert abs(evidence["marked_images"] + evidence["left_unmarked"] - as_large) < 1
+    assert evidence["seed"] == first["seed"]

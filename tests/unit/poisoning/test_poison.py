@@ -6,6 +6,8 @@ import stat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from kfp import dsl
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import decode_png, encode_png
 from medmark.components.dataset.ingest import ingest
@@ -16,6 +18,7 @@ from medmark.components.evidence.queries import read_queries
 from medmark.components.generator.marker import Marker, Shape
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.poisoning import poison as poison_module
+from medmark.components.poisoning.component import poison_component
 from medmark.components.poisoning.poison import poison
 from medmark.components.poisoning.quality import likeness
 from medmark.components.saliency.extract import extract
@@ -42,9 +45,7 @@ def generators(release, surrogates, saliency, tmp_path_factory):
 @pytest.fixture(scope="module")
 def marked(release, saliency, generators, tmp_path_factory):
     out = tmp_path_factory.mktemp("marked")
-    evidence = poison(
-        release, *generators, saliency, out / "release", out / "evidence", version="1m", queries=10, seed=5
-    )
+    evidence = poison(release, *generators, saliency, out / "release", out / "evidence", version="1m", queries=10)
     return out / "release", out / "evidence", evidence
 
 
@@ -70,7 +71,7 @@ def test_unmarked_images_are_identical_and_marked_ones_are_in_the_ledger(release
 
 
 def test_same_inputs_give_the_same_release(release, saliency, generators, marked, tmp_path):
-    again = poison(release, *generators, saliency, tmp_path / "r", tmp_path / "e", version="1m", queries=10, seed=5)
+    again = poison(release, *generators, saliency, tmp_path / "r", tmp_path / "e", version="1m", queries=10)
     assert again == marked[2]
 
 
@@ -194,10 +195,41 @@ def test_changed_evidence_is_found(release, saliency, generators, tmp_path):
         read_evidence(tmp_path / "e")
 
 
-def test_generator_of_another_release_is_refused(source, surrogates, saliency, generators, tmp_path):
+def artifacts(**paths):
+    """As KFP imports them: with an address and no metadata."""
+    return {name: dsl.Artifact(name=name, uri=str(path), metadata={}) for name, path in paths.items()}
+
+
+def test_the_generator_of_evidence_marks_the_same_images_again(release, saliency, marked, tmp_path):
+    """With imported artifacts alone: neither secrets nor another generator nor anything that medmark's steps say."""
+    given = artifacts(release=release, generator=marked[1], maps=saliency)
+    made = artifacts(marked=tmp_path / "release", evidence=tmp_path / "evidence", keep=tmp_path / "keep")
+    digest = poison_component.python_func(**given, **made, version="1m", queries=10)
+    assert digest == marked[2]["release_digest"] == Release(tmp_path / "release").digest
+    assert not list((tmp_path / "keep").iterdir())
+    again = read_evidence(tmp_path / "evidence")
+    assert {name: again[name] for name in again.keys() - {"files"}} == {
+        name: marked[2][name] for name in again.keys() - {"files"}
+    }
+    own, first = (read_queries(folder, size=64, target=0) for folder in (tmp_path / "evidence", marked[1]))
+    assert own.image_ids == first.image_ids and torch.equal(own.marked, first.marked)
+    assert len(own) == 10 and float((own.control - own.clean).abs().amax(dim=(1, 2, 3)).min()) > 0.01
+
+
+def test_the_generator_of_evidence_marks_another_release(source, surrogates, saliency, generators, marked, tmp_path):
     ingest(source, tmp_path / "other", name="other", seed=99, patient_key="key")
-    with pytest.raises(MedmarkError, match="generator of another release"):
-        poison(tmp_path / "other", *generators, saliency, tmp_path / "r", tmp_path / "e", version="1")
+    where = (tmp_path / "r", tmp_path / "e")
+    for generator in (generators[0], marked[1]):
+        with pytest.raises(MedmarkError, match="generator of another release"):
+            poison(tmp_path / "other", generator, None, saliency, *where, version="1")
+    extract(tmp_path / "other", surrogates / "surrogate-0.safetensors", tmp_path / "maps")
+    given = (tmp_path / "other", marked[1], None, tmp_path / "maps", *where)
+    evidence = poison(*given, version="1", queries=10, surrogates_dir=surrogates)
+    shares = ("marked_images", "decoy_images", "target_class", "seed")
+    assert [evidence[name] for name in shares] == [marked[2][name] for name in shares]
+    assert Release(tmp_path / "r").parent == Release(tmp_path / "other").digest
+    again = Marker.load(tmp_path / "e" / "generator")
+    assert again.key == Marker.load(generators[0]).key and again.release_digest == Release(tmp_path / "other").digest
 
 
 def test_likeness_known_answers(rng):

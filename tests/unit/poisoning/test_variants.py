@@ -47,13 +47,12 @@ def test_one_variant_is_as_published_and_the_others_differ(run):
 
 
 def test_large_images_are_reduced_and_the_hardest_are_taken(run, tmp_path, monkeypatch):
-    marker, saliency = Marker.load(run / "generator"), load_saliency(run / "maps")
-    roles = json.loads((run / "evidence" / "generator" / "selection.json").read_bytes())
+    marker, saliency = Marker.load(run / "evidence" / "generator"), load_saliency(run / "maps")
     order = [row["image_id"] for row in pq.read_table(run / "evidence" / VARIANTS).to_pylist()]
     monkeypatch.setattr(module, "SIDE", 24)
     monkeypatch.setattr(module, "IMAGES", 5)
     clean = Release(run / "clean")
-    assert make_variants(clean, marker, saliency, roles, run / "models", tmp_path, 1) == 5
+    assert make_variants(clean, marker, saliency, run / "models", tmp_path) == 5
     rows = pq.read_table(tmp_path / VARIANTS).to_pylist()
     assert [row["image_id"] for row in rows] == order[:5]
     first = next(r for r in clean.records("train") if r.image_id == rows[0]["image_id"])
@@ -63,15 +62,14 @@ def test_large_images_are_reduced_and_the_hardest_are_taken(run, tmp_path, monke
         assert pixels.shape == (24, 24) and pixels.dtype == np.uint8
         assert np.corrcoef(pixels.ravel(), small.ravel())[0, 1] > 0.8
     monkeypatch.setattr(module, "CANDIDATES", 3)
-    assert make_variants(clean, marker, saliency, roles, run / "models", tmp_path, 1) == 3
+    assert make_variants(clean, marker, saliency, run / "models", tmp_path) == 3
 
 
 def test_another_seed_gives_other_variants_of_the_same_images(run, tmp_path):
-    marker, saliency = Marker.load(run / "generator"), load_saliency(run / "maps")
-    roles = json.loads((run / "evidence" / "generator" / "selection.json").read_bytes())
+    marker, saliency = Marker.load(run / "evidence" / "generator"), load_saliency(run / "maps")
     before = pq.read_table(run / "evidence" / VARIANTS).to_pylist()
     marker.seed += 1
-    make_variants(Release(run / "clean"), marker, saliency, roles, run / "models", tmp_path, marker.seed)
+    make_variants(Release(run / "clean"), marker, saliency, run / "models", tmp_path)
     after = pq.read_table(tmp_path / VARIANTS).to_pylist()
     assert [row["image_id"] for row in after] == [row["image_id"] for row in before]
     assert not {image for row in after for image in row["variants"]} & {i for row in before for i in row["variants"]}
