@@ -243,7 +243,14 @@ def dangling(documents: Documents, secrets: set[tuple[str, str, str]]) -> list[s
             if isinstance(part.get("configMap"), dict):
                 wanted.append((document, "ConfigMap", part["configMap"]["name"]))
             if isinstance(part.get("artifactRepositoryRef"), dict):
-                wanted.append((document, "ConfigMap", part["artifactRepositoryRef"]["configMap"]))
+                target = part["artifactRepositoryRef"]
+                wanted.append((document, "ConfigMap", target["configMap"]))
+                if not any(
+                    target["key"] in one["data"]
+                    for one in of_kind(documents, "ConfigMap")
+                    if (space_of(one), one["metadata"]["name"]) == (space, target["configMap"])
+                ):
+                    problems.append(f"{name_of(document)}: no repository {target['key']} in {target['configMap']}")
             if "persistentVolumeClaim" in part:
                 wanted.append((document, "PersistentVolumeClaim", part["persistentVolumeClaim"]["claimName"]))
         if document["kind"] == "RoleBinding":
@@ -734,11 +741,15 @@ def version(documents: Documents) -> dict:
     return next(of_kind(documents, "PipelineVersion"))["spec"]
 
 
+def executors(documents: Documents, pipeline: str) -> dict[str, dict]:
+    """What KFP's steps of a pipeline ask of Kubernetes, by their label."""
+    found = next(one for one in of_kind(documents, "PipelineVersion") if one["spec"]["pipelineName"] == pipeline)
+    return found["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
 def labels_of(documents: Documents, pipeline: str) -> dict[str, str]:
     """Labels of the pod of a pipeline's first step."""
-    found = next(one for one in of_kind(documents, "PipelineVersion") if one["spec"]["pipelineName"] == pipeline)
-    executors = found["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    return next(iter(executors.values()))["podMetadata"]["labels"]
+    return next(iter(executors(documents, pipeline).values()))["podMetadata"]["labels"]
 
 
 # check, overlay, what is done to the documents d, and what the check must say
@@ -773,6 +784,12 @@ FAULTS = [
         ".spec.x",
     ),
     ("invalid", "argo-only", lambda d: spec(d, "EventBus", "default")["jetstream"].pop("version"), "version"),
+    (
+        "invalid",
+        "argo-only",
+        lambda d: spec(d, "EventBus", "default")["jetstream"].update(version="2.10.10"),
+        "2.10.10",
+    ),
     ("invalid", "gpu", lambda d: version(d).update(pipelineName="A pipeline"), "A pipeline"),
     ("invalid", "gpu", lambda d: version(d)["pipelineSpec"].update(steps=[]), "steps"),
     ("invalid", "gpu", lambda d: spec(d, "LocalQueue", "medmark").update(queue="x"), "queue"),
@@ -1154,6 +1171,178 @@ FAULTS = [
         "no variable DROPS",
     ),
     (
+        "invalid",
+        "gpu",
+        lambda d: spec(d, "ClusterQueue", "medmark")["resourceGroups"][0].update(flavors=[]),
+        "flavors",
+    ),
+    ("invalid", "gpu", lambda d: next(of_kind(d, "Pipeline"))["metadata"].update(name="A pipeline"), "A pipeline"),
+    ("invalid", "gpu", lambda d: find(d, "ResourceFlavor", "medmark-gpu").update(nodes=1), "nodes"),
+    (
+        "invalid",
+        "gpu",
+        lambda d: version(d)["platformSpec"]["platforms"]["kubernetes"].update(pods={}),
+        "pods",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: find(d, "ConfigMap", "medmark-audit-artifacts")["data"].update(
+            audits="s3: {accessKeySecret: {name: medmark-s3, key: access_key}}"
+        ),
+        "no secret medmark-s3 with access_key in medmark-audit",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: find(d, "ConfigMap", "medmark-audit-artifacts").update(data={"runs": "s3: {}"}),
+        "no repository audits",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: spec(d, "EventSource", "medmark-drops")["webhook"]["drop"]["authSecret"].update(key="gone"),
+        "no secret medmark-webhook with gone",
+    ),
+    (
+        "dangling",
+        "examples",
+        lambda d: spec(d, "EventSource", "medmark-bucket")["minio"]["drop"]["secretKey"].update(name="gone"),
+        "no secret gone",
+    ),
+    (
+        "dangling",
+        "gpu",
+        lambda d: find(d, "ConfigMap", "kfp-launcher")["data"].update(
+            providers="s3: {default: {secretRef: {secretName: gone, accessKeyKey: a, secretKeyKey: b}}}"
+        ),
+        "no secret gone with a",
+    ),
+    (
+        "dangling",
+        "gpu",
+        lambda d: next(iter(executors(d, "audit-lineage").values()))["secretAsEnv"][0].update(
+            secretName="gone", optional=False
+        ),
+        "no secret gone with endpoint",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: find(d, "Secret", "medmark-executor.service-account-token")["metadata"]["annotations"].update(
+            {"kubernetes.io/service-account.name": "gone"}
+        ),
+        "no ServiceAccount gone",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["executor"].update(serviceAccountName="gone"),
+        "no ServiceAccount gone",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-mark-release")["templates"][0]["steps"][1][0]["arguments"][
+            "artifacts"
+        ].pop(),
+        "step commit gives ['release']",
+    ),
+    (
+        "unrestricted",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-mlflow")["template"]["spec"].update(hostNetwork=True),
+        "hostNetwork",
+    ),
+    (
+        "unrestricted",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-mlflow")["template"]["spec"]["securityContext"].update(
+            sysctls=[{"name": "kernel.msgmax", "value": "1"}]
+        ),
+        "sysctls",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["securityContext"].update(runAsUser=0),
+        "question: container: may be root",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["securityContext"]["capabilities"].update(add=["NET_RAW"]),
+        "has capabilities",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["securityContext"].update(privileged=True),
+        "question: container: may gain privileges",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["securityContext"].update(procMount="Unmasked"),
+        "unmasked /proc",
+    ),
+    (
+        "unrestricted",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-mlflow")["template"]["spec"]["containers"][0]["ports"][0].update(
+            hostPort=5000
+        ),
+        "host port",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["resources"].pop("requests"),
+        "no requests",
+    ),
+    (
+        "foreign_images",
+        "kind",
+        lambda d: container(d, "medmark-audit", "fetch").setdefault("env", []).append({"name": RUNS_IN, "value": "x"}),
+        "x is not in",
+    ),
+    (
+        "too_much",
+        "argo-only",
+        lambda d: find(d, "Role", "medmark-start")["rules"][0].update(resources=["pods/exec"]),
+        "pods/exec",
+    ),
+    (
+        "too_much",
+        "argo-only",
+        lambda d: find(d, "RoleBinding", "medmark-start").update(kind="ClusterRoleBinding"),
+        "whole cluster",
+    ),
+    (
+        "too_much",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-mlflow")["template"]["spec"].pop("automountServiceAccountToken"),
+        "token of an account",
+    ),
+    (
+        "not_tidy",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit").pop("activeDeadlineSeconds"),
+        "for ever",
+    ),
+    (
+        "not_tidy",
+        "argo-only",
+        lambda d: spec(d, "Sensor", "medmark-drops")["triggers"][0].pop("retryStrategy"),
+        "lose",
+    ),
+    (
+        "wrong_commands",
+        "kubeflow-multiuser",
+        lambda d: container(d, "medmark-reconcile", "reconcile").update(args=["exec medmark reconcile --fast"]),
+        "--fast",
+    ),
+    (
         "as_the_table_says",
         "argo-only",
         lambda d: spec(d, "NetworkPolicy", "medmark-audit-suspects")["egress"][0].pop("ports"),
@@ -1362,6 +1551,19 @@ def test_the_guide_needs_fewer_than_ten_commands_and_names_what_exists(hydrated)
     assert len(asked) > 6 and {(kind, space, name) for space, kind, name in asked} <= there
     audits = set(re.findall(r"--namespace ([\w-]+) --from (\w+)/([\w-]+)", page))
     assert {(kind, space, name) for space, kind, name in audits} <= there and len(audits) == len(AUDITS)
+
+
+def test_the_guide_says_where_kinds_come_from_that_kubernetes_does_not_bring(hydrated):
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    rows = re.findall(r"^ *\| `([\w.-]+\.[a-z]+)` \|[^|]*\|([^|]*)\|$", page, re.M)
+    stated = {group: set(re.findall(r"`([\w-]+)`", overlays)) for group, overlays in rows}
+    there: dict[str, set[str]] = {}
+    for overlay in set(OVERLAYS) - {"kind"}:  # its guide installs KFP
+        for one in hydrated[overlay]:
+            group = one["apiVersion"].rpartition("/")[0]
+            if not re.fullmatch(r"|apps|[a-z]+(\.authorization)?\.k8s\.io", group):  # Kubernetes' own
+                there.setdefault(group, set()).add(overlay)
+    assert stated == there
 
 
 def test_kind_takes_keys_again_that_it_drew(tmp_path):
