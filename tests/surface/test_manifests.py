@@ -490,6 +490,58 @@ def too_much(documents: Documents) -> list[str]:
     return problems
 
 
+REPORTS = "create patch argoproj.io/workflowtaskresults"
+TIDIES = ("list watch argoproj.io/workflowartifactgctasks", "patch argoproj.io/workflowartifactgctasks/status")
+RUNS = ("get /configmaps kfp-launcher", "get /secrets medmark-s3-runs", "get list /pods", REPORTS)
+SUBMITS = (
+    "create get list pipelines.kubeflow.org/experiments",
+    "create get list terminate pipelines.kubeflow.org/runs",
+)
+# what accounts may do, by account and the namespace in which they may; what is not here, none may
+RIGHTS = {
+    ("medmark-executor", "medmark-signing"): {REPORTS, *TIDIES},
+    ("medmark-audit-executor", "medmark-audit"): {REPORTS},
+    ("medmark-sensor", "medmark-signing"): {"create argoproj.io/workflows"},
+    ("medmark-runs", "medmark-signing"): {*RUNS},
+    ("medmark-reconcile", "medmark-signing"): {*RUNS, *SUBMITS},
+}
+
+
+def in_words(rules: list[dict]) -> set[str]:
+    """Rules of Kubernetes: verbs, group and resource, and names if it counts for these only."""
+    return {
+        " ".join([*sorted(rule["verbs"]), f"{group}/{resource}", *rule.get("resourceNames", [])])
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def rights_of(overlay: str, documents: Documents) -> dict[tuple[str, str], set[str]]:
+    """``RIGHTS`` of the accounts that an overlay has."""
+    accounts = {one["metadata"]["name"] for one in of_kind(documents, "ServiceAccount")}
+    return {
+        (name, "kubeflow" if overlay == "kind" else space): given
+        for (name, space), given in RIGHTS.items()
+        if name in accounts
+    }
+
+
+def other_rights(overlay: str, documents: Documents) -> list[str]:
+    """Where the roles that are bound give another set of rights than the table above."""
+    given: dict[tuple[str, str], set[str]] = {}
+    for binding in of_kind(documents, "RoleBinding"):
+        for subject in binding["subjects"]:
+            role = find(documents, "Role", binding["roleRef"]["name"])
+            given.setdefault((subject["name"], space_of(binding)), set()).update(in_words(role["rules"]))
+    wanted = rights_of(overlay, documents)
+    return [
+        f"{name} in {space}: {sorted(given.get((name, space), set()) ^ wanted.get((name, space), set()))}"
+        for name, space in sorted(given.keys() | wanted.keys())
+        if given.get((name, space)) != wanted.get((name, space))
+    ]
+
+
 def stray_tokens(documents: Documents) -> list[str]:
     """Steps beside a sweep's that get a token for KFP, sweeps without one, and what KFP's pods run under that lacks a right."""
     problems = []
@@ -698,6 +750,7 @@ def checks(secrets, known) -> dict[str, Callable[[str, Documents], list[str]]]:
     return {check.__name__: lambda _, documents, check=check: check(documents) for check in plain} | {
         "dangling": lambda overlay, documents: dangling(documents, secrets[overlay]),
         "foreign_images": lambda _, documents: foreign_images(documents, known),
+        "other_rights": other_rights,
         "as_the_table_says": lambda overlay, documents: as_the_table_says(documents, *NETWORKS[overlay]),
     }
 
@@ -710,6 +763,7 @@ CHECKS = [
         "foreign_images",
         "open_secrets",
         "too_much",
+        "other_rights",
         "stray_tokens",
         "not_tidy",
         "wrong_commands",
@@ -1078,6 +1132,24 @@ FAULTS = [
         "kubeflow-multiuser",
         lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter").pop("automountServiceAccountToken"),
         "token of an account",
+    ),
+    (
+        "other_rights",
+        "gpu",
+        lambda d: find(d, "Role", "medmark-runs")["rules"][1]["resourceNames"].append("medmark-signing"),
+        "medmark-runs in medmark-signing: ['get /secrets medmark-s3-runs'",
+    ),
+    (
+        "other_rights",
+        "kind",
+        lambda d: find(d, "Role", "medmark-executor")["rules"].pop(0),
+        f"medmark-executor in kubeflow: ['{REPORTS}']",
+    ),
+    (
+        "other_rights",
+        "argo-only",
+        lambda d: find(d, "RoleBinding", "medmark-start")["subjects"].append({"name": "medmark-webhook"}),
+        "medmark-webhook in medmark-signing",
     ),
     ("stray_tokens", "gpu", lambda d: labels_of(d, "reconcile").pop("access-ml-pipeline"), "has no token"),
     (
@@ -1546,7 +1618,7 @@ def test_the_guide_needs_fewer_than_ten_commands_and_names_what_exists(hydrated)
         for documents in hydrated.values()
         for one in documents
     }
-    there.add(("service", "kubeflow", "ml-pipeline"))  # KFP's own
+    there |= {("service", "kubeflow", name) for name in ("ml-pipeline", "ml-pipeline-ui")}  # KFP's own
     asked = re.findall(r"--namespace ([\w-]+) (?:port-forward|describe|patch|get) (\w+)[/ ]([\w-]+)", page)
     assert len(asked) > 6 and {(kind, space, name) for space, kind, name in asked} <= there
     audits = set(re.findall(r"--namespace ([\w-]+) --from (\w+)/([\w-]+)", page))
