@@ -72,8 +72,10 @@ TRIGGER = fields(
     rateLimit=fields({"unit": {"enum": ["Second", "Minute", "Hour"]}, "requestsPerUnit": NUMBER}),
     retryStrategy=fields({"steps": NUMBER}, duration=TEXT, factor={"type": "number"}, jitter={"type": "number"}),
 )
+# those that every Argo Events 1.9 has images for: 2.10.10 came with 1.9.2 and went with 1.9.10
+BUS_VERSIONS = ("latest", "2.8.1", "2.8.2", "2.9.1", "2.9.12", "2.9.16")
 JETSTREAM = fields(
-    {"version": TEXT},
+    {"version": {"enum": list(BUS_VERSIONS)}},
     replicas=NUMBER,
     persistence=fields({"accessMode": {"const": "ReadWriteOnce"}, "volumeSize": TEXT}),
     securityContext=FREE,
@@ -131,11 +133,11 @@ SCHEMAS = dict(
             ),
         ),
         (
-            ("kueue.x-k8s.io/v1beta1", "ResourceFlavor"),
+            ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"),
             fields({"apiVersion": TEXT, "kind": TEXT, "metadata": FREE}, spec=FREE),
         ),
         kind(
-            "kueue.x-k8s.io/v1beta1",
+            "kueue.x-k8s.io/v1beta2",
             "ClusterQueue",
             fields(
                 {
@@ -151,7 +153,7 @@ SCHEMAS = dict(
                 }
             ),
         ),
-        kind("kueue.x-k8s.io/v1beta1", "LocalQueue", fields({"clusterQueue": NAME})),
+        kind("kueue.x-k8s.io/v1beta2", "LocalQueue", fields({"clusterQueue": NAME})),
         kind(
             "argoproj.io/v1alpha1",
             "Application",

@@ -243,7 +243,14 @@ def dangling(documents: Documents, secrets: set[tuple[str, str, str]]) -> list[s
             if isinstance(part.get("configMap"), dict):
                 wanted.append((document, "ConfigMap", part["configMap"]["name"]))
             if isinstance(part.get("artifactRepositoryRef"), dict):
-                wanted.append((document, "ConfigMap", part["artifactRepositoryRef"]["configMap"]))
+                target = part["artifactRepositoryRef"]
+                wanted.append((document, "ConfigMap", target["configMap"]))
+                if not any(
+                    target["key"] in one["data"]
+                    for one in of_kind(documents, "ConfigMap")
+                    if (space_of(one), one["metadata"]["name"]) == (space, target["configMap"])
+                ):
+                    problems.append(f"{name_of(document)}: no repository {target['key']} in {target['configMap']}")
             if "persistentVolumeClaim" in part:
                 wanted.append((document, "PersistentVolumeClaim", part["persistentVolumeClaim"]["claimName"]))
         if document["kind"] == "RoleBinding":
@@ -483,6 +490,58 @@ def too_much(documents: Documents) -> list[str]:
     return problems
 
 
+REPORTS = "create patch argoproj.io/workflowtaskresults"
+TIDIES = ("list watch argoproj.io/workflowartifactgctasks", "patch argoproj.io/workflowartifactgctasks/status")
+RUNS = ("get /configmaps kfp-launcher", "get /secrets medmark-s3-runs", "get list /pods", REPORTS)
+SUBMITS = (
+    "create get list pipelines.kubeflow.org/experiments",
+    "create get list terminate pipelines.kubeflow.org/runs",
+)
+# what accounts may do, by account and the namespace in which they may; what is not here, none may
+RIGHTS = {
+    ("medmark-executor", "medmark-signing"): {REPORTS, *TIDIES},
+    ("medmark-audit-executor", "medmark-audit"): {REPORTS},
+    ("medmark-sensor", "medmark-signing"): {"create argoproj.io/workflows"},
+    ("medmark-runs", "medmark-signing"): {*RUNS},
+    ("medmark-reconcile", "medmark-signing"): {*RUNS, *SUBMITS},
+}
+
+
+def in_words(rules: list[dict]) -> set[str]:
+    """Rules of Kubernetes: verbs, group and resource, and names if it counts for these only."""
+    return {
+        " ".join([*sorted(rule["verbs"]), f"{group}/{resource}", *rule.get("resourceNames", [])])
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def rights_of(overlay: str, documents: Documents) -> dict[tuple[str, str], set[str]]:
+    """``RIGHTS`` of the accounts that an overlay has."""
+    accounts = {one["metadata"]["name"] for one in of_kind(documents, "ServiceAccount")}
+    return {
+        (name, "kubeflow" if overlay == "kind" else space): given
+        for (name, space), given in RIGHTS.items()
+        if name in accounts
+    }
+
+
+def other_rights(overlay: str, documents: Documents) -> list[str]:
+    """Where the roles that are bound give another set of rights than the table above."""
+    given: dict[tuple[str, str], set[str]] = {}
+    for binding in of_kind(documents, "RoleBinding"):
+        for subject in binding["subjects"]:
+            role = find(documents, "Role", binding["roleRef"]["name"])
+            given.setdefault((subject["name"], space_of(binding)), set()).update(in_words(role["rules"]))
+    wanted = rights_of(overlay, documents)
+    return [
+        f"{name} in {space}: {sorted(given.get((name, space), set()) ^ wanted.get((name, space), set()))}"
+        for name, space in sorted(given.keys() | wanted.keys())
+        if given.get((name, space)) != wanted.get((name, space))
+    ]
+
+
 def stray_tokens(documents: Documents) -> list[str]:
     """Steps beside a sweep's that get a token for KFP, sweeps without one, and what KFP's pods run under that lacks a right."""
     problems = []
@@ -691,6 +750,7 @@ def checks(secrets, known) -> dict[str, Callable[[str, Documents], list[str]]]:
     return {check.__name__: lambda _, documents, check=check: check(documents) for check in plain} | {
         "dangling": lambda overlay, documents: dangling(documents, secrets[overlay]),
         "foreign_images": lambda _, documents: foreign_images(documents, known),
+        "other_rights": other_rights,
         "as_the_table_says": lambda overlay, documents: as_the_table_says(documents, *NETWORKS[overlay]),
     }
 
@@ -703,6 +763,7 @@ CHECKS = [
         "foreign_images",
         "open_secrets",
         "too_much",
+        "other_rights",
         "stray_tokens",
         "not_tidy",
         "wrong_commands",
@@ -734,11 +795,15 @@ def version(documents: Documents) -> dict:
     return next(of_kind(documents, "PipelineVersion"))["spec"]
 
 
+def executors(documents: Documents, pipeline: str) -> dict[str, dict]:
+    """What KFP's steps of a pipeline ask of Kubernetes, by their label."""
+    found = next(one for one in of_kind(documents, "PipelineVersion") if one["spec"]["pipelineName"] == pipeline)
+    return found["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
 def labels_of(documents: Documents, pipeline: str) -> dict[str, str]:
     """Labels of the pod of a pipeline's first step."""
-    found = next(one for one in of_kind(documents, "PipelineVersion") if one["spec"]["pipelineName"] == pipeline)
-    executors = found["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    return next(iter(executors.values()))["podMetadata"]["labels"]
+    return next(iter(executors(documents, pipeline).values()))["podMetadata"]["labels"]
 
 
 # check, overlay, what is done to the documents d, and what the check must say
@@ -773,6 +838,12 @@ FAULTS = [
         ".spec.x",
     ),
     ("invalid", "argo-only", lambda d: spec(d, "EventBus", "default")["jetstream"].pop("version"), "version"),
+    (
+        "invalid",
+        "argo-only",
+        lambda d: spec(d, "EventBus", "default")["jetstream"].update(version="2.10.10"),
+        "2.10.10",
+    ),
     ("invalid", "gpu", lambda d: version(d).update(pipelineName="A pipeline"), "A pipeline"),
     ("invalid", "gpu", lambda d: version(d)["pipelineSpec"].update(steps=[]), "steps"),
     ("invalid", "gpu", lambda d: spec(d, "LocalQueue", "medmark").update(queue="x"), "queue"),
@@ -1062,6 +1133,24 @@ FAULTS = [
         lambda d: spec(d, "WorkflowTemplate", "medmark-audit-segmenter").pop("automountServiceAccountToken"),
         "token of an account",
     ),
+    (
+        "other_rights",
+        "gpu",
+        lambda d: find(d, "Role", "medmark-runs")["rules"][1]["resourceNames"].append("medmark-signing"),
+        "medmark-runs in medmark-signing: ['get /secrets medmark-s3-runs'",
+    ),
+    (
+        "other_rights",
+        "kind",
+        lambda d: find(d, "Role", "medmark-executor")["rules"].pop(0),
+        f"medmark-executor in kubeflow: ['{REPORTS}']",
+    ),
+    (
+        "other_rights",
+        "argo-only",
+        lambda d: find(d, "RoleBinding", "medmark-start")["subjects"].append({"name": "medmark-webhook"}),
+        "medmark-webhook in medmark-signing",
+    ),
     ("stray_tokens", "gpu", lambda d: labels_of(d, "reconcile").pop("access-ml-pipeline"), "has no token"),
     (
         "stray_tokens",
@@ -1152,6 +1241,178 @@ FAULTS = [
         "kubeflow-multiuser",
         lambda d: container(d, "medmark-reconcile", "reconcile")["env"].pop(0),
         "no variable DROPS",
+    ),
+    (
+        "invalid",
+        "gpu",
+        lambda d: spec(d, "ClusterQueue", "medmark")["resourceGroups"][0].update(flavors=[]),
+        "flavors",
+    ),
+    ("invalid", "gpu", lambda d: next(of_kind(d, "Pipeline"))["metadata"].update(name="A pipeline"), "A pipeline"),
+    ("invalid", "gpu", lambda d: find(d, "ResourceFlavor", "medmark-gpu").update(nodes=1), "nodes"),
+    (
+        "invalid",
+        "gpu",
+        lambda d: version(d)["platformSpec"]["platforms"]["kubernetes"].update(pods={}),
+        "pods",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: find(d, "ConfigMap", "medmark-audit-artifacts")["data"].update(
+            audits="s3: {accessKeySecret: {name: medmark-s3, key: access_key}}"
+        ),
+        "no secret medmark-s3 with access_key in medmark-audit",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: find(d, "ConfigMap", "medmark-audit-artifacts").update(data={"runs": "s3: {}"}),
+        "no repository audits",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: spec(d, "EventSource", "medmark-drops")["webhook"]["drop"]["authSecret"].update(key="gone"),
+        "no secret medmark-webhook with gone",
+    ),
+    (
+        "dangling",
+        "examples",
+        lambda d: spec(d, "EventSource", "medmark-bucket")["minio"]["drop"]["secretKey"].update(name="gone"),
+        "no secret gone",
+    ),
+    (
+        "dangling",
+        "gpu",
+        lambda d: find(d, "ConfigMap", "kfp-launcher")["data"].update(
+            providers="s3: {default: {secretRef: {secretName: gone, accessKeyKey: a, secretKeyKey: b}}}"
+        ),
+        "no secret gone with a",
+    ),
+    (
+        "dangling",
+        "gpu",
+        lambda d: next(iter(executors(d, "audit-lineage").values()))["secretAsEnv"][0].update(
+            secretName="gone", optional=False
+        ),
+        "no secret gone with endpoint",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: find(d, "Secret", "medmark-executor.service-account-token")["metadata"]["annotations"].update(
+            {"kubernetes.io/service-account.name": "gone"}
+        ),
+        "no ServiceAccount gone",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit")["executor"].update(serviceAccountName="gone"),
+        "no ServiceAccount gone",
+    ),
+    (
+        "dangling",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-mark-release")["templates"][0]["steps"][1][0]["arguments"][
+            "artifacts"
+        ].pop(),
+        "step commit gives ['release']",
+    ),
+    (
+        "unrestricted",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-mlflow")["template"]["spec"].update(hostNetwork=True),
+        "hostNetwork",
+    ),
+    (
+        "unrestricted",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-mlflow")["template"]["spec"]["securityContext"].update(
+            sysctls=[{"name": "kernel.msgmax", "value": "1"}]
+        ),
+        "sysctls",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["securityContext"].update(runAsUser=0),
+        "question: container: may be root",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["securityContext"]["capabilities"].update(add=["NET_RAW"]),
+        "has capabilities",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["securityContext"].update(privileged=True),
+        "question: container: may gain privileges",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["securityContext"].update(procMount="Unmasked"),
+        "unmasked /proc",
+    ),
+    (
+        "unrestricted",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-mlflow")["template"]["spec"]["containers"][0]["ports"][0].update(
+            hostPort=5000
+        ),
+        "host port",
+    ),
+    (
+        "unrestricted",
+        "argo-only",
+        lambda d: container(d, "medmark-audit", "question")["resources"].pop("requests"),
+        "no requests",
+    ),
+    (
+        "foreign_images",
+        "kind",
+        lambda d: container(d, "medmark-audit", "fetch").setdefault("env", []).append({"name": RUNS_IN, "value": "x"}),
+        "x is not in",
+    ),
+    (
+        "too_much",
+        "argo-only",
+        lambda d: find(d, "Role", "medmark-start")["rules"][0].update(resources=["pods/exec"]),
+        "pods/exec",
+    ),
+    (
+        "too_much",
+        "argo-only",
+        lambda d: find(d, "RoleBinding", "medmark-start").update(kind="ClusterRoleBinding"),
+        "whole cluster",
+    ),
+    (
+        "too_much",
+        "kind",
+        lambda d: spec(d, "Deployment", "medmark-mlflow")["template"]["spec"].pop("automountServiceAccountToken"),
+        "token of an account",
+    ),
+    (
+        "not_tidy",
+        "argo-only",
+        lambda d: spec(d, "WorkflowTemplate", "medmark-audit").pop("activeDeadlineSeconds"),
+        "for ever",
+    ),
+    (
+        "not_tidy",
+        "argo-only",
+        lambda d: spec(d, "Sensor", "medmark-drops")["triggers"][0].pop("retryStrategy"),
+        "lose",
+    ),
+    (
+        "wrong_commands",
+        "kubeflow-multiuser",
+        lambda d: container(d, "medmark-reconcile", "reconcile").update(args=["exec medmark reconcile --fast"]),
+        "--fast",
     ),
     (
         "as_the_table_says",
@@ -1357,11 +1618,24 @@ def test_the_guide_needs_fewer_than_ten_commands_and_names_what_exists(hydrated)
         for documents in hydrated.values()
         for one in documents
     }
-    there.add(("service", "kubeflow", "ml-pipeline"))  # KFP's own
+    there |= {("service", "kubeflow", name) for name in ("ml-pipeline", "ml-pipeline-ui")}  # KFP's own
     asked = re.findall(r"--namespace ([\w-]+) (?:port-forward|describe|patch|get) (\w+)[/ ]([\w-]+)", page)
     assert len(asked) > 6 and {(kind, space, name) for space, kind, name in asked} <= there
     audits = set(re.findall(r"--namespace ([\w-]+) --from (\w+)/([\w-]+)", page))
     assert {(kind, space, name) for space, kind, name in audits} <= there and len(audits) == len(AUDITS)
+
+
+def test_the_guide_says_where_kinds_come_from_that_kubernetes_does_not_bring(hydrated):
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    rows = re.findall(r"^ *\| `([\w.-]+\.[a-z]+)` \|[^|]*\|([^|]*)\|$", page, re.M)
+    stated = {group: set(re.findall(r"`([\w-]+)`", overlays)) for group, overlays in rows}
+    there: dict[str, set[str]] = {}
+    for overlay in set(OVERLAYS) - {"kind"}:  # its guide installs KFP
+        for one in hydrated[overlay]:
+            group = one["apiVersion"].rpartition("/")[0]
+            if not re.fullmatch(r"|apps|[a-z]+(\.authorization)?\.k8s\.io", group):  # Kubernetes' own
+                there.setdefault(group, set()).add(overlay)
+    assert stated == there
 
 
 def test_kind_takes_keys_again_that_it_drew(tmp_path):
