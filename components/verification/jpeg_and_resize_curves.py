@@ -53,7 +53,10 @@ CURVES = (Curve("resize", shrink, (1.0, 0.75, 0.5, 0.375, 0.25)), Curve("jpeg", 
 
 
 def jpeg_and_resize_curves(
-    marked_models: Mapping[str, Suspect], benign_models: Mapping[str, Suspect], queries: QuerySet, thresholds: Thresholds
+    marked_models: Mapping[str, Suspect],
+    benign_models: Mapping[str, Suspect],
+    queries: QuerySet,
+    thresholds: Thresholds,
 ) -> list[dict[str, Any]]:
     """Judges every model again on images that were resized, or compressed as JPEG, by several strengths.
 
