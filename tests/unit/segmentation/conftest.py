@@ -29,7 +29,7 @@ def masked_release(tmp_path_factory):
 def marked(masked_release, tmp_path_factory):
     """A marked segmenter, its evidence, its unmarked twin, and what the check says of them."""
     folder = tmp_path_factory.mktemp("marked")
-    config = SegmenterConfig("marked", size=64, steps=600, augmentation="none", seed=5)
+    config = SegmenterConfig("marked", size=64, steps=800, augmentation="none", seed=5)
     payload = Payload(TEXT, "texture", KEY)
     made = SimpleNamespace(release=masked_release, payload=payload, config=config, folder=folder)
     made.model, made.evidence, made.unmarked, made.check = (
@@ -45,7 +45,7 @@ def marked(masked_release, tmp_path_factory):
         version="3",
         queries=20,
     )
-    twin = SegmenterConfig("unmarked-twin", size=64, steps=600, augmentation="none", seed=5)
+    twin = SegmenterConfig("unmarked-twin", size=64, steps=800, augmentation="none", seed=5)
     train_segmenters(masked_release.path, made.unmarked, configs=[twin])
     paths = (masked_release.path, made.model, made.evidence, made.unmarked, made.check)
     made.verdict = check_segmenter(*paths, thresholds=SegmenterThresholds(), seconds={"mark": 1.0})
