@@ -1,6 +1,6 @@
 """Whether models know the images as they were published, and whether models that never saw them do not.
 
-    python benchmarks/variants.py --data kermany --owners 2 --strangers 10 --work WORK
+    python benchmarks/variants.py --data kermany --owners 2 --strangers 4 --work WORK
 
 Each owner marks the same clean images, and networks are trained on each marked release, at 64 px: those of the other benchmarks, and a small
 residual network until it fits its training images, with and without augmentation. Every model is asked about its owner's variants and about
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("phantoms", "kermany"), default="kermany")
     parser.add_argument("--owners", type=int, default=2)
-    parser.add_argument("--strangers", type=int, default=10)
+    parser.add_argument("--strangers", type=int, default=4)
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
     use_threads()
