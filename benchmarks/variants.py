@@ -1,10 +1,10 @@
 """Whether models know the images as they were published, and whether models that never saw them do not.
 
-    python benchmarks/variants.py --data kermany --owners 2 --strangers 4 --work WORK
+    python benchmarks/variants.py --data kermany --owners 2 --strangers 1 --work WORK
 
 Each owner marks the same clean images, and networks are trained on each marked release, at 64 px: those of the other benchmarks, and a small
 residual network until it fits its training images, with and without augmentation. Every model is asked about its owner's variants and about
-those of strangers, and benign models about everybody's: none of these learned from that release, so few of their p-values may be small. Writes
+those of all others, and benign models about everybody's: none of these learned from that release, so few of their p-values may be small. Writes
 ``results/variants_<data>_64.json``: ``own``, a row a model with ``p``, ``lead``, ``accuracy`` on test images and ``fit``, the accuracy on its
 own training images; ``others``, p-values of models that did not learn from the release, ``others_below``, how many of
 them are at most 0.001, 0.01 and 0.05, and ``left_alone``, how many were left alone after 50 images. A stopped run continues in WORK.
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("phantoms", "kermany"), default="kermany")
     parser.add_argument("--owners", type=int, default=2)
-    parser.add_argument("--strangers", type=int, default=4)
+    parser.add_argument("--strangers", type=int, default=1)
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
     use_threads()
