@@ -81,7 +81,7 @@ UNCOMMITTED = (
     "it was not shown that this evidence was committed to before the release went out; without that it accuses nobody"
 )
 MEANINGS = {
-    "verdict": "owned: every proof holds; not_owned: something speaks against it; inconclusive: a proof is missing",
+    "verdict": "owned: every proof by the mark holds, or the published images are known; not_owned: something speaks against it; inconclusive: a proof is missing",
     "contract": "how the suspect was shown images and how its answers were read: an image x in [0, 1] as (x * scale - mean) / std",
     "model": "SHA-256 of the suspect's files, or of the endpoint's address and what it says of its model",
     "identity": "SHA-256 over contract, model and the evidence's classes; answers are kept under it",

@@ -38,7 +38,7 @@ def test_one_variant_is_as_published_and_the_others_differ(run):
         published = (display_tensor(after) * 255)[0, 0].round().numpy()
         base = (display_tensor(before) * 255)[0, 0].round().numpy()
         alike = [np.corrcoef((image - base).ravel(), (published - base).ravel())[0, 1] for image in images]
-        assert int(np.argmax(alike)) == lots[row["image_id"]] and max(alike) > 0.8
+        assert alike[lots[row["image_id"]]] > max(0.8, max(alike) - 0.01)  # another phase can be as good as the same
         sizes = (images - base).std(axis=(1, 2))
         assert sizes.min() > 0
         places.append(sorted(sizes).index(sizes[lots[row["image_id"]]]))

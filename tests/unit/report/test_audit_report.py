@@ -27,7 +27,7 @@ def test_every_suspect_every_proof_and_every_meaning_is_there(audit, tmp_path):
     write_audit_report(tmp_path / "audit.html", audit)
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
     text = text_of(page)
-    assert "Trained on the release: every proof holds" in text
+    assert "Trained on the release" in text and "every proof holds" in text
     assert "Not shown to be trained on the release" in text
     assert "Open: the evidence does not suffice either way" in text
     for suspect in audit["suspects"]:

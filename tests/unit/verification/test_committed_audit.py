@@ -23,7 +23,7 @@ class Published:
 
 @pytest.fixture
 def committed(tmp_path, monkeypatch):
-    monkeypatch.setattr("medmark.components.lineage.commitment.Release", Published)
+    monkeypatch.setattr("medmark.components.lineage.commitment.read_subject", Published)
     monkeypatch.setattr(audit_module, "open_suspect", lambda target, *_, **__: Model(target, reaction=7))
     evidence = write_evidence(tmp_path)
     new_key(tmp_path / "keys", PASSPHRASE)

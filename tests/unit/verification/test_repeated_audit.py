@@ -74,7 +74,7 @@ def test_everything_that_makes_the_identity_is_said(evidence, tmp_path, monkeypa
         server.answer = as_logits
         audit = ask(evidence, [server.url], tmp_path, contract=Contract.from_json(CONTRACT))
     (suspect,) = audit["suspects"]
-    assert audit["schema_version"] == AUDIT_SCHEMA_VERSION == 3 and audit["class_names"] == CLASSES
+    assert audit["schema_version"] == AUDIT_SCHEMA_VERSION == 4 and audit["class_names"] == CLASSES
     assert suspect["contract"] == CONTRACT | {
         "size": SIDE,
         "channels": 1,
