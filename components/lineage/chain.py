@@ -559,7 +559,7 @@ def _summary(link: _Link) -> dict:
         "name": release.name if release else None,
         "version": release.version if release else None,
         "images": len(release) if isinstance(release, Release) else None,
-        "architecture": release.stated["architecture"] if isinstance(release, MarkedModel) else None,
+        **({"architecture": release.stated["architecture"]} if isinstance(release, MarkedModel) else {}),
         "parent": release.parent if release else None,
         "changes": {name: len(link.changes[name]) for name in LISTS} if link.changes else None,
         "record": lineage.record if lineage else None,

@@ -218,16 +218,16 @@ def _changes(release: dict) -> str:
 
 
 def _what(release: dict) -> str:
-    return "model" if release["architecture"] else "release"
+    return "model" if release.get("architecture") else "release"
 
 
 def _before(release: dict) -> str:
     """What the first release or a model was made from."""
-    return "release it learned" if release["architecture"] else "clean release"
+    return "release it learned" if release.get("architecture") else "clean release"
 
 
 def _size(release: dict) -> str:
-    return release["architecture"] or _count(release["images"], "image")
+    return release.get("architecture") or _count(release["images"], "image")
 
 
 def _count(number: int, what: str) -> str:

@@ -132,26 +132,16 @@ def print_audit(result: dict, out: str) -> None:
     from rich.text import Text
 
     table = Table(title="medmark: audit", title_justify="left", show_edge=False)
-    for column in (
-        "suspect",
-        "verdict",
-        "marked taken for the target (clean)",
-        "delta-P",
-        "images",
-        "rank p",
-        "key",
-        "published images",
-    ):
-        table.add_column(column, overflow="fold")
+    for column in ("suspect", "verdict", "key", "published images", "taken for the target (clean)", "delta-P"):
+        table.add_column(column, overflow="fold", no_wrap=column == "verdict")
     for s in result["suspects"]:
         style = {"owned": "red", "not_owned": "green"}.get(s["verdict"], "yellow")
         numbers = ["-", "-"]
         if s["lift"] is not None:
             numbers = [f"{100 * s['wsr']:.0f} % ({100 * s['clean_rate']:.0f} %)", f"{s['lift']:+.3f}"]
-        rank = f"{s['rank_p_value_holm']:.3f}"
         key = f"{s['key']['rank']} of {s['key']['keys']}" if s["key"] else "-"
         known = f"p {s['images_p_value_holm']:.2g}" if s["images"] else "-"
-        table.add_row(Text(s["name"]), s["verdict"], *numbers, str(s["queries"]), rank, key, known, style=style)
+        table.add_row(Text(s["name"]), s["verdict"], key, known, *numbers, style=style)
     console = Console()
     console.print(table)
     for s in result["suspects"]:
@@ -248,7 +238,7 @@ def print_segmenter_audit(result: dict, out: str) -> None:
 
     table = Table(title="medmark: audit-segmenter", title_justify="left", show_edge=False)
     for column in ("suspect", "verdict", "modules that match", "p (Holm)", "text read"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "verdict")
     console = Console()
     for s in result["suspects"]:
         style = {"owned": "red", "not_owned": "green"}.get(s["verdict"], "yellow")

@@ -195,7 +195,7 @@ def test_the_first_release_must_come_from_its_drop(chain):
     del chain.releases[1:]
     signed_lie(chain, first, record=record)
     path, says = first_broken(chain)
-    assert path == "lineage.json" and "no step makes the clean release of the raw drop" in says
+    assert path == "lineage.json" and "no step makes the release before it of the raw drop" in says
 
 
 def test_raw_files_and_the_clean_release_are_those_of_the_first_run(chain, tmp_path):

@@ -30,7 +30,7 @@ PARENT = "ab" * 32
 @pytest.fixture
 def parent(monkeypatch):
     """The fixture release has no parent; a marked one has."""
-    monkeypatch.setattr(events, "Release", MarkedFixture)
+    monkeypatch.setattr(events, "read_subject", MarkedFixture)
 
 
 class MarkedFixture(Release):
