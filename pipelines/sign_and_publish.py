@@ -33,7 +33,7 @@ def sign_and_publish(
         subject: the release or model that the run made.
         manifest: of the release, if a step made one; the step that signs then does without the images.
         keep: what it kept for updates, if there can be any.
-        parent: the previous marked release, if the run was an update.
+        parent: the previous marked release or its manifest, if the run was an update.
         publish_weak: whether a locked release may go out whose locks are weak.
     """
     evidence = check.outputs["complete"]

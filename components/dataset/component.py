@@ -63,20 +63,17 @@ def prepare_component(
         release: clean or marked release for classification.
         size: side that the images are squashed to, pixels.
         prepared: the images as shown, in 8 bits, with labels, splits and ids; as private as the release.
-        manifest: folder with the release's ``release.json`` alone, for steps that want to know what the release is. It says of the
+        manifest: the release without its images, for steps that want to know what the release is. It says of the
             steps before it what the release says, and of this one.
     """
-    import shutil
-    from pathlib import Path
-
     from medmark.components.dataset.prepared import prepare
+    from medmark.components.dataset.release import copy_manifest
     from medmark.components.lineage.step import pass_on, passed_on, said_by, step
 
     inputs, outputs = {"release": release}, {"prepared": prepared}
     with step("prepare", inputs=inputs, outputs=outputs, parameters={"size": int(size)}):
         prepare(release.path, prepared.path, size=int(size))
-    Path(manifest.path).mkdir(parents=True)
-    shutil.copyfile(Path(release.path) / "release.json", Path(manifest.path) / "release.json")
+    copy_manifest(release.path, manifest.path)
     manifest.metadata.update(release.metadata)
     pass_on({**passed_on(release), "prepare_release": said_by({"prepare": prepared})["prepare"]}, manifest)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -297,6 +298,20 @@ class Release:
 
 def _sha256(mask: bytes | None) -> str:
     return hashlib.sha256(mask).hexdigest() if mask is not None else ""
+
+
+def copy_manifest(release_dir: str | Path, out_dir: str | Path) -> None:
+    """Copies all of a release but its images: ``release.json``, what was signed and the list of changes. Enough to say what the release is.
+
+    Args:
+        release_dir: the release.
+        out_dir: folder to make.
+    """
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in Path(release_dir).iterdir():
+        if file.is_file() and file.suffix in (".json", ".tsr"):
+            shutil.copyfile(file, out / file.name)
 
 
 def class_index(class_names: list[str], name: str, path: Path) -> int:

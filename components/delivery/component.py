@@ -130,6 +130,7 @@ def fetch_previous_component(
     release: dsl.Output[dsl.Dataset],
     evidence: dsl.Output[dsl.Artifact],
     keep: dsl.Output[dsl.Artifact],
+    manifest: dsl.Output[dsl.Dataset],
 ) -> None:
     """Fetches all that an update starts from, and checks the digests.
 
@@ -143,13 +144,16 @@ def fetch_previous_component(
         release: the previous marked release.
         evidence: its evidence; private.
         keep: what was kept for its updates; private.
+        manifest: the previous marked release without its images, with its signatures.
     """
+    from medmark.components.dataset.release import copy_manifest
     from medmark.components.delivery.publish import EVIDENCE, KEEP, RELEASE
     from medmark.components.delivery.run_inputs import fetch_input
 
     fetch_input(RELEASE, release_uri, release_digest, release.path)
     fetch_input(EVIDENCE, evidence_uri, evidence_digest, evidence.path)
     fetch_input(KEEP, keep_uri, keep_digest, keep.path)
+    copy_manifest(release.path, manifest.path)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -231,7 +231,8 @@ def _examine(
         )
         link.note("", "release", expected, BROKEN, says)
         return link
-    if not link.check("release.json", "release", expected, lambda: _read_release(link, expected)):
+    manifest, what = _manifest(folder)
+    if not link.check(manifest, what, expected, lambda: _read_release(link, expected)):
         link.release = None
     release = link.release
     if release is not None:
@@ -245,8 +246,13 @@ def _examine(
     return link
 
 
+def _manifest(folder: Path) -> tuple[str, str]:
+    """Which file names the rest of a folder, and what it is the manifest of."""
+    return (MODEL, "model") if (folder / MODEL).is_file() else ("release.json", "release")
+
+
 def _read_release(link: _Link, expected: str | None) -> str:
-    manifest, what = (MODEL, "model") if (link.folder / MODEL).is_file() else ("release.json", "release")
+    manifest, what = _manifest(link.folder)
     _regular(link.folder / manifest, f"get the {what} again")
     release = link.release = read_subject(link.folder)
     if expected is not None and release.digest != expected:

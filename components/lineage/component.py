@@ -57,7 +57,7 @@ def sign_component(
         sign: whether to sign at all.
         signatures: folder with ``commitment.json`` and, private, ``opening.json``, or with ``certificates.json`` of locks, and
             with ``lineage.json``; empty if nothing is signed.
-        parent: the previous marked release, if this one updates it.
+        parent: the previous marked release, or its manifest, if this one updates it.
         publish_weak: whether a locked release may go out whose locks are weak.
     """
     from pathlib import Path

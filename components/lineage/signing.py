@@ -37,7 +37,7 @@ def sign_run(
         out_dir: folder that gets all files that signing adds, at once: ``commitment.json`` and, private, ``opening.json``, or what
             ``certify`` writes; and ``lineage.json``.
         record_file: ``record.json`` of the run.
-        parent: the previous marked release with its ``lineage.json``, if this one updates it.
+        parent: the previous marked release with its ``lineage.json``, if this one updates it; its images are not needed.
         certify: signs a locked release, given copies of it and of its evidence, instead of the commitment; see
             :func:`medmark.components.locking.certificate.certifier`.
 

@@ -77,6 +77,7 @@ def update_component(
     marked: dsl.Output[dsl.Dataset],
     new_evidence: dsl.Output[dsl.Artifact],
     new_keep: dsl.Output[dsl.Artifact],
+    manifest: dsl.Output[dsl.Dataset],
 ) -> dict:
     """Writes the next release: marks what the drop brings, and copies the rest.
 
@@ -89,10 +90,12 @@ def update_component(
         marked: the new marked release; the previous one if nothing changed.
         new_evidence: evidence of the new release; private.
         new_keep: all that the next update needs; private.
+        manifest: the new marked release without its images, for steps that do not need them.
 
     Returns:
         What changed, see ``medmark.components.poisoning.update.update``.
     """
+    from medmark.components.dataset.release import copy_manifest
     from medmark.components.lineage.step import pass_on, said_by, step
     from medmark.components.poisoning.update import update
 
@@ -103,4 +106,6 @@ def update_component(
         change = update(*paths, version=version)
     marked.metadata.update(digest=change["release_digest"])
     pass_on(said_by({"read_drop": drop}), marked)
+    copy_manifest(marked.path, manifest.path)
+    manifest.metadata.update(marked.metadata)
     return change

@@ -127,7 +127,7 @@ def track_update_component(
     output.
 
     Args:
-        release: the updated release, from ``update_component``.
+        release: the updated release, or its manifest, from ``update_component``.
         evidence: its complete evidence, from ``check_update_component``; private.
         check: verdict, from ``check_update_component``.
         record: how the release was made, from ``check_update_component``.

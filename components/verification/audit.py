@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -36,12 +35,12 @@ from medmark.components.evidence.draw import DRAW
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.key_answers import KeyAnswers, read_benign_waves
 from medmark.components.evidence.queries import QuerySet, query_ids, read_queries
-from medmark.components.evidence.variants import VariantsOf, has_variants, read_variants
-from medmark.components.generator.key import Key, draw_key
+from medmark.components.evidence.variants import has_variants, read_variants
+from medmark.components.generator.key import draw_key
 from medmark.components.lineage.commitment import subject_digest, verify_commitment
 from medmark.components.lineage.drawing import Drawn, check_draw
 from medmark.components.lineage.keys import load_public
-from medmark.components.suspects.answer_store import StoredSuspect
+from medmark.components.suspects.answer_store import StoredSuspect, new_store
 from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import Unavailable
@@ -151,22 +150,56 @@ def audit(
         raise MedmarkError(f"evidence of a marked segmenter: {evidence_dir}; use 'medmark audit-segmenter'")
     committed = check_commitment(evidence, evidence_dir, commitment, public_key, timestamp_roots)
     draw = check_draw(evidence_dir, timestamp_roots=timestamp_roots, beacon=beacon)
-    contract = contract or Contract()
-    opened: list[SuspectModel | UnopenedSuspect] = []
-    for suspect in suspects:
-        try:
-            model = open_suspect(
-                suspect,
-                contract,
-                class_names=evidence.get("class_names", []),
-                connection=connection,
-                registry=registry,
-                file=(files or {}).get(suspect),
-            )
-            opened.append(model)
-        except Unavailable as error:
-            opened.append(UnopenedSuspect(suspect, str(error), contract))
+    opened = [
+        _open(suspect, evidence, contract, connection, registry, (files or {}).get(suspect)) for suspect in suspects
+    ]
     return audit_suspects(evidence_dir, opened, out_dir, committed=committed, draw=draw)
+
+
+def ask_suspect(
+    evidence_dir: str | Path,
+    suspect: str,
+    answers: str | Path,
+    *,
+    among: int,
+    contract: Contract | None = None,
+    connection: Connection | None = None,
+    file: str | Path | None = None,
+) -> None:
+    """Asks one of the suspects of an audit, as :func:`audit` does, and keeps its answers.
+
+    An audit into a folder with these answers as ``answers.sqlite`` asks nothing again. So several suspects can be asked in several places.
+
+    Args:
+        evidence_dir, suspect, contract, connection: as there.
+        answers: file to write; holds no answers if the suspect gives none.
+        among: suspects in the audit. The more, the more questions each needs.
+        file: where the ONNX file is, if not under its name.
+
+    Raises:
+        MedmarkError: what the evidence or the suspect raise. A suspect that gives no answer, or goes beyond its limits, raises nothing.
+    """
+    questioner = _Questioner.read(evidence_dir)
+    opened = _open(suspect, questioner.evidence, contract, connection, None, file)
+    new_store(answers)
+    questioner.ask(opened, Path(answers), among=among)
+
+
+def _open(
+    suspect: str,
+    evidence: dict[str, Any],
+    contract: Contract | None,
+    connection: Connection | None,
+    registry: str | None,
+    file: str | Path | None,
+) -> SuspectModel | UnopenedSuspect:
+    """Opens a suspect, or says why it cannot be."""
+    contract = contract or Contract()
+    classes = evidence.get("class_names", [])
+    try:
+        return open_suspect(suspect, contract, class_names=classes, connection=connection, registry=registry, file=file)
+    except Unavailable as error:
+        return UnopenedSuspect(suspect, str(error), contract)
 
 
 def check_commitment(
@@ -274,27 +307,14 @@ def audit_suspects(
         MedmarkError: incomplete or damaged evidence, or a suspect that is named twice.
     """
     started = time.monotonic()
-    evidence, draw = read_evidence(evidence_dir), draw or check_draw(evidence_dir)
-    if "thresholds" not in evidence:
-        raise MedmarkError(f"incomplete evidence: {evidence_dir}; use what a finished mark-release wrote")
+    questioner, draw = _Questioner.read(evidence_dir), draw or check_draw(evidence_dir)
+    evidence, thresholds, benign_models = questioner.evidence, questioner.thresholds, questioner.benign_models
     if not suspects or len({suspect.identity or suspect.name for suspect in suspects}) != len(suspects):
         raise MedmarkError(f"{len(suspects)} suspects, not all different; name each suspect once")
-    thresholds, out = Thresholds(**evidence["thresholds"]), Path(out_dir)
+    out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    benign_models = read_benign(evidence_dir, query_ids(evidence_dir))
     benign = list(benign_models.values())
-    target = evidence["class_names"].index(evidence["target_class"])
-    # derived from the seed, as the draw is: evidence cannot name another key than the one that was drawn
-    waves = read_benign_waves(evidence_dir)
-    key = draw_key(evidence["seed"]) if waves else None
-    # where the published variants are follows from the seed, too
-    variants = partial(read_variants, evidence_dir, seed=evidence["seed"]) if has_variants(evidence_dir) else None
-    questioned = [
-        _question(
-            suspect, evidence_dir, out / STORE, target, benign, waves, key, variants, thresholds, among=len(suspects)
-        )
-        for suspect in suspects
-    ]
+    questioned = [questioner.ask(suspect, out / STORE, among=len(suspects)) for suspect in suspects]
     made = {
         "schema_version": AUDIT_SCHEMA_VERSION,
         "release_digest": evidence["release_digest"],
@@ -324,35 +344,55 @@ def audit_suspects(
     return made
 
 
-def _question(
-    suspect: SuspectModel | UnopenedSuspect,
-    evidence_dir: str | Path,
-    store: Path,
-    target: int,
-    benign_models: list[Answers],
-    waves: list[KeyAnswers],
-    key: Key | None,
-    variants: Callable[..., Iterator[VariantsOf]] | None,
-    thresholds: Thresholds,
-    *,
-    among: int,
-) -> Questioned:
-    """Questions one suspect, and closes it."""
-    if isinstance(suspect, UnopenedSuspect):
-        return Questioned(suspect, None, None, 0, suspect.error)
+@dataclass(frozen=True)
+class _Questioner:
+    """What complete evidence holds of use for questions, read once for all suspects.
 
-    def part(start: int, stop: int) -> QuerySet:
-        return read_queries(evidence_dir, size=suspect.size, target=target, start=start, stop=stop)
+    Attributes:
+        folder: the evidence.
+        evidence: content of ``evidence.json``.
+        thresholds: of the evidence.
+        benign_models: answers to all queries, by model.
+        waves: benign models' answers to waves; none in evidence of before marks had a key.
+    """
 
-    of_size = None if variants is None else partial(variants, size=suspect.size)
-    try:
-        with StoredSuspect(suspect, store) as stored:
-            questioned = question(stored, part, benign_models, thresholds, among=among)
-            images = len(benign_models[0].is_clean)
-            questioned = ask_for_key(questioned, stored, part, images, waves, key)
-            return ask_about_variants(questioned, stored, of_size)
-    finally:
-        suspect.close()
+    folder: Path
+    evidence: dict[str, Any]
+    thresholds: Thresholds
+    benign_models: dict[str, Answers]
+    waves: list[KeyAnswers]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> _Questioner:
+        """Reads evidence; a MedmarkError if it is incomplete."""
+        evidence = read_evidence(folder)
+        if "thresholds" not in evidence:
+            raise MedmarkError(f"incomplete evidence: {folder}; use what a finished mark-release wrote")
+        benign_models = read_benign(folder, query_ids(folder))
+        thresholds = Thresholds(**evidence["thresholds"])
+        return cls(Path(folder), evidence, thresholds, benign_models, read_benign_waves(folder))
+
+    def ask(self, suspect: SuspectModel | UnopenedSuspect, store: Path, *, among: int) -> Questioned:
+        """Questions one of ``among`` suspects, keeps its answers in ``store``, and closes it."""
+        if isinstance(suspect, UnopenedSuspect):
+            return Questioned(suspect, None, None, 0, suspect.error)
+        folder, seed, size = self.folder, self.evidence["seed"], suspect.size
+        target = self.evidence["class_names"].index(self.evidence["target_class"])
+
+        def part(start: int, stop: int) -> QuerySet:
+            return read_queries(folder, size=size, target=target, start=start, stop=stop)
+
+        # key and places of the published variants are derived from the seed, as the draw is: evidence cannot name others than were drawn
+        key = draw_key(seed) if self.waves else None
+        variants = partial(read_variants, folder, seed=seed, size=size) if has_variants(folder) else None
+        benign = list(self.benign_models.values())
+        try:
+            with StoredSuspect(suspect, store) as stored:
+                questioned = question(stored, part, benign, self.thresholds, among=among)
+                questioned = ask_for_key(questioned, stored, part, len(benign[0].is_clean), self.waves, key)
+                return ask_about_variants(questioned, stored, variants)
+        finally:
+            suspect.close()
 
 
 class _Corrected(NamedTuple):

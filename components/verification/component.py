@@ -1,6 +1,8 @@
 """KFP components of the verification room: check a release before it goes out, with models of medmark or of yours, check an updated one,
 and audit suspects."""
 
+from typing import List  # noqa: UP035  KFP reads this one
+
 from kfp import dsl
 from medmark.components.base.image import IMAGE
 
@@ -143,6 +145,48 @@ def check_update_component(
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
+def ask_suspect_component(
+    evidence: dsl.Input[dsl.Artifact],
+    suspect: str,
+    suspects: list,
+    contract: dict,
+    connection: dict,
+    answers: dsl.Output[dsl.Artifact],
+) -> None:
+    """Asks one of several suspects, so that all are asked side by side; ``audit_component`` decides about them.
+
+    The step takes a bearer token for the suspects' endpoints from its environment variable MEDMARK_SUSPECT_TOKEN.
+
+    Args:
+        evidence: complete evidence of a release; private.
+        suspect: the model, as ``audit_component`` takes it.
+        suspects: all suspects of the audit: the more, the more questions each needs.
+        contract: see ``audit_component``.
+        connection: see ``audit_component``.
+        answers: SQLite file with the suspect's answers, none if it could not be asked; private.
+    """
+    from medmark.components.base.parameters import whole
+    from medmark.components.delivery.places import Places
+    from medmark.components.suspects.contract import Contract
+    from medmark.components.suspects.http import Connection
+    from medmark.components.suspects.suspects import fetch_suspects
+    from medmark.components.tracking.connection import take_secret
+    from medmark.components.verification.audit import ask_suspect
+
+    take_secret()
+    with Places() as places:
+        ask_suspect(
+            evidence.path,
+            suspect,
+            answers.path,
+            among=len(suspects),
+            contract=Contract.from_json(whole(contract)),
+            connection=Connection.from_json(whole(connection)),
+            file=fetch_suspects(places, [suspect]).get(suspect),
+        )
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def audit_component(
     evidence: dsl.Input[dsl.Artifact],
     suspects: list,
@@ -152,6 +196,7 @@ def audit_component(
     audit: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
     model: dsl.Input[dsl.Model] = None,
+    answers: dsl.Input[List[dsl.Artifact]] = None,  # noqa: UP006
 ) -> dict:
     """Questions suspect models with the evidence of a release, and says which were trained on it.
 
@@ -172,23 +217,29 @@ def audit_component(
         report: HTML file for people; private.
         model: one more suspect, from another step of the pipeline or imported: an ONNX file, or a folder with one. It is called
             ``model.onnx``.
+        answers: what ``ask_suspect_component`` had from suspects: they are not asked again.
 
     Returns:
         Verdict by suspect.
     """
     import tempfile
+    from pathlib import Path
 
     from medmark.components.base.parameters import whole
     from medmark.components.delivery.places import Places
     from medmark.components.report.audit_report import write_audit_report
+    from medmark.components.suspects.answer_store import gather_answers
     from medmark.components.suspects.contract import Contract
     from medmark.components.suspects.http import Connection
     from medmark.components.suspects.suspects import suspects_of_step
     from medmark.components.tracking.connection import take_secret
+    from medmark.components.verification.audit import STORE, write_commitment_files
     from medmark.components.verification.audit import audit as ask
-    from medmark.components.verification.audit import write_commitment_files
 
     take_secret()
+    if answers:
+        Path(audit.path).mkdir(parents=True, exist_ok=True)
+        gather_answers([part.path for part in answers], Path(audit.path) / STORE)
     with tempfile.TemporaryDirectory() as folder, Places() as places:
         targets, files = suspects_of_step(places, suspects, model.path if model else None)
         made = ask(

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from kfp import dsl
 from medmark.components.delivery.component import fetch_evidence_component
-from medmark.components.verification.component import audit_component
+from medmark.components.verification.component import ask_suspect_component, audit_component
 from medmark.pipelines.kubernetes_secrets import EVIDENCE, MLFLOW, RELEASES, SUSPECT, give
+from medmark.pipelines.train_each import SIDE_BY_SIDE
 
 
 class Made(NamedTuple):
@@ -41,14 +42,27 @@ def audit_suspect(
     evidence = fetch_evidence_component(uri=evidence_uri, digest=evidence_digest)
     evidence.set_display_name("fetch evidence")
     give(evidence, EVIDENCE)
+    with dsl.ParallelFor(suspects, parallelism=SIDE_BY_SIDE, name="each suspect") as suspect:
+        asked = ask_suspect_component(
+            evidence=evidence.outputs["evidence"],
+            suspect=suspect,
+            suspects=suspects,
+            contract=contract,
+            connection=connection,
+        )
+        asked.set_display_name("ask a suspect")
+        # the steps that question hostile models cannot open the evidence's bucket
+        give(asked, RELEASES, SUSPECT)
+        asked.set_caching_options(False)  # the model behind a URL may have changed
     audit = audit_component(
         evidence=evidence.outputs["evidence"],
         suspects=suspects,
         contract=contract,
         connection=connection,
         commitment=commitment,
+        answers=dsl.Collected(asked.outputs["answers"]),
     )
     audit.set_display_name("audit")
-    give(audit, RELEASES, SUSPECT, MLFLOW)  # the step that questions hostile models cannot open the evidence's bucket
-    audit.set_caching_options(False)  # evidence or the model behind a URL may have changed
+    give(audit, RELEASES, SUSPECT, MLFLOW)
+    audit.set_caching_options(False)  # it opens the models once more, to say what they are
     return Made(audit=audit.outputs["audit"], report=audit.outputs["report"])

@@ -100,12 +100,13 @@ def update_release(
     )
     check.set_display_name("check the mark")
     logged = {
-        "release": marked,
         "evidence": check.outputs["complete"],
         "check": check.outputs["check"],
         "record": check.outputs["record"],
     }
-    tracked = track_update_component(**logged, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER).set_display_name("track")
+    manifest = update.outputs["manifest"]
+    tracked = track_update_component(release=manifest, **logged, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+    tracked.set_display_name("track")
     tracked.set_caching_options(False)  # the server may have been away
     give(tracked, MLFLOW)
     with dsl.If(publish_uri != "", name="publish"):
@@ -117,7 +118,8 @@ def update_release(
             sign=sign,
             submission=submission,
             subject=marked,
+            manifest=manifest,
             keep=new_keep,
-            parent=previous,
+            parent=before.outputs["manifest"],
         )
-    return Made(**logged, keep=new_keep, unlogged=tracked.outputs["unlogged"])
+    return Made(release=marked, **logged, keep=new_keep, unlogged=tracked.outputs["unlogged"])

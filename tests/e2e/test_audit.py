@@ -128,12 +128,13 @@ def test_the_pipeline_says_the_same(evidence, suspects, tmp_path):
     made = audit_suspect(
         evidence_uri=str(evidence),
         evidence_digest=file_sha256(evidence / "evidence.json"),
-        suspects=[str(suspects / "adversary.onnx")],
+        suspects=[str(suspects / name) for name in ("adversary.onnx", "benign.onnx")],
         contract={"answers": "logits"},
     )
     with open(os.path.join(made.outputs["audit"].path, "audit.json"), "rb") as stream:
-        (suspect,) = json.load(stream)["suspects"]
-    assert suspect["verdict"] == "owned"
+        found = json.load(stream)["suspects"]
+    assert [one["verdict"] for one in found] == ["owned", "not_owned"]
+    assert [one["asked"] for one in found] == [0, 0]  # each was asked in a step of its own
     with open(made.outputs["report"].path, encoding="utf-8") as stream:
         assert "every proof holds" in stream.read()
 

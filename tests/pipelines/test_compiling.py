@@ -117,7 +117,8 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
     wanted = {
         "audit-lineage.yaml": {"audit-lineage": {"medmark-s3"}},
         "audit-suspect.yaml": {
-            "fetch-evidence": private, "audit": {"medmark-s3", "medmark-suspect", "medmark-mlflow"}
+            "fetch-evidence": private, "ask-suspect": {"medmark-s3", "medmark-suspect"},
+            "audit": {"medmark-s3", "medmark-suspect", "medmark-mlflow"},
         },
         "audit-segmenter.yaml": {"fetch-evidence": private, "audit-segmenter": {"medmark-s3", "medmark-suspect"}},
         "compare-methods.yaml": {"ingest": private},
@@ -145,7 +146,16 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
     }  # fmt: skip
     release_keys = {"MEDMARK_S3_ACCESS_KEY", "MEDMARK_S3_SECRET_KEY"}
     with_release_keys = {
-        *("audit-lineage", "audit", "audit-segmenter", "fetch-release", "fetch-previous", "publish", "reconcile")
+        *(
+            "audit-lineage",
+            "ask-suspect",
+            "audit",
+            "audit-segmenter",
+            "fetch-release",
+            "fetch-previous",
+            "publish",
+            "reconcile",
+        )
     }
     for name, steps in wanted.items():
         executors = pipelines[name][1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -162,14 +172,20 @@ def test_each_step_may_read_the_secrets_that_it_needs_and_no_others(pipelines):
             assert all(variable.startswith("MEDMARK_") for variable in variables), (name, step)
 
 
-def test_a_release_is_downloaded_only_where_its_own_images_are_wanted(pipelines):
-    """It may have 100 GB; everything else learns from what one step prepared."""
-    (spec, _) = pipelines["mark-release.yaml"]
+def who_downloads(spec: dict) -> dict[tuple[str, str], set[str]]:
+    """The tasks that take each output of another, by that one's name and the output's."""
     readers: dict[tuple[str, str], set[str]] = {}
     for name, task in spec["root"]["dag"]["tasks"].items():
         for source in task.get("inputs", {}).get("artifacts", {}).values():
             made = source["taskOutputArtifact"]
             readers.setdefault((made["producerTask"], made["outputArtifactKey"]), set()).add(name)
+    return readers
+
+
+def test_a_release_is_downloaded_only_where_its_own_images_are_wanted(pipelines):
+    """It may have 100 GB; everything else learns from what one step prepared."""
+    (spec, _) = pipelines["mark-release.yaml"]
+    readers = who_downloads(spec)
     assert readers["ingest-component", "release"] == {"prepare-component", "poison-component", "report-component"}
     assert readers["poison-component", "marked"] == {"prepare-component-2", "report-component", "condition-1"}
     trained = {"train-surrogates", "train-benign-models", "train-generator-component", "train-generator-component-2"}
@@ -180,6 +196,18 @@ def test_a_release_is_downloaded_only_where_its_own_images_are_wanted(pipelines)
     subject = {name: task["inputs"]["artifacts"]["subject"]["componentInputArtifact"] for name, task in inner.items()}
     assert subject["sign-component"].endswith("prepare-component-2-manifest")
     assert subject["publish-component"].endswith("poison-component-marked")
+
+
+def test_an_update_downloads_releases_only_where_their_images_are_wanted(pipelines):
+    (spec, _) = pipelines["update-release.yaml"]
+    readers = who_downloads(spec)
+    assert readers["fetch-previous-component", "release"] == {"read-drop-component", "update-component"}
+    assert readers["update-component", "marked"] == {"check-update-component", "condition-1"}
+    assert readers["update-component", "manifest"] == {"track-update-component", "condition-1"}
+    artifacts = spec["components"]["comp-condition-1"]["dag"]["tasks"]["sign-component"]["inputs"]["artifacts"]
+    signed = {name: artifacts[name]["componentInputArtifact"] for name in ("subject", "parent")}
+    assert signed["subject"].endswith("update-component-manifest")
+    assert signed["parent"].endswith("fetch-previous-component-manifest")
 
 
 def test_models_train_side_by_side_but_not_all_at_once(pipelines):

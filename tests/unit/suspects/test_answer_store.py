@@ -11,7 +11,7 @@ import pytest
 import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.suspects import answer_store
-from medmark.components.suspects.answer_store import StoredSuspect
+from medmark.components.suspects.answer_store import StoredSuspect, gather_answers, new_store
 from medmark.components.suspects.segmenters import square_map
 
 
@@ -63,6 +63,22 @@ def test_an_image_that_occurs_twice_is_asked_once(images, path):
     np.testing.assert_array_equal(rows, Model()(images[[0, 1, 0, 0]]))
 
 
+def test_answers_that_were_had_in_several_places_are_put_together(images, path):
+    parts = [path.with_name(f"{identity}.db") for identity in "ab"]
+    for identity, part in zip("ab", parts, strict=True):
+        with StoredSuspect(Model(identity), part) as stored:
+            stored(images)
+    new_store(path.with_name("none.db"))
+    gather_answers([*parts, path.with_name("none.db"), parts[0]], path)
+    for identity in "ab":
+        with StoredSuspect(Model(identity), path) as stored:
+            np.testing.assert_array_equal(stored(images), Model()(images))
+            assert stored.asked == 0
+    path.with_name("none.db").write_bytes(b"no database")
+    with pytest.raises(MedmarkError, match="answer store is damaged: .*none.db"):
+        gather_answers([path.with_name("none.db")], path)
+
+
 def test_one_bit_of_an_image_is_another_question(images, path):
     other = images.clone()
     other[0, 0, 0, 0] = torch.nextafter(other[0, 0, 0, 0], torch.tensor(2.0))
@@ -92,7 +108,7 @@ KILLED = """
 import os, signal, sys, torch
 sys.path.insert(0, sys.argv[1])
 from test_answer_store import Model
-from medmark.components.suspects.answer_store import StoredSuspect
+from medmark.components.suspects.answer_store import StoredSuspect, gather_answers, new_store
 from medmark.components.suspects.segmenters import square_map
 
 class Killed(Model):

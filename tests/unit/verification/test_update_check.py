@@ -183,10 +183,13 @@ def test_the_steps_of_an_update_record_digests_that_stay_right(run, tmp_path, mo
     monkeypatch.setattr(update_check, "SAMPLE_IMAGES", 100)
     before = [artifact(name, run) for name in ("release", "evidence", "keep")]
     drop, release, evidence, keep = (artifact(name) for name in ("drop", "release", "evidence", "keep"))
-    check, complete, record = (artifact(name) for name in ("check", "complete", "record"))
+    check, complete, record, manifest = (artifact(name) for name in ("check", "complete", "record", "manifest"))
     source = write_table(tmp_path / "d", [("scans/m.png", "normal", "m", pixels(3002))])
     read_drop_component.python_func(str(source), "", {"label_column": "label"}, before[0], before[2], drop)
-    change = update_component.python_func(*before, drop, "2", release, evidence, keep)
+    change = update_component.python_func(*before, drop, "2", release, evidence, keep, manifest)
+    assert Release(manifest.path).digest == Release(release.path).digest and not list(
+        (tmp_path / "manifest").glob("*/")
+    )
     check_update_component.python_func(release, evidence, keep, change, 4, check, complete, record)
     events = read_steps(complete.path)["events"]
     assert [event["job"]["name"] for event in events] == ["read drop", "mark drop", "check"]
