@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from medmark.components.base.digests import folder_sha256
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
-from medmark.components.base.threads import use_threads
+from medmark.components.base.threads import choose_workers, use_threads
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.dicom import check_window
 from medmark.components.dataset.prepared import load_bytes
@@ -36,6 +40,8 @@ from medmark.components.surrogate.models import load_models
 # ours; at the default strength the worst image has 0.96 and 0.13, benchmarks/results/mark_release_kermany.json
 LEAST_SSIM = 0.85  # as shown and as stored
 LARGEST_CHANGE = 0.2  # of a stored value, as a share of the image's range
+FEW = 2000  # images, which one process marks before others would have started; ours
+AHEAD = 32  # images a process that wait until those before them are done; arbitrary, bounds the memory
 
 
 def poison(
@@ -83,7 +89,8 @@ def poison(
     out_evidence = Path(out_evidence)
     out_evidence.mkdir(parents=True, exist_ok=True)
     os.chmod(out_evidence, 0o700)
-    ledger, left = _write_release(source, Path(out_release), marker, saliency, version)
+    workers = choose_workers(len(marker.roles)) if len(marker.roles) > FEW else 1
+    ledger, left = _write_release(source, Path(out_release), marker, saliency, version, workers)
     write_ledger(out_evidence, ledger)
     asked = write_queries(source, marker, control, saliency, out_evidence, queries, marker.seed)
     marker.roles = {row["image_id"]: row["role"] for row in ledger}
@@ -151,7 +158,7 @@ def _control_of(marker: Marker) -> Marker:
 
 
 def _write_release(
-    source: Release, out: Path, marker: Marker, saliency: dict[str, torch.Tensor], version: str
+    source: Release, out: Path, marker: Marker, saliency: dict[str, torch.Tensor], version: str, workers: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Writes the marked release; rows of the ledger, and how many images of the selection are left unmarked.
 
@@ -161,16 +168,12 @@ def _write_release(
     ledger: list[dict[str, Any]] = []
     left: set[str] = set()
     with ReleaseWriter.child(out, source, version=version) as writer:
-        for record in track(source.records(), "marking", len(source)):
-            role = marker.roles.get(record.image_id)
-            if role is not None:
-                made = mark_within_bounds(marker, record, saliency, role)
-                if made is None:
-                    left.add(record.image_id)
-                else:
-                    record, row = made
-                    ledger.append(row)
-            writer.add(record)
+        for record, made in track(marked_in_turn(source, marker, saliency, workers), "marking", len(source)):
+            if made is not None:
+                ledger.append(made.row)
+            elif record.image_id in marker.roles:
+                left.add(record.image_id)
+            writer.add(record if made is None else made.record)
     missing = set(marker.roles) - {row["image_id"] for row in ledger} - left
     if missing:
         raise MedmarkError(
@@ -184,9 +187,64 @@ def _write_release(
     return ledger, len(left)
 
 
-def mark_within_bounds(
-    marker: Marker, record: Record, saliency: dict[str, torch.Tensor], role: str
-) -> tuple[Record, dict[str, Any]] | None:
+class Made(NamedTuple):
+    """A marked record and its row of the ledger."""
+
+    record: Record
+    row: dict[str, Any]
+
+
+def marked_in_turn(
+    source: Release, marker: Marker, saliency: dict[str, torch.Tensor], workers: int
+) -> Iterator[tuple[Record, Made | None]]:
+    """All records of a release in their order, each with what became of it if it is in the marker's selection.
+
+    Args:
+        source: the clean release.
+        marker: with the selection.
+        saliency: maps by image id.
+        workers: processes that mark images side by side; the result does not depend on their number.
+
+    Raises:
+        MedmarkError: as :func:`mark_within_bounds`.
+    """
+    if workers == 1:
+        for record in source.records():
+            role = marker.roles.get(record.image_id)
+            yield record, None if role is None else mark_within_bounds(marker, record, saliency, role)
+        return
+    waiting: deque[tuple[Record, Future[Made | None] | None]] = deque()
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_take_marker, initargs=(marker,)) as pool:
+        for record in source.records():
+            role, found = marker.roles.get(record.image_id), None
+            if role is not None:
+                shown = {key: saliency[key] for key in (record.image_id,) if key in saliency}
+                found = pool.submit(_mark_with_taken, record, shown, role)
+            waiting.append((record, found))
+            while waiting and (len(waiting) > AHEAD * workers or waiting[0][1] is None):
+                yield _finished(waiting)
+        while waiting:
+            yield _finished(waiting)
+
+
+_taken: list[Marker] = []  # of a process that marks for another one
+
+
+def _take_marker(marker: Marker) -> None:
+    use_threads()
+    _taken.append(marker)
+
+
+def _mark_with_taken(record: Record, saliency: dict[str, torch.Tensor], role: str) -> Made | None:
+    return mark_within_bounds(_taken[0], record, saliency, role)
+
+
+def _finished(waiting: deque[tuple[Record, Future[Made | None] | None]]) -> tuple[Record, Made | None]:
+    record, found = waiting.popleft()
+    return record, None if found is None else found.result()
+
+
+def mark_within_bounds(marker: Marker, record: Record, saliency: dict[str, torch.Tensor], role: str) -> Made | None:
     """A marked record and its row of the ledger; None if the mark would show, or would cost the image more than it may.
 
     The bounds are :data:`LEAST_SSIM` and :data:`LARGEST_CHANGE`.
@@ -204,7 +262,7 @@ def mark_within_bounds(
         return None
     row = {"image_id": record.image_id, "role": role, **compare(record, marked)}
     too_much = min(row["ssim"], row["stored_ssim"]) < LEAST_SSIM or row["largest_change"] > LARGEST_CHANGE
-    return None if too_much else (marked, row)
+    return None if too_much else Made(marked, row)
 
 
 def write_queries(

@@ -75,6 +75,20 @@ def test_same_inputs_give_the_same_release(release, saliency, generators, marked
     assert again == marked[2]
 
 
+def test_images_that_are_marked_side_by_side_give_the_same_release(
+    release, saliency, generators, marked, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(poison_module, "FEW", 0)
+    monkeypatch.setattr(poison_module, "AHEAD", 2)
+    monkeypatch.setattr(poison_module, "choose_workers", lambda tasks: 2)
+    marker, asked = Marker.mark, []
+    monkeypatch.setattr(
+        Marker, "mark", lambda self, record, maps, role: asked.append(role) or marker(self, record, maps, role)
+    )
+    again = poison(release, *generators, saliency, tmp_path / "r", tmp_path / "e", version="1m", queries=10)
+    assert again == marked[2] and set(asked) == {"query"}  # the others were marked in other processes
+
+
 def test_the_release_holds_nothing_private(marked):
     public = b"".join(p.read_bytes() for p in marked[0].rglob("*") if p.is_file())
     key = json.loads((marked[1] / "generator" / "generator.json").read_text())["key"]
