@@ -10,6 +10,7 @@ from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.key_answers import read_benign_waves
 from medmark.components.evidence.queries import read_queries
+from medmark.components.evidence.variants import OTHERS, read_variants
 from medmark.components.generator.key import draw_key
 from medmark.components.generator.marker import Marker
 from medmark.components.verification.audit import audit_suspects
@@ -65,3 +66,10 @@ def test_version_2_has_a_key(tmp_path):
     (suspect,) = audit_suspects(folder, [Model("adversary", reaction=9)], tmp_path)["suspects"]
     assert (suspect["verdict"], suspect["queries"]) == ("owned", 14)
     assert suspect["key"] == {"p_value": 1 / 1800, "rank": 1, "keys": 1800}
+
+
+def test_variants_stay_readable():
+    read = list(read_variants(FIXTURE.with_name("variants-v1"), size=16, seed=5))
+    assert [(one.label, one.published) for one in read] == [(0, 2), (1, 0), (0, 4)]
+    assert read[0].images.shape == (1 + OTHERS, 1, 16, 16)
+    assert [float(one.images.sum()) for one in read] == pytest.approx([1127.52942, 1128.94519, 1124.97253])

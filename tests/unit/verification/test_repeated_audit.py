@@ -131,3 +131,14 @@ def test_audits_of_the_third_version_stay_readable(tmp_path):
     assert audit["schema_version"] == 3 and audit["suspects"][0]["key"]["rank"] == 1
     write_audit_report(tmp_path / "audit.html", audit)
     assert "1 of 1,800" in (tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+def test_audits_of_the_fourth_version_stay_readable(tmp_path):
+    audit = json.loads((FIXTURES / "audit-v4" / "audit.json").read_bytes())
+    with pytest.raises(MedmarkError, match="finished audit"):
+        refuse_finished(shutil.copytree(FIXTURES / "audit-v4", tmp_path / "out"))
+    (suspect,) = audit["suspects"]
+    assert audit["schema_version"] == 4 and suspect["images"]["p_value"] < 1e-4 and suspect["not_needed"]
+    write_audit_report(tmp_path / "audit.html", audit)
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert "knows the images as they were published" in page and "does not hold, and is not needed" in page
