@@ -148,7 +148,7 @@ def check_update_component(
 def ask_suspect_component(
     evidence: dsl.Input[dsl.Artifact],
     suspect: str,
-    suspects: list,
+    among: list,
     contract: dict,
     connection: dict,
     answers: dsl.Output[dsl.Artifact],
@@ -160,7 +160,7 @@ def ask_suspect_component(
     Args:
         evidence: complete evidence of a release; private.
         suspect: the model, as ``audit_component`` takes it.
-        suspects: all suspects of the audit: the more, the more questions each needs.
+        among: all suspects of the audit: the more, the more questions each needs.
         contract: see ``audit_component``.
         connection: see ``audit_component``.
         answers: SQLite file with the suspect's answers, none if it could not be asked; private.
@@ -179,7 +179,7 @@ def ask_suspect_component(
             evidence.path,
             suspect,
             answers.path,
-            among=len(suspects),
+            among=len(among),
             contract=Contract.from_json(whole(contract)),
             connection=Connection.from_json(whole(connection)),
             file=fetch_suspects(places, [suspect]).get(suspect),

@@ -17,6 +17,47 @@ class Made(NamedTuple):
 
 
 @dsl.pipeline(
+    name="ask-and-decide", description="Asks each suspect in a step of its own, and decides about all of them."
+)
+def ask_and_decide(
+    evidence: dsl.Input[dsl.Artifact],
+    suspects: list,
+    among: list,
+    contract: dict,
+    connection: dict,
+    commitment: dict,
+) -> Made:
+    """Asks suspects side by side.
+
+    A pipeline, because the list that a loop goes over is not to be had in it: KFP's driver takes it away.
+
+    Args:
+        evidence: of the release.
+        suspects, contract, connection, commitment: see :func:`audit_suspect`.
+        among: the suspects once more.
+    """
+    with dsl.ParallelFor(suspects, parallelism=SIDE_BY_SIDE, name="each suspect") as suspect:
+        asked = ask_suspect_component(
+            evidence=evidence, suspect=suspect, among=among, contract=contract, connection=connection
+        )
+        asked.set_display_name("ask a suspect")
+        give(asked, RELEASES, SUSPECT)  # a step that questions hostile models cannot open the evidence's bucket
+        asked.set_caching_options(False)  # the model behind a URL may have changed
+    audit = audit_component(
+        evidence=evidence,
+        suspects=among,
+        contract=contract,
+        connection=connection,
+        commitment=commitment,
+        answers=dsl.Collected(asked.outputs["answers"]),
+    )
+    audit.set_display_name("audit")
+    give(audit, RELEASES, SUSPECT, MLFLOW)
+    audit.set_caching_options(False)  # it opens the models once more, to say what they are
+    return Made(audit=audit.outputs["audit"], report=audit.outputs["report"])
+
+
+@dsl.pipeline(
     name="audit-suspect",
     description="Questions suspect models with the private evidence of a release, and says which were trained on it.",
 )
@@ -42,27 +83,12 @@ def audit_suspect(
     evidence = fetch_evidence_component(uri=evidence_uri, digest=evidence_digest)
     evidence.set_display_name("fetch evidence")
     give(evidence, EVIDENCE)
-    with dsl.ParallelFor(suspects, parallelism=SIDE_BY_SIDE, name="each suspect") as suspect:
-        asked = ask_suspect_component(
-            evidence=evidence.outputs["evidence"],
-            suspect=suspect,
-            suspects=suspects,
-            contract=contract,
-            connection=connection,
-        )
-        asked.set_display_name("ask a suspect")
-        # the steps that question hostile models cannot open the evidence's bucket
-        give(asked, RELEASES, SUSPECT)
-        asked.set_caching_options(False)  # the model behind a URL may have changed
-    audit = audit_component(
+    decided = ask_and_decide(
         evidence=evidence.outputs["evidence"],
         suspects=suspects,
+        among=suspects,
         contract=contract,
         connection=connection,
         commitment=commitment,
-        answers=dsl.Collected(asked.outputs["answers"]),
     )
-    audit.set_display_name("audit")
-    give(audit, RELEASES, SUSPECT, MLFLOW)
-    audit.set_caching_options(False)  # it opens the models once more, to say what they are
-    return Made(audit=audit.outputs["audit"], report=audit.outputs["report"])
+    return Made(audit=decided.outputs["audit"], report=decided.outputs["report"])
