@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import shutil
@@ -127,8 +128,11 @@ def run_locally(pipeline: GraphComponent, arguments: dict, work: Path, debug: bo
     }
     with StepOutput(work / "steps.log", debug, names) as output, contextlib.redirect_stdout(output):
         warnings.filterwarnings("ignore", "Task .* have no effect in the current local runner")
+        plain = print
         try:
             return pipeline(**arguments)
         except RuntimeError as error:
             reason = output.reason or f"see the end of {work / 'steps.log'}, correct the cause"
             raise MedmarkError(f"step {output.step} failed: {reason}; run again, finished steps are kept") from error
+        finally:
+            builtins.print = plain  # kfp.local leaves one that indents if two steps of a loop end crosswise

@@ -36,7 +36,7 @@ def log_failure(step: str, reason: str) -> None:
         quiet()
         from mlflow import MlflowClient
 
-        client, said = MlflowClient(), {ERROR: own_words(reason), STEP: step}
+        client, said = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI")), {ERROR: own_words(reason), STEP: step}
         parent = client.get_run(run_id).data.tags.get("mlflow.parentRunId")
         for run in filter(None, (run_id, parent)):
             for tag, value in said.items():

@@ -120,10 +120,13 @@ def test_other_peoples_files_stay(evidence, suspects, tmp_path, monkeypatch, cap
     assert "not empty" in capsys.readouterr().err
 
 
-def test_the_pipeline_says_the_same(evidence, suspects, tmp_path):
+def test_the_pipeline_says_the_same(evidence, suspects, tmp_path, monkeypatch):
     from kfp import local
     from medmark.pipelines.audit_suspect.pipeline import audit_suspect
 
+    monkeypatch.setattr(
+        "builtins.print", print
+    )  # kfp.local leaves one that indents if two steps of a loop end crosswise
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path), enable_caching=False)
     made = audit_suspect(
         evidence_uri=str(evidence),

@@ -10,6 +10,7 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.phantoms import make_phantoms
 from medmark.components.evidence.secrets import draw_secrets, read_secrets
 from medmark.components.profiles import chosen_profile, marking_arguments
+from medmark.pipelines.local_run import run_locally
 from medmark.pipelines.run_arguments import NOBODY
 
 AUDIT = {"release_digest": "0" * 64, "evidence_sha256": "1" * 64, "suspects": []}
@@ -216,3 +217,22 @@ def test_how_the_patients_key_reaches_a_run(medmark, marked, tmp_path, monkeypat
     assert {arguments["ingest_options"]["patient_key"] for arguments in phantoms} == {NOBODY}
     pictures = [sorted(path.read_bytes() for path in (tmp_path / n / "work").rglob("*.png")) for n in "cd"]
     assert pictures[0] == pictures[1] and len(pictures[0]) == 20  # else they would tell the seed
+
+
+def test_steps_of_a_loop_that_end_crosswise_leave_print_as_it_was(tmp_path, capsys, monkeypatch):
+    """kfp.local indents what the steps print, in threads: the second takes the first one's print for the right one."""
+    from kfp.local.logging_utils import indented_print
+    from medmark.pipelines.audit_lineage.pipeline import audit_lineage
+
+    class Crosswise:
+        pipeline_spec = audit_lineage.pipeline_spec
+
+        def __call__(self):
+            first, second = indented_print(), indented_print()
+            first.__enter__(), second.__enter__()
+            first.__exit__(None, None, None), second.__exit__(None, None, None)
+
+    monkeypatch.setattr("builtins.print", print)
+    run_locally(Crosswise(), {}, tmp_path, debug=False)
+    print("the verdict")
+    assert capsys.readouterr().out == "the verdict\n"

@@ -351,14 +351,14 @@ def test_identity_follows_model_and_contract(exported, classifier, tmp_path):
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
     """A registry of its own; returns its URI."""
-    folder, before = tmp_path_factory.mktemp("mlflow"), mlflow.get_tracking_uri()
+    folder = tmp_path_factory.mktemp("mlflow")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     with patch.dict(os.environ):  # MLflow hands its settings on to processes that other tests start
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         mlflow.set_experiment(experiment_id=mlflow.create_experiment("e", artifact_location=(folder / "a").as_uri()))
         yield uri
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # or it would count more than the variable that other tests set
         mlflow.set_registry_uri(None)
 
 
