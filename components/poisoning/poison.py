@@ -40,7 +40,7 @@ from medmark.components.surrogate.models import load_models
 # ours; at the default strength the worst image has 0.96 and 0.13, benchmarks/results/mark_release_kermany.json
 LEAST_SSIM = 0.85  # as shown and as stored
 LARGEST_CHANGE = 0.2  # of a stored value, as a share of the image's range
-FEW = 2000  # images, which one process marks before others would have started; ours
+FEW = 2000  # images of a selection, up to which one process marks them all: others take a while to start; arbitrary
 AHEAD = 32  # images a process that wait until those before them are done; arbitrary, bounds the memory
 
 

@@ -35,7 +35,7 @@ def gather_answers(parts: Iterable[str | Path], path: str | Path) -> None:
     """Puts the answers of several files into one, as if all suspects had been asked with that one.
 
     Args:
-        parts: files of :class:`StoredSuspect`; only read.
+        parts: files of :class:`StoredSuspect`.
         path: file to write to; answers that it has stay.
 
     Raises:

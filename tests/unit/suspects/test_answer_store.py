@@ -108,7 +108,7 @@ KILLED = """
 import os, signal, sys, torch
 sys.path.insert(0, sys.argv[1])
 from test_answer_store import Model
-from medmark.components.suspects.answer_store import StoredSuspect, gather_answers, new_store
+from medmark.components.suspects.answer_store import StoredSuspect
 from medmark.components.suspects.segmenters import square_map
 
 class Killed(Model):
