@@ -145,11 +145,7 @@ def audit(
         MedmarkError: one of commitment and key without the other, or what the check, the suspects or the audit raise. A
             suspect that gives no answer, or goes beyond its limits, raises nothing: its verdict is ``inconclusive``.
     """
-    evidence = read_evidence(evidence_dir)
-    if "model_digest" in evidence:
-        raise MedmarkError(f"evidence of a marked segmenter: {evidence_dir}; use 'medmark audit-segmenter'")
-    committed = check_commitment(evidence, evidence_dir, commitment, public_key, timestamp_roots)
-    draw = check_draw(evidence_dir, timestamp_roots=timestamp_roots, beacon=beacon)
+    evidence, committed, draw = _checked(evidence_dir, commitment, public_key, timestamp_roots, beacon)
     opened = [
         _open(suspect, evidence, contract, connection, registry, (files or {}).get(suspect)) for suspect in suspects
     ]
@@ -165,24 +161,44 @@ def ask_suspect(
     contract: Contract | None = None,
     connection: Connection | None = None,
     file: str | Path | None = None,
+    commitment: str | Path | None = None,
+    public_key: str | Path | None = None,
+    timestamp_roots: str | Path | None = None,
+    beacon: str | Path | None = None,
 ) -> None:
     """Asks one of the suspects of an audit, as :func:`audit` does, and keeps its answers.
 
-    An audit into a folder with these answers as ``answers.sqlite`` asks nothing again. So several suspects can be asked in several places.
+    An audit into a folder with these answers as ``answers.sqlite`` does not ask for them again. So several suspects can be asked in several places.
 
     Args:
-        evidence_dir, suspect, contract, connection: as there.
+        evidence_dir, suspect, contract, connection, commitment, public_key, timestamp_roots, beacon: as there.
         answers: file to write; holds no answers if the suspect gives none.
         among: suspects in the audit. The more, the more questions each needs.
         file: where the ONNX file is, if not under its name.
 
     Raises:
-        MedmarkError: what the evidence or the suspect raise. A suspect that gives no answer, or goes beyond its limits, raises nothing.
+        MedmarkError: what the evidence, the commitment or the suspect raise. A suspect that gives no answer, or goes beyond its limits, raises nothing.
     """
+    _checked(evidence_dir, commitment, public_key, timestamp_roots, beacon)
     questioner = _Questioner.read(evidence_dir)
     opened = _open(suspect, questioner.evidence, contract, connection, None, file)
     new_store(answers)
     questioner.ask(opened, Path(answers), among=among)
+
+
+def _checked(
+    evidence_dir: str | Path,
+    commitment: str | Path | None,
+    public_key: str | Path | None,
+    timestamp_roots: str | Path | None,
+    beacon: str | Path | None,
+) -> tuple[dict[str, Any], dict[str, Any] | None, Drawn]:
+    """Evidence of a release, what its commitment says, and how its key was drawn; checked before anything is asked."""
+    evidence = read_evidence(evidence_dir)
+    if "model_digest" in evidence:
+        raise MedmarkError(f"evidence of a marked segmenter: {evidence_dir}; use 'medmark audit-segmenter'")
+    committed = check_commitment(evidence, evidence_dir, commitment, public_key, timestamp_roots)
+    return evidence, committed, check_draw(evidence_dir, timestamp_roots=timestamp_roots, beacon=beacon)
 
 
 def _open(

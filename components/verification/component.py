@@ -151,6 +151,7 @@ def ask_suspect_component(
     among: list,
     contract: dict,
     connection: dict,
+    commitment: dict,
     answers: dsl.Output[dsl.Artifact],
 ) -> None:
     """Asks one of several suspects, so that all are asked side by side; ``audit_component`` decides about them.
@@ -163,18 +164,21 @@ def ask_suspect_component(
         among: all suspects of the audit: the more, the more questions each needs.
         contract: see ``audit_component``.
         connection: see ``audit_component``.
+        commitment: see ``audit_component``; checked before anything is asked.
         answers: SQLite file with the suspect's answers, none if it could not be asked; private.
     """
+    import tempfile
+
     from medmark.components.base.parameters import whole
     from medmark.components.delivery.places import Places
     from medmark.components.suspects.contract import Contract
     from medmark.components.suspects.http import Connection
     from medmark.components.suspects.suspects import fetch_suspects
     from medmark.components.tracking.connection import take_secret
-    from medmark.components.verification.audit import ask_suspect
+    from medmark.components.verification.audit import ask_suspect, write_commitment_files
 
     take_secret()
-    with Places() as places:
+    with tempfile.TemporaryDirectory() as folder, Places() as places:
         ask_suspect(
             evidence.path,
             suspect,
@@ -183,6 +187,7 @@ def ask_suspect_component(
             contract=Contract.from_json(whole(contract)),
             connection=Connection.from_json(whole(connection)),
             file=fetch_suspects(places, [suspect]).get(suspect),
+            **write_commitment_files(folder, commitment),
         )
 
 

@@ -38,7 +38,12 @@ def ask_and_decide(
     """
     with dsl.ParallelFor(suspects, parallelism=SIDE_BY_SIDE, name="each suspect") as suspect:
         asked = ask_suspect_component(
-            evidence=evidence, suspect=suspect, among=among, contract=contract, connection=connection
+            evidence=evidence,
+            suspect=suspect,
+            among=among,
+            contract=contract,
+            connection=connection,
+            commitment=commitment,
         )
         asked.set_display_name("ask a suspect")
         give(asked, RELEASES, SUSPECT)  # a step that questions hostile models cannot open the evidence's bucket

@@ -71,7 +71,7 @@ def test_half_a_proof_is_refused(committed, tmp_path, kept):
 
 def test_a_pipeline_takes_the_commitment_as_texts(committed, tmp_path):
     from kfp import dsl
-    from medmark.components.verification.component import audit_component
+    from medmark.components.verification.component import ask_suspect_component, audit_component
 
     evidence, proof = committed
     texts = {name: path.read_text() for name, path in proof.items()}
@@ -98,3 +98,7 @@ def test_a_pipeline_takes_the_commitment_as_texts(committed, tmp_path):
         with pytest.raises(MedmarkError, match=says):
             run(name, wrong)
         assert not (tmp_path / name).exists()
+        with pytest.raises(MedmarkError, match=says):  # nor is a suspect asked in a step of its own
+            ask_suspect_component.python_func(
+                dsl.Artifact(uri=str(evidence)), "adversary", [], {}, {}, wrong, dsl.Artifact(uri=str(tmp_path / name))
+            )
