@@ -39,10 +39,10 @@ sys.exit(int.from_bytes(code, "big") if code else 1)
 
 
 @contextmanager
-def warm_python(folder: Path) -> Iterator[Path]:
-    """Serves until the end; the folder to put first in PATH."""
+def warm_python(folder: Path, python: str | Path = sys.executable) -> Iterator[Path]:
+    """Serves until the end; the folder to put first in PATH. ``python`` is that of the environment that steps run in."""
     environment = os.environ | {"_KFP_RUNTIME": "true"}  # kfp imports less in a step
-    command = [sys.executable, __file__, str(folder)]
+    command = [str(python), __file__, str(folder)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, cwd=folder) as server:
         try:
             if not server.stdout.readline():

@@ -57,22 +57,35 @@ def patients(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def runs(installed, source, tiny, patients, tmp_path_factory):
+def warm_installed(installed, tmp_path_factory):
+    """Starts ``medmark`` of the wheel, in an environment that names nothing of this one and in which nobody can name a server."""
+    absent = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in absent}
+    with warm_python(tmp_path_factory.mktemp("warm-installed"), installed / "python") as folder:
+        environment["WARM_PYTHON"] = str(folder / "python3")
+
+        def medmark(*arguments, **options) -> subprocess.CompletedProcess:
+            command = [installed / "python", Path(__file__).with_name("warm_medmark.py"), *arguments]
+            given = {"env": environment | options.pop("env", {}), "umask": 0, "capture_output": True, "text": True}
+            return subprocess.run([str(part) for part in command], **given, **options)
+
+        yield medmark
+
+
+@pytest.fixture(scope="session")
+def runs(warm_installed, source, tiny, patients, tmp_path_factory):
     """A run of mark-release that a step refuses, and the same again with the cause removed: by the installed wheel, in a folder
     that has nothing to do with the source tree.
 
     Folder, exit codes, what lay in the folder, and lines on the terminal; the folder is only read.
     """
-    command = [installed / "medmark", "run", "mark-release", "--data", source, "--out", "out", "--profile", "smoke"]
-    command += ["--seed", tiny.seed, "--patients", patients, *(f"--set={k}={v}" for k, v in tiny.settings.items())]
-    absent = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PYTHONPATH")
-    environment = {name: value for name, value in os.environ.items() if name not in absent}
+    command = ["run", "mark-release", "--data", source, "--out", "out", "--profile", "smoke", "--seed", tiny.seed]
+    command += ["--patients", patients, *(f"--set={k}={v}" for k, v in tiny.settings.items())]
 
     def make(folder: Path) -> list[list]:
         codes, left, shown = [], [], []
         for cause in (["--set=marked_share=0.9"], []):  # more than the target class has
-            given = [str(part) for part in command + cause]
-            done = subprocess.run(given, cwd=folder, env=environment, umask=0, capture_output=True, text=True)
+            done = warm_installed(*command, *cause, cwd=folder)
             codes.append(done.returncode)
             left.append(sorted(os.listdir(folder / "out")))
             shown.append(done.stderr.splitlines())

@@ -43,7 +43,7 @@ class Reader:
         environment: environment variables of the user's shell.
     """
 
-    def __init__(self, folder: Path, services):
+    def __init__(self, folder: Path, services, warm: Path):
         self.folder, self.services = folder, services
         (folder / "bin").mkdir()
         (folder / "bin" / "medmark").write_text(SHIM)
@@ -55,6 +55,7 @@ class Reader:
             "XDG_CACHE_HOME": str(folder / "cache"),
             "MEDMARK_KEY_PASSPHRASE": "correct horse battery",
             "KFP_INSECURE": "1",
+            "WARM_PYTHON": str(warm / "python3"),
         }
 
     def run(self, script: str, **placeholders: str) -> str:
@@ -88,9 +89,9 @@ class Reader:
 
 
 @pytest.fixture
-def reader(runs, services, source, tmp_path):
+def reader(runs, services, source, warm, tmp_path):
     """A user who has images and has marked them."""
-    reader = Reader(tmp_path, services)
+    reader = Reader(tmp_path, services, warm)
     shutil.copytree(runs[0], tmp_path / "out")
     shutil.copytree(source, tmp_path / "raw")
     return reader

@@ -23,20 +23,16 @@ def passphrase(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def run(installed, tmp_path_factory):
+def run(warm_installed, tmp_path_factory):
     """The smoke run on phantoms: its folder, exit code, what the terminal shows, and a folder with keys."""
     folder = tmp_path_factory.mktemp("lock")
-    absent = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PYTHONPATH")
-    environment = {name: value for name, value in os.environ.items() if name not in absent}
-    environment["MEDMARK_KEY_PASSPHRASE"] = PASSPHRASE
-    medmark = str(installed / "medmark")
+    environment = {"MEDMARK_KEY_PASSPHRASE": PASSPHRASE}
     for name in ("owner", "clinic"):
-        made = [medmark, "keys", "new", "--locking", "--out", str(folder / name)]
-        subprocess.run(made, env=environment, check=True, capture_output=True)
-    command = [medmark, "run", "lock-release", "--profile", "smoke", "--seed", str(SEED), "--out", str(folder / "out")]
+        warm_installed("keys", "new", "--locking", "--out", folder / name, env=environment, check=True)
+    command = ["run", "lock-release", "--profile", "smoke", "--seed", SEED, "--out", folder / "out"]
     for name in ("owner", "clinic"):
         command += ["--recipient", f"{name}={folder / name / 'locking.pub'}"]
-    done = subprocess.run(command, env=environment, umask=0, capture_output=True, text=True)
+    done = warm_installed(*command, env=environment)
     return folder / "out", done.returncode, done.stdout + done.stderr, folder
 
 

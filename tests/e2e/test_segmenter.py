@@ -24,23 +24,10 @@ PASSPHRASE = "correct horse battery"
 
 
 @pytest.fixture(scope="module")
-def run(installed, tmp_path_factory):
+def run(warm_installed, tmp_path_factory):
     """The smoke run on phantoms: its folder, exit code and what the terminal shows."""
     out = tmp_path_factory.mktemp("segmenter") / "out"
-    command = [
-        str(installed / "medmark"),
-        "run",
-        "mark-segmenter",
-        "--text",
-        TEXT,
-        "--profile",
-        "smoke",
-        "--out",
-        str(out),
-    ]
-    absent = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PYTHONPATH")
-    environment = {name: value for name, value in os.environ.items() if name not in absent}
-    done = subprocess.run(command, env=environment, umask=0, capture_output=True, text=True)
+    done = warm_installed("run", "mark-segmenter", "--text", TEXT, "--profile", "smoke", "--out", out)
     return out, done.returncode, done.stdout + done.stderr
 
 

@@ -7,8 +7,8 @@ Everything else is what users run.
 
 import sys
 
-from medmark.pipelines import cli
 from medmark.pipelines.submitting import local
+from warm_medmark import cli
 
 TINY = {
     "size": 64, "epochs": 1, "other_architecture": "resnet_tiny", "other_epochs": 1, "surrogates": 1, "benign_models": 2,
