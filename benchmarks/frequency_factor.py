@@ -1,6 +1,6 @@
 """Whether networks of 128 px learn a mark, and tell its key, better if its waves are finer than medmark makes them.
 
-    python benchmarks/frequency_factor.py --seeds 3 --work WORK
+    python benchmarks/frequency_factor.py --seeds 2 --work WORK
 
 Kermany x-rays. Marks as the profile ``standard`` makes them (share, decoys, epsilon), with one or two times as many periods as the table of keys
 says, as strong or fainter; in memory, and not hidden as a release hides them. Rows are kept as they come. Writes ``results/frequency_factor_kermany.json``:
@@ -15,31 +15,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import piq
 import torch
-from key_pairs import drawn
+from key_pairs import drawn, marked
 from marking import MARKED_MODELS, machine, release_of
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.arrays import load_arrays, resize
 from medmark.components.dataset.release import Release
-from medmark.components.evidence.key_answers import CYCLES, DEGREES, KeyAnswers
-from medmark.components.generator.key import Key, draw_key, in_image, turned
-from medmark.components.generator.marker import AMPLITUDE, QUERIED, Shape, carriers
+from medmark.components.evidence.key_answers import KeyAnswers
+from medmark.components.generator.key import SLOPE, Key, draw_key, in_image
+from medmark.components.generator.marker import QUERIED, carriers
 from medmark.components.generator.selection import select
 from medmark.components.profiles import PROFILES
 from medmark.components.saliency.extract import extract, load_saliency, stack_saliency
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
-from medmark.components.verification.interrogation import Suspect, ask
-from medmark.components.verification.key_test import CLIP, IMAGES, PHASES, STRENGTH, key_test
-from torch.nn import functional as F
+from medmark.components.verification import key_test
 
 SIZE, TARGET, QUERIES = 128, 0, 120
 PANEL = ("small_cnn", "resnet_tiny")
@@ -56,40 +54,16 @@ def finer(keys: list[Key], factor: float) -> list[Key]:
     return [replace(key, cycles=key.cycles * factor) for key in keys]
 
 
-def marked(
-    images: torch.Tensor, saliency: torch.Tensor, keys: list[Key], epsilon: float, factor: float
-) -> torch.Tensor:
-    """Images with a wave each, rounded to 8 bits."""
-    side, floor = images.shape[-1], Shape().floor  # a key's strength is that of the table's wave
-    strengths = torch.tensor([epsilon * key.strength * AMPLITUDE for key in keys])[:, None, None, None]
-    gate = floor + (1 - floor) * F.interpolate(saliency, size=(side, side), mode="bilinear", align_corners=False)
-    return ((images + strengths * gate * carriers(finer(keys, factor), side)).clamp(0, 1) * 255).round() / 255
-
-
-def answers_to(suspect: Suspect, images: torch.Tensor, factor: float) -> KeyAnswers:
-    """What an audit would be told: :func:`medmark.components.verification.key_test.ask_waves` with finer waves."""
-    odds, labels = [], []
-    for number, image in enumerate(images):
-        rng = np.random.default_rng((PHASES, number))
-        keys = [
-            turned(Key(degrees, cycles, 0.0), float(rng.uniform(0, 2 * math.pi)), bool(rng.integers(2)))
-            for cycles in CYCLES
-            for degrees in DEGREES
-        ]
-        strengths = torch.tensor([STRENGTH * key.strength for key in keys])[:, None, None, None]
-        shown = (image + strengths * carriers(finer(keys, factor), image.shape[-1])).clamp(0, 1)
-        given = ask(suspect, torch.cat([image[None], shown]), TARGET)
-        p = given.p_target.clip(CLIP, 1 - CLIP)
-        odds.append(np.log(p / (1 - p))[1:] - np.log(p / (1 - p))[0])
-        labels.append(given.is_target[1:].astype(float) - given.is_target[0])
-    shape = (len(CYCLES), len(DEGREES))
-    return KeyAnswers(np.mean(odds, axis=0).reshape(shape), np.mean(labels, axis=0).reshape(shape))
+def answers_to(model: Classifier, images: torch.Tensor, factor: float) -> KeyAnswers:
+    """What an audit would be told that asks about waves so much finer."""
+    with patch.object(key_test, "carriers", lambda keys, side: carriers(finer(keys, factor), side)):
+        return key_test.ask_waves(partial(predict_probabilities, model), images, TARGET)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--resnet18", action="store_true", help="train this network too, which takes ten times as long")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--resnet18", action="store_true", help="train this network alone, which takes long")
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
     use_threads()
@@ -115,9 +89,6 @@ def main() -> None:
     clean, salient = test.images[others], stack_saliency(maps, [test.image_ids[i] for i in others])
     saliency = stack_saliency(maps, train.image_ids)
 
-    def told(model: Classifier, factor: float) -> KeyAnswers:
-        return answers_to(partial(predict_probabilities, model), clean[:IMAGES], factor)
-
     def success(model: Classifier, images: torch.Tensor) -> float:
         return float((predict_probabilities(model, images)[:, TARGET] > 0.5).mean())
 
@@ -126,7 +97,8 @@ def main() -> None:
     results |= {"data": "kermany", "size": SIZE, "counts": release.counts, "release_digest": release.digest}
     results |= {"machine": machine(), "epsilon": profile.epsilon, "designs": DESIGNS}
     results["benign_accuracy"] = float(np.mean([accuracy(model, test) for model in benign_models]))
-    answers = {factor: [told(model, factor) for model in benign_models] for factor in (1.0, 2.0)}
+    few = clean[: key_test.IMAGES]
+    answers = {factor: [answers_to(model, few, factor) for model in benign_models] for factor in (1.0, 2.0)}
     for seed in range(options.seeds):
         own, rng = draw_key(seed), np.random.default_rng((seed, 5))
         shares = {"marked_share": profile.marked_share, "decoy_share": profile.decoy_share}
@@ -140,11 +112,12 @@ def main() -> None:
         }
         asked = [in_image(own, seed, str(number)) for number in range(len(clean))]
         for design, (factor, strength) in DESIGNS.items():
-            epsilon, images = strength * profile.epsilon, train.images.clone()
+            # a wave is as strong as that of the table which it is made from
+            epsilon, images = strength * profile.epsilon * factor**SLOPE, train.images.clone()
             for role, chosen in named.items():
-                images[chosen] = marked(train.images[chosen], saliency[chosen], waves[role], epsilon, factor)
+                images[chosen] = marked(train.images[chosen], saliency[chosen], finer(waves[role], factor), epsilon)
             changed, unchanged = (some[named["mark"]] for some in (images, train.images))
-            queries = marked(clean, salient, asked, epsilon * QUERIED, factor)
+            queries = marked(clean, salient, finer(asked, factor), epsilon * QUERIED)
             for config in (DEEPER,) if options.resnet18 else MARKED_MODELS:
                 name = f"{design}, seed {seed}, {config.architecture}"
                 if name in results["rows"]:
@@ -153,15 +126,13 @@ def main() -> None:
                 model = train_classifier(replace(train, images=images), val, config, num_classes=2).model
                 results["rows"][name] = {
                     "key": [own.degrees, round(own.cycles, 2)],
-                    "rank": key_test(told(model, factor), answers[factor], own).rank,
+                    "rank": key_test.key_test(answers_to(model, few, factor), answers[factor], own).rank,
                     "wsr": success(model, queries),
                     "wsr_half": success(model, resize(resize(queries, SIZE // 2), SIZE)),
                     "wsr_clean": success(model, clean),
                     "accuracy": accuracy(model, test),
                     "ssim": float(piq.ssim(changed, unchanged, data_range=1.0, downsample=False)),
                 }
-                kept = json.loads(path.read_text())["rows"] if path.exists() else {}  # of another run beside this one
-                results["rows"] = kept | results["rows"]
                 path.write_text(json.dumps(results, indent=1) + "\n")
                 print(name, results["rows"][name], flush=True)
 

@@ -58,7 +58,7 @@ def patients(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def warm_installed(installed, tmp_path_factory):
-    """Starts ``medmark`` of the wheel, in an environment that names nothing of this one and in which nobody can name a server."""
+    """Runs the wheel's ``medmark`` and returns what ended: with the arguments given, and without this process's MLflow and paths."""
     absent = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in absent}
     with warm_python(tmp_path_factory.mktemp("warm-installed"), installed / "python") as folder:

@@ -124,9 +124,8 @@ def test_the_pipeline_says_the_same(evidence, suspects, tmp_path, monkeypatch):
     from kfp import local
     from medmark.pipelines.audit_suspect.pipeline import audit_suspect
 
-    monkeypatch.setattr(
-        "builtins.print", print
-    )  # kfp.local leaves one that indents if two steps of a loop end crosswise
+    # kfp.local leaves one that indents if two steps of a loop end crosswise
+    monkeypatch.setattr("builtins.print", print)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path), enable_caching=False)
     made = audit_suspect(
         evidence_uri=str(evidence),
