@@ -17,8 +17,8 @@ def heat_maps(release: dsl.Input[dsl.Dataset], models: dsl.Input[dsl.Model]):
     extract_saliency_component(release=release, surrogates=models)
 ```
 
-Compile it with medmark's function instead of KFP's. It switches KFP's cache off, because a cached step would give your run the secrets
-of another, or images that have changed since, and puts the image's reference in. ``digests.yaml`` says where that
+Compile it with medmark's function instead of KFP's. It switches KFP's cache off, because a cached step would give your run images
+that have changed since, and puts the image's reference in. ``digests.yaml`` says where that
 is, ``medmark/python-cpu: registry/name@sha256:...``; ``docs/images.md`` shows how to build it.
 
 ```python

@@ -22,6 +22,8 @@ COMPONENTS = Path(__file__).parent.parent / "components"
 DIGESTS = Path(__file__).parent.parent / "images" / "digests.yaml"
 PINNED = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 LARGEST_FILE = 1 << 16  # bytes
+# their steps take what a digest names, draw for one submission, or are never found by set_caching_options(False)
+CACHED = ("lock-release", "mark-release", "mark-segmenter", "update-release")
 KFP_RUNS, MEDMARK_RUNS = " -m kfp.dsl.executor_main ", " -m medmark.pipelines.run_step kfp.dsl.executor_main "
 
 
@@ -59,29 +61,36 @@ def read_images(file: str | Path | None = None, *, unpinned: bool = False) -> di
 
 
 def compile_pipeline(
-    pipeline: GraphComponent, path: str | Path, images: Mapping[str, str], pods: Pods | None = None
+    pipeline: GraphComponent,
+    path: str | Path,
+    images: Mapping[str, str],
+    pods: Pods | None = None,
+    *,
+    anew: bool = False,
 ) -> None:
-    """Writes the IR YAML of one pipeline, with caching switched off in every step, and each step told which image it runs in and made to say why it
-    fails (:mod:`medmark.pipelines.run_step`).
+    """Writes the IR YAML of one pipeline, with each step told which image it runs in and made to say why it fails
+    (:mod:`medmark.pipelines.run_step`).
 
-    A cluster's cache finds a step by its parameters and by the ids of its input artifacts. The first steps of a run must never be
-    found: they draw secrets, which no two runs may share, or read what may have changed meanwhile. What they make has new ids, so the
-    steps after them would not be found either. A failed run goes on by KFP's own retry, which keeps what succeeded, secrets included.
+    A cluster's cache finds a step by its image, command and parameters, and by the ids of its input artifacts. It is on in :data:`CACHED`
+    pipelines, so that a submission that failed goes on with what succeeded, and off in all others: a step that reads from an address
+    would get what was there before. Steps that track, sign and publish are never found.
 
     Args:
         pipeline: a function decorated with ``dsl.pipeline``.
         path: file to write.
         images: reference by name, see :func:`read_images`; a step with another image keeps it.
         pods: what the steps ask of the cluster, see :func:`medmark.pipelines.pods.read_pods`; the defaults when None.
+        anew: switch the cache off in every step.
     """
     from kfp import compiler
 
     compiler.Compiler().compile(pipeline, str(path))
     documents = list(yaml.safe_load_all(Path(path).read_text()))
     spec = documents[0]
-    for component in (spec["root"], *spec["components"].values()):
-        for task in component.get("dag", {}).get("tasks", {}).values():
-            task["cachingOptions"] = {}
+    if anew or spec["pipelineInfo"]["name"] not in CACHED:
+        for component in (spec["root"], *spec["components"].values()):
+            for task in component.get("dag", {}).get("tasks", {}).values():
+                task["cachingOptions"] = {}
     _put_in(images, spec)
     Path(path).write_text(yaml.safe_dump_all(ask_for(documents, pods or Pods())))
 

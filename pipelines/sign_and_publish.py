@@ -49,6 +49,7 @@ def sign_and_publish(
         **weak,
     )
     signed.set_display_name("sign")
+    signed.set_caching_options(False)  # the key may have changed, or have come only now
     give(signed, SIGNING)
     published = publish_component(
         subject=subject,

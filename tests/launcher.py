@@ -8,7 +8,8 @@ Where ``kfp.local`` forgives, this does not:
 - numbers travel as floating point, results as JSON, conditions as the compiler wrote them;
 - a task sees the environment of its pod alone: the container's variables, those of Kubernetes' secrets that it was given, and those that
   KFP's MLflow plugin injects. A name that comes as a value and from a secret is refused, as Kubernetes does;
-- what runs is the command of the compiled document, with KFP's own executor as its entry point.
+- what runs is the command of the compiled document, with KFP's own executor as its entry point;
+- a task whose cache is on takes over the outputs of an earlier one with the same image, command, parameters and input artifacts.
 
 A task runs as a process, or in a container with a read-only root, as a user without a name.
 """
@@ -71,6 +72,7 @@ class Launcher:
         seen: names of the secrets that some task asked for.
         retry: goes on with the last run, as KFP's retry does: what has succeeded is not done again.
         logs: what each task printed, by number and name.
+        cached: outputs of the tasks that ended well while their cache was on, by pipeline and fingerprint.
     """
 
     root: str
@@ -82,6 +84,7 @@ class Launcher:
     python: Path = Path(sys.executable).parent
     seen: set[str] = field(default_factory=set)
     logs: dict[str, str] = field(default_factory=dict)
+    cached: dict[tuple[str, str], dict] = field(default_factory=dict)
     retry: Callable[[], dict] | None = None
 
     def __call__(self, pipeline: dict, platform: dict, parameters: dict) -> dict:
@@ -159,7 +162,7 @@ class _Run:
             elif "dag" in called:
                 done[name] = self.dag(f"{path}/{name}", called, given, taken)
             else:
-                done[name] = self.task(name, called, given, taken)
+                done[name] = self.found_or_made(task, name, called, given, taken)
         outputs = {}
         declared = component["dag"].get("outputs", {})
         for port, chosen in declared.get("artifacts", {}).items():
@@ -203,6 +206,23 @@ class _Run:
                 made = source["taskOutputArtifact"]
                 taken[port] = done[made["producerTask"]][made["outputArtifactKey"]]
         return given, taken
+
+    def found_or_made(self, task: dict, name: str, component: dict, parameters: dict, artifacts: dict) -> dict:
+        """Looks for a task in the cache as the driver does (backend/src/v2/driver/cache.go), and runs it if it is not there."""
+        if not task["cachingOptions"].get("enableCache"):
+            return self.task(name, component, parameters, artifacts)
+        lists = {port: taken if isinstance(taken, list) else [taken] for port, taken in artifacts.items()}
+        container = self.pipeline["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+        parts = {
+            "inputs": {port: [artifact["uri"] for artifact in listed] for port, listed in lists.items()},  # has one id
+            "parameters": _defaults(component) | parameters,
+            "outputs": component.get("outputDefinitions", {}),
+            "container": [container["image"], *container["command"], *container.get("args", [])],
+        }
+        key = self.pipeline["pipelineInfo"]["name"], json.dumps(parts, sort_keys=True)
+        if key not in self.launcher.cached:
+            self.launcher.cached[key] = self.task(name, component, parameters, artifacts)
+        return self.launcher.cached[key]
 
     def task(self, name: str, component: dict, parameters: dict, artifacts: dict) -> dict:
         """Runs a pod, and returns its outputs."""

@@ -12,7 +12,7 @@ from medmark.components.base.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def draw_secrets_component(
-    seed: str, for_figures: bool, patients: dict, drawing: dict, secrets: dsl.Output[dsl.Artifact]
+    seed: str, for_figures: bool, patients: dict, drawing: dict, drawn_for: str, secrets: dsl.Output[dsl.Artifact]
 ) -> None:
     """Draws the secrets of a run: seeds, from which the key of the mark follows, and the key of the patients' pseudonyms.
 
@@ -27,6 +27,8 @@ def draw_secrets_component(
         drawing: ``file``, where a drawing of ``medmark keys draw`` is (a path that the step can reach, or ``s3://bucket/name``),
             ``value``, where the time stamp or beacon's value is that completes it, and ``state``, as for ``patients``. The seed
             of the mark is drawn by the step when empty, and nobody can check then how.
+        drawn_for: the key of the submission that the secrets are drawn for, or ``dsl.PIPELINE_JOB_ID_PLACEHOLDER``; public. KFP's cache finds
+            the secrets of another run of the same pipeline only if that says the same and all else is the same.
         secrets: JSON file; private.
     """
     from medmark.components.base.errors import MedmarkError
@@ -39,6 +41,10 @@ def draw_secrets_component(
             "a seed gives the key of the mark to everybody who may see this run; leave seed empty, or set for_figures if nothing"
             " that the run makes will be released"
         )
+    if not drawn_for:
+        raise MedmarkError(
+            "nothing says what the secrets are for, so two runs could share them; set drawn_for to the run's id"
+        )
     with step("draw secrets", inputs={}, outputs={"secrets": secrets}):
         draw = complete_places(drawing["file"], drawing["value"]) if drawing else None
         draw_secrets(secrets.path, int(seed) if seed else None, patients.get("file"), draw)
@@ -46,10 +52,11 @@ def draw_secrets_component(
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def expand_profile_component(
-    profile: str, overrides: dict, models_per_step: int, ingest_options: dict, name: str
+    profile: str, overrides: dict, models_per_step: int, ingest_options: dict, name: str, drawn_for: str, run: str
 ) -> NamedTuple(  # type: ignore[valid-type]  # how KFP takes several outputs
     "Expanded",
     [
+        ("drawn_for", str),
         ("ingest_options", dict),
         ("size", int),
         ("target_class", str),
@@ -71,8 +78,11 @@ def expand_profile_component(
         models_per_step: models of a list that one step trains; all of them when 0.
         ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``, as ``{"label_column": "finding"}``.
         name: of the data, for the report and MLflow.
+        drawn_for: what the run's secrets are drawn for, see ``draw_secrets_component``.
+        run: the run's id.
 
     Returns:
+        drawn_for: as given; the run's id if that was empty.
         ingest_options, size, target_class, queries, thresholds: as the steps take them.
         surrogates, benign_models, marked_models: configurations of the models, a list for each step that trains some of them; seeds
             refer to the run's secrets.
@@ -86,7 +96,7 @@ def expand_profile_component(
     given = marking_arguments(chosen, ingest_options)
     for configs in ("surrogate_configs", "benign_configs", "marked_configs"):
         given[configs] = grouped(given[configs], int(models_per_step))
-    return (*given.values(), shown_parameters(profile, chosen, name))
+    return (drawn_for or run, *given.values(), shown_parameters(profile, chosen, name))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

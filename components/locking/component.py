@@ -7,9 +7,12 @@ from medmark.components.base.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def expand_lock_profile_component(profile: str, overrides: dict, ingest_options: dict, name: str) -> NamedTuple(  # type: ignore[valid-type]  # how KFP takes several outputs
+def expand_lock_profile_component(
+    profile: str, overrides: dict, ingest_options: dict, name: str, drawn_for: str, run: str
+) -> NamedTuple(  # type: ignore[valid-type]  # how KFP takes several outputs
     "Expanded",
     [
+        ("drawn_for", str),
         ("ingest_options", dict),
         ("configs", list),
         ("unseen_configs", list),
@@ -28,8 +31,11 @@ def expand_lock_profile_component(profile: str, overrides: dict, ingest_options:
             ``medmark.components.locking.profiles.LockProfile``.
         ingest_options: keyword arguments of ``medmark.components.dataset.ingest.ingest``, as ``{"lesions": true}``.
         name: of the data, for the report and MLflow.
+        drawn_for: what the run's secrets are drawn for, see ``draw_secrets_component``.
+        run: the run's id.
 
     Returns:
+        drawn_for: as given; the run's id if that was empty.
         ingest_options, search, removal_steps, thresholds: as the steps take them.
         configs, unseen_configs, segmenter_config: likewise; seeds refer to the run's secrets.
         parameters: of the run, as the report shows them.
@@ -39,7 +45,8 @@ def expand_lock_profile_component(profile: str, overrides: dict, ingest_options:
     from medmark.components.profiles import shown_parameters
 
     chosen = chosen_lock_profile(profile, whole(overrides))
-    return (*locking_arguments(chosen, ingest_options).values(), shown_parameters(profile, chosen, name))
+    given = locking_arguments(chosen, ingest_options)
+    return (drawn_for or run, *given.values(), shown_parameters(profile, chosen, name))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -8,10 +8,11 @@ from medmark.components.base.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def expand_segmenter_profile_component(
-    profile: str, overrides: dict, ingest_options: dict, weights: str, name: str
+    profile: str, overrides: dict, ingest_options: dict, weights: str, name: str, drawn_for: str, run: str
 ) -> NamedTuple(  # type: ignore[valid-type]  # how KFP takes several outputs
     "Expanded",
     [
+        ("drawn_for", str),
         ("ingest_options", dict),
         ("unmarked_configs", list),
         ("config", dict),
@@ -32,8 +33,11 @@ def expand_segmenter_profile_component(
         weights: safetensors file of a trained segmenter to mark, as a path that the steps can reach or as ``s3://bucket/name``; empty if one
             is trained from scratch.
         name: of the data, for the report and MLflow.
+        drawn_for: what the run's secrets are drawn for, see ``draw_secrets_component``.
+        run: the run's id.
 
     Returns:
+        drawn_for: as given; the run's id if that was empty.
         ingest_options, trigger, queries, thresholds: as the steps take them.
         unmarked_configs, config: likewise; seeds refer to the run's secrets.
         parameters: of the run, as the report shows them.
@@ -44,7 +48,7 @@ def expand_segmenter_profile_component(
 
     chosen = chosen_segmenter_profile(profile, whole(overrides))
     given = segmenter_arguments(chosen, ingest_options, weights or None)
-    return (*given.values(), shown_parameters(profile, chosen, name))
+    return (drawn_for or run, *given.values(), shown_parameters(profile, chosen, name))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -91,6 +91,14 @@ Key = Annotated[Path | None, typer.Option("--key", help="With --local: sign what
 Sign = Annotated[
     bool, typer.Option("--sign", help="On the server: sign what comes out with the key in the secret medmark-signing.")
 ]
+Anew = Annotated[
+    bool,
+    typer.Option(
+        "--anew",
+        help="On the server: if this submission failed before, begin with the first step and draw other secrets, instead of going on"
+        " with what succeeded.",
+    ),
+]
 Cron = Annotated[
     str | None,
     typer.Option(
@@ -135,6 +143,7 @@ class Runner:
         pods: file, see :func:`medmark.pipelines.pods.read_pods`; the defaults when None.
         debug: show all that the steps print.
         publish_weak: whether a locked release may go out whose locks are weak.
+        anew: on the server, begin a submission that failed with its first step.
 
     Raises:
         MedmarkError: no place to run, a key for the other place, one bucket for releases and evidence, or a pipeline root that is no
@@ -156,6 +165,7 @@ class Runner:
     pods: str | None
     debug: bool
     publish_weak: bool = False
+    anew: bool = False
 
     def __post_init__(self) -> None:
         from medmark.pipelines.submitting.cluster import check_places
@@ -164,6 +174,8 @@ class Runner:
             raise MedmarkError("no place to run; give --local, or --endpoint of a KFP API server")
         if self.sign and self.local:
             raise MedmarkError("--sign is for a server; with --local give the key with --key")
+        if self.anew and self.local:
+            raise MedmarkError(f"--anew is for a server; with --local remove what the failed run left in {self.work}")
         if self.key and not self.local:
             raise MedmarkError(
                 "a key does not travel to a server; store it there as the secret medmark-signing, give --sign"
@@ -213,6 +225,7 @@ class Runner:
             Store.from_environment("evidence"),
             self.sign,
             publish_weak=self.publish_weak,
+            anew=self.anew,
         )
 
 
@@ -233,6 +246,7 @@ def submit_mark_release(
     work: Work = WORK,
     endpoint: Endpoint = None,
     sign: Sign = False,
+    anew: Anew = False,
     namespace: Namespace = None,
     pipeline_root: PipelineRoot = None,
     service_account: ServiceAccount = None,
@@ -260,6 +274,7 @@ def submit_mark_release(
         work=work,
         endpoint=endpoint,
         sign=sign,
+        anew=anew,
         namespace=namespace,
         pipeline_root=pipeline_root,
         service_account=service_account,
@@ -325,6 +340,7 @@ def submit_lock_release(
     work: Work = WORK,
     endpoint: Endpoint = None,
     sign: Sign = False,
+    anew: Anew = False,
     namespace: Namespace = None,
     pipeline_root: PipelineRoot = None,
     service_account: ServiceAccount = None,
@@ -354,6 +370,7 @@ def submit_lock_release(
         work=work,
         endpoint=endpoint,
         sign=sign,
+        anew=anew,
         namespace=namespace,
         pipeline_root=pipeline_root,
         service_account=service_account,
@@ -407,6 +424,7 @@ def submit_mark_segmenter(
     work: Work = WORK,
     endpoint: Endpoint = None,
     sign: Sign = False,
+    anew: Anew = False,
     namespace: Namespace = None,
     pipeline_root: PipelineRoot = None,
     service_account: ServiceAccount = None,
@@ -434,6 +452,7 @@ def submit_mark_segmenter(
         work=work,
         endpoint=endpoint,
         sign=sign,
+        anew=anew,
         namespace=namespace,
         pipeline_root=pipeline_root,
         service_account=service_account,
@@ -480,6 +499,7 @@ def submit_update_release(
     work: Work = WORK,
     endpoint: Endpoint = None,
     sign: Sign = False,
+    anew: Anew = False,
     namespace: Namespace = None,
     pipeline_root: PipelineRoot = None,
     service_account: ServiceAccount = None,
@@ -502,6 +522,7 @@ def submit_update_release(
         work=work,
         endpoint=endpoint,
         sign=sign,
+        anew=anew,
         namespace=namespace,
         pipeline_root=pipeline_root,
         service_account=service_account,

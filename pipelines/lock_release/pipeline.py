@@ -54,6 +54,7 @@ def lock_release(
     publish_weak: bool = False,
     sign: bool = False,
     submission: dict = {},  # noqa: B006
+    drawn_for: str = "",
 ) -> Made:
     """Locks raw images or a release, as ``medmark run lock-release`` does on one machine.
 
@@ -78,12 +79,21 @@ def lock_release(
         publish_weak: publish it, too, if classifiers see more than they may; never if a lesion is covered or an image does not come back.
         sign: whether to sign certificates and lineage before.
         submission: what to record then, see ``publish_component``.
+        drawn_for: what the run's secrets are drawn for, such as the submission's key; the run itself when empty. A run that says what an
+            earlier one said, and takes the same, goes on with what KFP's cache has of it, secrets included.
     """
     expand = expand_lock_profile_component(
-        profile=profile, overrides=overrides, ingest_options=ingest_options, name=name
+        profile=profile,
+        overrides=overrides,
+        ingest_options=ingest_options,
+        name=name,
+        drawn_for=drawn_for,
+        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     )
     given = expand.set_display_name("expand profile").outputs
-    draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing={})
+    draw = draw_secrets_component(
+        seed=seed, for_figures=for_figures, patients=patients, drawing={}, drawn_for=given["drawn_for"]
+    )
     give(draw.set_display_name("draw secrets"), EVIDENCE, RUN)
     secrets = draw.outputs["secrets"]
     ingest = ingest_component(

@@ -98,6 +98,7 @@ def run_lock_release(
             "logos": [{"file": str(Path(logo).resolve()), "sha256": file_sha256(logo)} for logo in logos],
             "source_state": source_state(source, options.get("root")),
             "seed": "" if seed is None else str(seed),
+            "drawn_for": "the run in this folder",  # whose steps find each other there, and nobody else's
             "for_figures": seed is not None,
             "patients": patients_argument(patients),
         }

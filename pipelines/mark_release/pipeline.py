@@ -116,6 +116,7 @@ def mark_release(
     publish_evidence_uri: str = "",
     sign: bool = False,
     submission: dict = {},  # noqa: B006
+    drawn_for: str = "",
 ) -> Made:
     """Marks a release and checks the mark, as ``medmark run mark-release`` does on one machine.
 
@@ -141,12 +142,22 @@ def mark_release(
         publish_evidence_uri: where to store evidence and keep then, ``s3://bucket/prefix`` in another bucket.
         sign: whether to commit to the evidence and sign the lineage before.
         submission: what to record then, see ``publish_component``.
+        drawn_for: what the run's secrets are drawn for, such as the submission's key; the run itself when empty. A run that says what an
+            earlier one said, and takes the same, goes on with what KFP's cache has of it, secrets included.
     """
     expand = expand_profile_component(
-        profile=profile, overrides=overrides, models_per_step=models_per_step, ingest_options=ingest_options, name=name
+        profile=profile,
+        overrides=overrides,
+        models_per_step=models_per_step,
+        ingest_options=ingest_options,
+        name=name,
+        drawn_for=drawn_for,
+        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     )
     given = expand.set_display_name("expand profile").outputs
-    draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing=drawing)
+    draw = draw_secrets_component(
+        seed=seed, for_figures=for_figures, patients=patients, drawing=drawing, drawn_for=given["drawn_for"]
+    )
     draw.set_display_name("draw secrets")
     give(draw, EVIDENCE, RUN)
     secrets = draw.outputs["secrets"]

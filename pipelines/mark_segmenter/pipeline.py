@@ -53,6 +53,7 @@ def mark_segmenter(
     publish_evidence_uri: str = "",
     sign: bool = False,
     submission: dict = {},  # noqa: B006
+    drawn_for: str = "",
 ) -> Made:
     """Trains a marked segmenter from images and masks, as ``medmark run mark-segmenter`` does on one machine.
 
@@ -79,12 +80,22 @@ def mark_segmenter(
         publish_evidence_uri: where to store the evidence then, ``s3://bucket/prefix`` in another bucket.
         sign: whether to commit to the evidence before, and to sign the lineage.
         submission: what to record then, see ``publish_component``.
+        drawn_for: what the run's secrets are drawn for, such as the submission's key; the run itself when empty. A run that says what an
+            earlier one said, and takes the same, goes on with what KFP's cache has of it, secrets included.
     """
     expand = expand_segmenter_profile_component(
-        profile=profile, overrides=overrides, ingest_options=ingest_options, weights=weights, name=data_name
+        profile=profile,
+        overrides=overrides,
+        ingest_options=ingest_options,
+        weights=weights,
+        name=data_name,
+        drawn_for=drawn_for,
+        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     )
     given = expand.set_display_name("expand profile").outputs
-    draw = draw_secrets_component(seed=seed, for_figures=for_figures, patients=patients, drawing=drawing)
+    draw = draw_secrets_component(
+        seed=seed, for_figures=for_figures, patients=patients, drawing=drawing, drawn_for=given["drawn_for"]
+    )
     draw.set_display_name("draw secrets")
     give(draw, EVIDENCE, RUN)
     secrets = draw.outputs["secrets"]

@@ -107,6 +107,7 @@ def run_mark_segmenter(
             "weights_sha256": file_sha256(file) if file else "",
             "source_state": source_state(source, options.get("root")),
             "seed": "" if seed is None else str(seed),
+            "drawn_for": "the run in this folder",  # whose steps find each other there, and nobody else's
             "for_figures": seed is not None,
             "patients": patients_argument(patients),
             "drawing": drawn,

@@ -27,6 +27,7 @@ class ClusterTarget:
         evidence_store: object store with credentials that may read the records.
         sign: whether the run signs what it makes, with the key in the cluster's secret.
         publish_weak: whether a locked release may go out whose locks are weak.
+        anew: whether a submission that failed begins with the first step, and draws other secrets, instead of going on.
     """
 
     server: KfpServer
@@ -35,6 +36,7 @@ class ClusterTarget:
     evidence_store: Store
     sign: bool = False
     publish_weak: bool = False
+    anew: bool = False
 
 
 def check_places(releases: str, evidence: str, pipeline_root: str | None) -> None:
@@ -83,7 +85,7 @@ def submit_to_server(submission: Submission, target: ClusterTarget) -> Started:
     out["submission"] = submission.stated
     if target.publish_weak:
         out["publish_weak"] = True
-    return target.server.submit(submission.name, pipeline, lambda: arguments(submission) | out)
+    return target.server.submit(submission.name, pipeline, lambda: arguments(submission) | out, anew=target.anew)
 
 
 def wait_for_record(run: Run, submission: Submission, target: ClusterTarget, timeout: float) -> dict:
@@ -119,6 +121,7 @@ def mark_arguments(submission: Submission) -> dict:
         "name": submission.release_digest,
         "version": version,
         "source_state": submission.release_digest,
+        "drawn_for": submission.key,
         **({"drawing": drawing} if drawing else {}),
     }
 
@@ -135,6 +138,7 @@ def lock_arguments(submission: Submission) -> dict:
         "ingest_options": dict(LOCKED_WITH),
         "name": submission.release_digest,
         "source_state": submission.release_digest,
+        "drawn_for": submission.key,
         **own,
     }
 
@@ -149,6 +153,7 @@ def segmenter_arguments(submission: Submission) -> dict:
         "overrides": settings,
         "data_name": submission.release_digest,
         "source_state": submission.release_digest,
+        "drawn_for": submission.key,
         **own,
         **({"weights": weights["file"], "weights_sha256": weights["sha256"]} if weights else {}),
     }

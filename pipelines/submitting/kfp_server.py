@@ -187,7 +187,9 @@ class KfpServer:
             token = answer.next_page_token
         raise MedmarkError(f"more than {MAX_PAGES} pages of runs at {self.endpoint}; archive and delete old ones")
 
-    def submit(self, name: str, pipeline: GraphComponent, arguments: Callable[[], dict]) -> Started:
+    def submit(
+        self, name: str, pipeline: GraphComponent, arguments: Callable[[], dict], *, anew: bool = False
+    ) -> Started:
         """Starts a run unless one of that name was started and did not fail.
 
         Two commands that submit at once may both start one; the later one then ends its own.
@@ -196,6 +198,7 @@ class KfpServer:
             name: name of the run.
             pipeline: a function decorated with ``dsl.pipeline``.
             arguments: makes the arguments of the pipeline; called only if a run is started.
+            anew: start with the first step, whatever the cache has of an earlier run.
 
         Returns:
             The run, and whether it is new.
@@ -205,7 +208,7 @@ class KfpServer:
             return Started(known[0], False)
         with tempfile.TemporaryDirectory() as folder:
             package = str(Path(folder) / "pipeline.yaml")
-            compile_pipeline(pipeline, package, *self._compiled_with)
+            compile_pipeline(pipeline, package, *self._compiled_with, anew=anew)
             given = arguments()
             run: Run = self._ask(
                 lambda: self._client.run_pipeline(self._experiment, name, package, given, **self._of_run)
@@ -320,7 +323,7 @@ class KfpServer:
                     run.error.message if run.error and run.error.message else "no reason given", hidden=[self._token]
                 )
                 raise MedmarkError(
-                    f"run {run.state}: {reason}; see {self.url(run)}, correct the cause and retry it there, or submit again, which starts from the beginning"
+                    f"run {run.state}: {reason}; see {self.url(run)}, correct the cause and retry it there, or submit again, which goes on with what succeeded"
                 )
             if time.monotonic() > deadline:
                 raise MedmarkError(

@@ -161,9 +161,16 @@ def test_a_first_marking_and_all_that_others_do_with_it(cluster, medmark, source
         code, _, err = medmark(*command)
         assert code == 1 and "no key to sign with" in err
         cluster.secrets["medmark-signing"] = signing
+        opens = cluster.secrets.pop("medmark-s3")
         trained = len(cluster.logs)
-        cluster.retry()  # with the same secrets and models
-        assert len(cluster.logs) == trained + 2
+        code, _, err = medmark(*command)  # another run, with the same secrets and models
+        assert code == 1 and "MEDMARK_S3_ENDPOINT" in err
+        again = [log[4:] for log in [*cluster.logs][trained:]]
+        steps = ("expand-profile", "track-marking", "sign", "publish")
+        assert again == [f"{step}-component" for step in steps]
+        cluster.secrets["medmark-s3"] = opens
+        cluster.retry()
+        assert len(cluster.logs) == trained + len(again) + 1
         assert medmark(*command)[1].startswith("done before, nothing to do: ")
     (file,) = cluster.fetch(cluster.root, tmp_path / "artifacts").rglob("secrets")
     sealed = file.read_bytes()

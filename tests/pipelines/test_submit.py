@@ -181,6 +181,7 @@ def test_a_release_is_submitted_once(medmark, mark, clean, server):
     given = run.runtime_config.parameters
     assert given["source"] == clean and given["source_state"] == clean[-64:]
     assert "seed" not in given and "patients" not in given  # the run draws its secrets
+    assert given["drawn_for"] == name[-64:]
     code, out, err = medmark(*mark)
     assert (code, err) == (0, "") and out == f"submitted before, nothing to do: {name}\n{link}\n"
     assert list(server.runs) == [run_id]
@@ -208,7 +209,7 @@ def test_a_drawing_reaches_the_run_by_its_address(medmark, mark, server, store, 
     assert not [text for text in hidden if text in str(given)]
     secrets = dsl.Artifact(uri=str(tmp_path / "secrets"), metadata={})
     draw_secrets_component.python_func(
-        seed="", for_figures=False, patients={}, drawing=given["drawing"], secrets=secrets
+        seed="", for_figures=False, patients={}, drawing=given["drawing"], drawn_for="run", secrets=secrets
     )
     assert read_secrets(secrets.path).seed == derived["seed"]
 
@@ -216,12 +217,21 @@ def test_a_drawing_reaches_the_run_by_its_address(medmark, mark, server, store, 
 def test_a_seed_is_for_figures_only(tmp_path):
     """Whoever may see a run reads its parameters, and with the seed draws the key of the mark again."""
     secrets = dsl.Artifact(uri=str(tmp_path / "secrets"), metadata={})
-    given = {"seed": "7", "patients": {}, "drawing": {}, "secrets": secrets}
+    given = {"seed": "7", "patients": {}, "drawing": {}, "drawn_for": "run", "secrets": secrets}
     with pytest.raises(MedmarkError, match="a seed gives the key of the mark to everybody"):
         draw_secrets_component.python_func(for_figures=False, **given)
     assert not Path(secrets.path).exists()
     draw_secrets_component.python_func(for_figures=True, **given)
     assert read_secrets(secrets.path).seed == seeds_of(7)["seed"]
+
+
+def test_secrets_are_drawn_for_somebody(tmp_path):
+    """KFP's cache would give two runs the same secrets if neither says what they are for."""
+    secrets = dsl.Artifact(uri=str(tmp_path / "secrets"), metadata={})
+    given = {"seed": "", "for_figures": False, "patients": {}, "drawing": {}}
+    with pytest.raises(MedmarkError, match="set drawn_for to the run's id"):
+        draw_secrets_component.python_func(**given, drawn_for="", secrets=secrets)
+    assert not Path(secrets.path).exists()
 
 
 def test_a_drawing_that_cannot_be_used_is_not_submitted(medmark, mark, server):
@@ -498,7 +508,20 @@ def test_what_failed_is_submitted_again(medmark, mark, server, state, monkeypatc
     run.state = state
     assert medmark(*mark)[1].startswith("submitted: ")
     assert server.state(run.display_name) == [state, "PENDING"]
-    assert medmark(*mark)[1].startswith("submitted before")  # found on the second page
+    assert medmark(*mark, "--anew")[1].startswith("submitted before")  # found on the second page
+    (_, run) = server.runs.values()
+    run.state = state
+    assert medmark(*mark, "--anew")[1].startswith("submitted: ")
+    cached = [
+        [options["enableCache"] for options in caching_options(run.pipeline_spec["pipeline_spec"]) if options]
+        for run in server.runs.values()
+    ]
+    assert cached[0] and all(cached[0]) and cached == [cached[0], cached[0], []]
+
+
+def caching_options(spec: dict) -> list[dict]:
+    dags = [one["dag"] for one in (spec["root"], *spec["components"].values()) if "dag" in one]
+    return [task.get("cachingOptions", {}) for dag in dags for task in dag["tasks"].values()]
 
 
 def test_a_list_of_runs_without_end(medmark, mark, server, monkeypatch):
@@ -536,7 +559,7 @@ def test_waiting_for_a_run_that_does_not_succeed(medmark, mark, server, state):
     assert code == 1
     reason = "step poison failed: no space" if state == "FAILED" else "no reason given"
     assert re.search(
-        rf"medmark: run {state}: {reason}.*; see {server.url}/#/runs/.*submit again, which starts from the beginning\n$",
+        rf"medmark: run {state}: {reason}.*; see {server.url}/#/runs/.*submit again, which goes on with what succeeded\n$",
         err,
     )
     assert "\x1b" not in err

@@ -162,8 +162,8 @@ def test_mlflow_gets_the_name_of_the_data_set_not_of_its_source(tmp_path, monkey
     options = {"name": "thorax", "label_column": "label"}
     with pytest.raises(Enough):
         mark_run.run_mark_release(tmp_path / "out", data=str(table), profile="smoke", ingest_options=options)
-    inputs = {name: given[name] for name in ("profile", "overrides", "models_per_step", "ingest_options", "name")}
-    parameters = expand_profile_component.python_func(**inputs)[-1]
+    taken = ("profile", "overrides", "models_per_step", "ingest_options", "name", "drawn_for")
+    parameters = expand_profile_component.python_func(**{name: given[name] for name in taken}, run="run")[-1]
     assert parameters["data"] == "thorax"
     assert leaks(json.dumps(parameters).encode(), {table.name, table.stem, "Czerny", str(tmp_path)}) == []
 
