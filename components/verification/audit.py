@@ -60,9 +60,7 @@ from medmark.components.verification.verdict import (
 )
 from statsmodels.stats.multitest import multipletests
 
-AUDIT_SCHEMA_VERSION = (
-    4  # 2: what each suspect was taken for; 3: the key; 4: the published images; all that version 1 has is still there
-)
+AUDIT_SCHEMA_VERSION = 5  # 2: what each suspect was taken for; 3: the key; 4: the published images; 5: images that the key took; what version 1 has is still there
 STORE = "answers.sqlite"
 COMMITMENT_FILES = {
     "commitment": "commitment.json",
@@ -98,8 +96,8 @@ MEANINGS = {
     "rank_p_value": "chance that a model like the benign models would rank as high under the same procedure",
     "rank_p_value_holm": "the same, corrected for the number of suspects",
     "rank_resolution": "the smallest rank p-value that so many benign models allow",
-    "key": "rank of the key among all keys by the suspect's answers, and the chance of so high a rank if it never learned from this release;"
-    " null: it was not asked",
+    "key": "rank of the key among all keys by the suspect's answers, keys first that fewer images told, the chance of so high a rank if the"
+    " suspect never learned from this release, and the images that this took; null: it was not asked",
     "key_p_value_holm": "that chance, corrected for the number of suspects",
     "images": "how far the published images are ahead of the same images with other marks, in standard deviations of what chance gives, and the"
     " chance of that if the suspect never learned from this release; null: it was not asked about them",
@@ -405,7 +403,9 @@ class _Questioner:
         try:
             with StoredSuspect(suspect, store) as stored:
                 questioned = question(stored, part, benign, self.thresholds, among=among)
-                questioned = ask_for_key(questioned, stored, part, len(benign[0].is_clean), self.waves, key)
+                questioned = ask_for_key(
+                    questioned, stored, part, len(benign[0].is_clean), self.waves, key, self.thresholds, among=among
+                )
                 return ask_about_variants(questioned, stored, variants)
         finally:
             suspect.close()

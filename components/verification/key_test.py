@@ -7,6 +7,9 @@ ranked. If the suspect did not learn from this release, the key, which was drawn
 p-value (ties count against accusing): for benign models of any architecture, for models that were trained on *another owner's* release, for a suspect that answers
 at random or as it pleases. It needs no benign model; theirs are fixed before the suspect is asked, and keep it exact.
 
+An audit asks about a few images at a time (:func:`sequential_key_test`) and stops as soon as the key is told, or as half of the keys are told better:
+all keys are put into one order, look by look, and the place of the key in it is as exact as its rank.
+
 It does not hold if the key was not drawn at random (:func:`medmark.components.lineage.drawing.check_draw`), or if what the suspect was
 trained on was made by someone who knows the key.
 
@@ -16,9 +19,10 @@ Ours. ``benchmarks/keys.py`` measures how well models that learned a key tell it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 import numpy as np
 import torch
@@ -31,6 +35,7 @@ from medmark.components.generator.marker import carriers
 from medmark.components.verification.interrogation import Suspect, ask
 
 IMAGES = 30  # asked about with every wave; ours
+LOOKS = (6, 12, 18, 24)  # images after which an audit ranks the keys before it has asked about all; ours
 STRENGTH = 0.045  # standard deviation of a wave of MIDDLE cycles, share of the display's range; ours
 CLIP = 1e-4  # ours: a suspect that rounds to four digits and one that does not shall count the same
 # how far from its key a model answers, standard deviations in octaves and degrees; measured likewise, see _told
@@ -47,14 +52,17 @@ class KeyTest:
     """Rank of the key among all keys.
 
     Attributes:
-        p_value: share of the keys that explain the answers at least as well; ties count against accusing.
+        p_value: share of the keys that explain the answers at least as well, or that were told at an earlier look; ties count against
+            accusing.
         rank: 1: no other key does.
         keys: of the table.
+        images: that it took, in an audit; None: all.
     """
 
     p_value: float
     rank: int
     keys: int
+    images: int | None = None
 
 
 def ask_waves(suspect: Suspect, images: Iterable[torch.Tensor], target: int) -> KeyAnswers:
@@ -68,7 +76,19 @@ def ask_waves(suspect: Suspect, images: Iterable[torch.Tensor], target: int) -> 
     Raises:
         MedmarkError: what the suspect raises, or an answer is no probability vector.
     """
-    odds, labels = [], []
+    return _mean(list(ask_image_by_image(suspect, images, target)))
+
+
+def ask_image_by_image(suspect: Suspect, images: Iterable[torch.Tensor], target: int) -> Iterator[KeyAnswers]:
+    """Does the same, and yields what the suspect answers about each image as soon as it was asked.
+
+    Args:
+        suspect, images, target: see :func:`ask_waves`.
+
+    Raises:
+        MedmarkError: as :func:`ask_waves`.
+    """
+    shape = (len(CYCLES), len(DEGREES))
     for number, clean in enumerate(images):
         parts = [ask(suspect, clean[None], target)]
         for wave in waves(number, clean.shape[-1]).split(CHUNK):
@@ -76,10 +96,11 @@ def ask_waves(suspect: Suspect, images: Iterable[torch.Tensor], target: int) -> 
         p = np.concatenate([part.p_target for part in parts]).clip(CLIP, 1 - CLIP)
         is_target = np.concatenate([part.is_target for part in parts]).astype(float)
         log_odds = np.log(p / (1 - p))
-        odds.append(log_odds[1:] - log_odds[0])
-        labels.append(is_target[1:] - is_target[0])
-    shape = (len(CYCLES), len(DEGREES))
-    return KeyAnswers(np.mean(odds, axis=0).reshape(shape), np.mean(labels, axis=0).reshape(shape))
+        yield KeyAnswers((log_odds[1:] - log_odds[0]).reshape(shape), (is_target[1:] - is_target[0]).reshape(shape))
+
+
+def _mean(answers: Sequence[KeyAnswers]) -> KeyAnswers:
+    return KeyAnswers(*(np.mean([getattr(one, kind) for one in answers], axis=0) for kind in ("log_odds", "labels")))
 
 
 def waves(number: int, side: int) -> torch.Tensor:
@@ -106,17 +127,57 @@ def key_test(answers: KeyAnswers, benign: Sequence[KeyAnswers], key: Key, *, lab
     Raises:
         MedmarkError: fewer than two benign models, or a key that is not in the table.
     """
+    found = sequential_key_test([answers], benign, key, images=1, passing=0, label_only=label_only)
+    return KeyTest(found.p_value, found.rank, found.keys)
+
+
+def sequential_key_test(
+    answers: Iterable[KeyAnswers],
+    benign: Sequence[KeyAnswers],
+    key: Key,
+    *,
+    images: int,
+    passing: int,
+    label_only: bool = False,
+) -> KeyTest:
+    """Ranks the key among all of the table after a few images, and asks about more only while that may change something.
+
+    After each look, the best keys are told: as many in all as ``passing`` times the share of looks. The worse half of the others
+    is given up, and only what is left is ranked again. So each key gets a place: those told first, then what the last look ranks, then those given up,
+    the last of them first. The key was drawn with equal chances and the answers know nothing of it, so its place is an exact p-value,
+    although its own fate decides when the questions end. If a key's rank is the same at all looks, its place is that rank.
+
+    Args:
+        answers: of the suspect to one image after the other, as :func:`ask_image_by_image` gives them; taken one by one.
+        benign, key, label_only: see :func:`key_test`.
+        images: how many there are.
+        passing: places that suffice; none is told before the last look when 0.
+
+    Raises:
+        MedmarkError: as :func:`key_test`, or what asking raises.
+    """
     if len(benign) < 2:
         raise MedmarkError(f"{len(benign)} benign models that were asked for the key; at least two are needed")
     try:
         own = table.CYCLES.index(key.cycles), table.DEGREES.index(key.degrees)
     except ValueError:
         raise MedmarkError("key that is not in the table; restore the evidence from a backup") from None
-    given = answers.labels if label_only else answers.log_odds
-    others = np.stack([other.labels if label_only else other.log_odds for other in benign])
-    told = _told(given, others)
-    rank = int((told >= told[own]).sum())
-    return KeyTest(rank / told.size, rank, told.size)
+    kind = "labels" if label_only else "log_odds"
+    others = np.stack([getattr(other, kind) for other in benign])
+    ends = [*(look for look in LOOKS if look < images), images]
+    coming, before = iter(answers), 0
+    given: list[KeyAnswers] = []
+    left = np.ones((len(table.CYCLES), len(table.DEGREES)), dtype=bool)
+    for number, end in enumerate(ends, 1):
+        given += islice(coming, end - len(given))
+        told = _told(getattr(_mean(given), kind), others)
+        place = before + left.sum() - np.searchsorted(np.sort(told[left]), told)  # ties count against accusing
+        best, worse = place <= passing * number // len(ends), place > before + left.sum() // 2
+        if number == len(ends) or best[own] or worse[own]:
+            break
+        before += int((left & best).sum())
+        left &= ~best & ~worse
+    return KeyTest(int(place[own]) / told.size, int(place[own]), told.size, end)
 
 
 def _told(given: np.ndarray, benign: np.ndarray) -> np.ndarray:

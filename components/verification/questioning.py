@@ -11,11 +11,11 @@ from medmark.components.evidence.answers import Answers
 from medmark.components.evidence.key_answers import KeyAnswers
 from medmark.components.evidence.queries import QuerySet
 from medmark.components.evidence.variants import VariantsOf
-from medmark.components.generator.key import Key
+from medmark.components.generator.key import KEYS, Key
 from medmark.components.suspects.answer_store import StoredSuspect
 from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect
 from medmark.components.verification.interrogation import interrogate
-from medmark.components.verification.key_test import IMAGES, KeyTest, ask_waves, key_test
+from medmark.components.verification.key_test import IMAGES, KeyTest, ask_image_by_image, sequential_key_test
 from medmark.components.verification.sequential import SequentialResult, first, join, sequential_test
 from medmark.components.verification.statistics import upper_rate
 from medmark.components.verification.variant_test import VariantTest, variant_test
@@ -131,8 +131,11 @@ def ask_for_key(
     images: int,
     benign_models: list[KeyAnswers],
     key: Key | None,
+    thresholds: Thresholds,
+    *,
+    among: int,
 ) -> Questioned:
-    """Asks a suspect about waves, if all else suffices to accuse it.
+    """Asks a suspect about waves, if all else suffices to accuse it, until the key is told or given up.
 
     Args:
         questioned: the suspect after :func:`question`.
@@ -140,6 +143,7 @@ def ask_for_key(
         images: queries in the evidence.
         benign_models: benign models' answers to the waves; none in evidence of before marks had a key.
         key: of the mark; None likewise.
+        thresholds, among: as there.
     """
     if questioned.error or questioned.result is None or questioned.result.state != "suffices":
         return questioned
@@ -148,11 +152,17 @@ def ask_for_key(
             questioned,
             key_missing="this evidence is of before marks had a key: a model of another owner may answer to its mark; mark the data anew",
         )
-    numbers = track(range(min(IMAGES, images)), f"asking {suspect.name} for the key")
-    target = part(0, 1).target
+    count = min(IMAGES, images)
+    clean = (part(number, number + 1).clean[0] for number in track(range(count), f"asking {suspect.name} for the key"))
     try:
-        answers = ask_waves(suspect, (part(number, number + 1).clean[0] for number in numbers), target)
+        found = sequential_key_test(
+            ask_image_by_image(suspect, clean, part(0, 1).target),
+            benign_models,
+            key,
+            images=count,
+            passing=int(thresholds.key_alpha / among * KEYS),
+            label_only=questioned.suspect.label_only,
+        )
     except MedmarkError as failure:
         return replace(questioned, key_missing=str(failure), asked=suspect.asked)
-    found = key_test(answers, benign_models, key, label_only=questioned.suspect.label_only)
     return replace(questioned, key=found, asked=suspect.asked)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_evidence import knows
 from medmark.components.base.errors import MedmarkError
@@ -14,7 +14,14 @@ from medmark.components.evidence.key_answers import CYCLES, DEGREES, KeyAnswers
 from medmark.components.generator import key as table
 from medmark.components.generator.key import KEYS, Key, draw_key, turned
 from medmark.components.generator.marker import carrier
-from medmark.components.verification.key_test import IMAGES, ask_waves, key_test, waves
+from medmark.components.verification.key_test import (
+    IMAGES,
+    LOOKS,
+    ask_waves,
+    key_test,
+    sequential_key_test,
+    waves,
+)
 from scipy import stats
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
@@ -86,6 +93,68 @@ def test_what_all_benign_models_answer_to_is_no_key(rng):
         )
         p = [key_test(suspect, panel, draw_key(seed)).p_value for suspect in suspects]
         assert sum(one <= 0.01 for one in p) <= 3, (seed, p)
+
+
+PASSING = 18  # of 1,800: one in a hundred
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 1.0, 1e6]), st.sampled_from([1, 5, PASSING]), st.booleans())
+def test_places_of_all_keys_together_are_an_order(seed, drift, passing, label_only):
+    """Whatever the suspect answers, and however it changes its mind meanwhile: no level is passed by more keys than it says."""
+    rng = np.random.default_rng(seed)
+    whim, panel = answers(rng, drift), [answers(rng) for _ in range(4)]
+    asked = [answers(rng) for _ in range(IMAGES)]
+    asked = [KeyAnswers(one.log_odds + whim.log_odds, one.labels.round(1)) for one in asked]
+    keys = [Key(degrees, cycles, 0.0) for cycles in table.CYCLES[::4] for degrees in table.DEGREES[::5]]
+    found = [
+        sequential_key_test(asked, panel, key, images=IMAGES, passing=passing, label_only=label_only) for key in keys
+    ]
+    p = np.array([one.p_value for one in found])
+    assert ((p > 0) & (p <= 1)).all() and stats.kstest(p, "uniform").pvalue > 1e-9
+    assert {one.images for one in found} <= {*LOOKS, IMAGES}
+
+
+def test_each_place_is_given_once_at_most(rng, benign):
+    asked = [answers(rng) for _ in range(IMAGES)]
+    found = [
+        sequential_key_test(asked, benign, Key(degrees, cycles, 0.0), images=IMAGES, passing=PASSING)
+        for cycles in table.CYCLES
+        for degrees in table.DEGREES
+    ]
+    assert (np.sort([one.rank for one in found]) >= np.arange(1, KEYS + 1)).all()
+    told = [one for one in found if one.rank <= PASSING]
+    assert PASSING / 2 < len(told) <= PASSING and {one.images for one in told} == {*LOOKS, IMAGES}
+    assert np.mean([one.images for one in found]) < IMAGES / 2  # who did not learn the key is soon left alone
+
+
+def test_who_answers_alike_to_all_images_has_the_same_place_as_rank(rng, benign):
+    steady = answers(rng)
+    for seed in range(40):
+        key = draw_key(seed)
+        rank = key_test(steady, benign, key).rank
+        found = sequential_key_test([steady] * IMAGES, benign, key, images=IMAGES, passing=PASSING)
+        assert found.rank == rank and found.p_value == rank / KEYS
+        assert (found.images == LOOKS[0]) == (rank <= 3 or rank > KEYS / 2)
+
+
+def test_no_more_images_are_asked_about_than_it_takes(rng, benign):
+    key, asked = draw_key(3), []
+
+    def one_by_one(of):
+        for number in range(IMAGES):
+            asked.append(number)
+            yield of(number)
+
+    def test(of, count=IMAGES):
+        asked.clear()
+        return sequential_key_test(one_by_one(of), benign, key, images=count, passing=PASSING)
+
+    assert test(lambda _: knows(key)).images == LOOKS[0] == len(asked)
+    other = KeyAnswers(0.5 * knows(draw_key(9)).log_odds, np.zeros(SHAPE))
+    late = test(lambda number: knows(key) if number >= LOOKS[0] else other)
+    assert late.rank <= PASSING and late.images == len(asked) > LOOKS[0]
+    assert test(lambda _: answers(rng), count=4).images == 4 == len(asked)  # evidence with few images
 
 
 @pytest.mark.parametrize("data", ["kermany", "phantoms"])
