@@ -30,8 +30,9 @@ def main() -> None:
     marked_models = [replace(marked_model, size=options.size) for marked_model in MARKED_MODELS]
     inputs = (options.run / "release", options.run / "evidence", options.work)
     table = stress(*inputs, marked_models=marked_models, attacks=choose(options.attack))
-    numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before"]
-    print(table.groupby(["kind", "attack", "strength"], sort=False)[numbers].mean().round(3).to_string())
+    numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before", "owned"]
+    by_attack = table.assign(owned=table.verdict == "owned").groupby(["kind", "attack", "strength"], sort=False)
+    print(by_attack[numbers].mean().round(3).to_string())
     if not options.attack:
         results = Path(__file__).parent / "results"
         found = json.loads((options.work / "stress.json").read_bytes())

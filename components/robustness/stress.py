@@ -1,10 +1,11 @@
-"""Run every attack at every strength against models trained on a marked release: what is left of the mark, at what price?"""
+"""Run every attack at every strength against models trained on a marked release: what is left of mark and verdict, at what price?"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
@@ -20,10 +22,14 @@ from medmark.components.base.threads import use_threads
 from medmark.components.dataset.arrays import ImageArrays, load_arrays
 from medmark.components.dataset.codecs import decode_png
 from medmark.components.dataset.release import Release
+from medmark.components.evidence.answers import Answers, read_benign
 from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.key_answers import KeyAnswers, read_benign_waves
 from medmark.components.evidence.ledger import read_ledger
-from medmark.components.evidence.queries import QuerySet, read_queries, read_query_rows
-from medmark.components.robustness.attacks import ATTACKS, Adversary, Attack
+from medmark.components.evidence.queries import QuerySet, query_ids, read_queries, read_query_rows
+from medmark.components.evidence.variants import VariantsOf, has_variants, read_variants
+from medmark.components.generator.key import draw_key
+from medmark.components.robustness.attacks import ATTACKS, Adversary, Attack, Process
 from medmark.components.robustness.data_attacks import joined
 from medmark.components.robustness.detection import detect
 from medmark.components.robustness.figures import stress_curves
@@ -31,7 +37,11 @@ from medmark.components.robustness.traces import traces
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
-from medmark.components.verification.interrogation import interrogate
+from medmark.components.verification.interrogation import Suspect, interrogate
+from medmark.components.verification.judgement import judge
+from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
+from medmark.components.verification.variant_test import variant_test
+from medmark.components.verification.verdict import Thresholds
 
 LOOKED_AT = 200  # images of a kind that are searched for traces; arbitrary
 
@@ -52,7 +62,7 @@ def stress(
 
     Args:
         release_dir: the marked release.
-        evidence_dir: its private evidence.
+        evidence_dir: its private evidence; models are judged only if it is complete, as a finished mark-release leaves it.
         out_dir: gets ``stress.json``, ``stress.csv`` and ``stress.svg``. The first also says what of the mark can be seen:
             ``detection``, with the suspect model, and ``traces``, in the images alone.
         marked_models: how adversaries train; all of one size.
@@ -64,7 +74,9 @@ def stress(
         A row for each marked model, attack and strength: attack, kind, strength, marked model; ``wsr`` and ``clean_rate``, the shares
         of marked and of equally processed clean query images that the attacked model takes for the target; ``delta_p``,
         the mean delta-P of the target's probability between them; ``accuracy`` on the test split, processed as the
-        adversary's model is asked; ``accuracy_before``; seconds. The first row of each marked model is no attack at all.
+        adversary's model is asked; ``accuracy_before``; ``verdict``, what the check of a release would say of the attacked model, and
+        ``lacks``, the proofs that fail, or, if none does, that are missing (the key is asked for if no other proof fails); seconds. The first row
+        of each marked model is no attack at all.
 
     Raises:
         MedmarkError: evidence of another release, marked models of different sizes, other classes, or an ``out_dir`` with
@@ -118,7 +130,8 @@ class StressData:
         train, val, test: its images.
         clean: images without the mark: the validation images, and those of another release if there is one.
         pool: those, and the training images of the other classes than the target.
-        queries: what models are asked, without the control mark.
+        queries: what models are asked.
+        judging: what models are judged by; None: the evidence is incomplete.
     """
 
     release: Release
@@ -128,6 +141,53 @@ class StressData:
     clean: ImageArrays
     pool: ImageArrays
     queries: QuerySet
+    judging: Judging | None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What complete evidence holds to judge a model.
+
+    Attributes:
+        benign: benign models' answers to the queries.
+        waves: their answers to waves; none in evidence of before marks had a key.
+        thresholds: fixed when the release was checked.
+        seed: of the mark.
+        variants: reads the images that were marked, in their variants; None: there are none.
+    """
+
+    benign: list[Answers]
+    waves: list[KeyAnswers]
+    thresholds: Thresholds
+    seed: int
+    variants: Callable[[], Iterable[VariantsOf]] | None
+
+    @classmethod
+    def read(cls, folder: str | Path, size: int) -> Judging | None:
+        """Reads evidence for models of this size; None if it is incomplete."""
+        evidence = read_evidence(folder)
+        if "thresholds" not in evidence:
+            return None
+        seed = evidence["seed"]
+        return cls(
+            list(read_benign(folder, query_ids(folder)).values()),
+            read_benign_waves(folder),
+            Thresholds(**evidence["thresholds"]),
+            seed,
+            partial(read_variants, folder, size=size, seed=seed) if has_variants(folder) else None,
+        )
+
+    def verdict(self, suspect: Suspect, answers: Answers, queries: QuerySet) -> dict[str, str]:
+        """Judges a model by its answers to the queries, and by what it is asked besides; see :func:`stress`."""
+        images = variant_test(suspect, self.variants()) if self.variants else None
+        decision = judge("", answers, self.benign, self.thresholds, images=images).decision
+        if not decision.failed and not decision.by_images and self.waves:
+            asked = ask_waves(suspect, queries.clean[:IMAGES], queries.target)
+            key = key_test(asked, self.waves, draw_key(self.seed))
+            decision = judge("", answers, self.benign, self.thresholds, key, images).decision
+        state = {"not_owned": "fails", "inconclusive": "missing", "owned": None}[decision.verdict]
+        lacks = [proof.name for proof in decision.proofs if proof.state == state]
+        return {"verdict": decision.verdict, "lacks": ", ".join(lacks) or "nothing"}
 
 
 def prepare(
@@ -160,14 +220,14 @@ def prepare(
             )
         clean, other_digest = joined(val, load_arrays(other, size=size)), other.digest
     pool = joined(clean, train.subset(np.flatnonzero((train.labels != target).numpy())))
-    queries = replace(read_queries(evidence_dir, size=size, target=target), control=None)
+    queries = read_queries(evidence_dir, size=size, target=target)
     inputs = {
         "release_digest": release.digest,
         "other_release_digest": other_digest,
         "seed": seed,
         "victims": {config.name: asdict(config) for config in marked_models},
     }
-    return StressData(release, train, val, test, clean, pool, queries), inputs
+    return StressData(release, train, val, test, clean, pool, queries, Judging.read(evidence_dir, size)), inputs
 
 
 def attack_all(
@@ -178,7 +238,7 @@ def attack_all(
     Args:
         adversaries: with their marked models.
         attacks: which.
-        given: queries and test images.
+        given: queries and test images, and what models are judged by.
         path: gets a row as soon as it is measured.
         rows: of an earlier attempt, which are not measured again.
     """
@@ -195,44 +255,47 @@ def attack_all(
             continue
         started = time.monotonic()
         row = {"attack": name, "kind": kind, "strength": strength, "victim": adversary.config.name}
-        row |= attacked(adversary, attack, strength, given.queries, given.test)
+        row |= attacked(adversary, attack, strength, given)
         row |= {"accuracy_before": before[adversary.config.name], "seconds": round(time.monotonic() - started, 2)}
         append(path, row)
         measured[key] = row
     return pd.DataFrame([measured[key] for key in wanted])
 
 
-def attacked(
-    adversary: Adversary, attack: Attack | None, strength: float, queries: QuerySet, test: ImageArrays
-) -> dict[str, float]:
+def attacked(adversary: Adversary, attack: Attack | None, strength: float, given: StressData) -> dict[str, Any]:
     """Measures what is left of the mark after one attack at one strength, or after none; see :func:`stress`."""
     if attack is None:
-        return ask(adversary.marked_model, queries, test)
+        return ask(adversary.marked_model, given)
     made = attack.run(adversary, strength)
     if isinstance(made, Classifier):
-        return ask(made, queries, test)
+        return ask(made, given)
     if isinstance(made, ImageArrays):
-        return ask(trained(adversary, made, adversary.val), queries, test)
-    queries = replace(queries, clean=made(queries.clean), marked=made(queries.marked))
+        return ask(trained(adversary, made, adversary.val), given)
     model = adversary.marked_model
     if attack.kind == "pipeline":
         train, val = (replace(part, images=made(part.images)) for part in (adversary.train, adversary.val))
         model = trained(adversary, train, val)
-    return ask(model, queries, replace(test, images=made(test.images)))
+    return ask(model, given, made)
 
 
 def trained(adversary: Adversary, train: ImageArrays, val: ImageArrays) -> Classifier:
     return train_classifier(train, val, adversary.config, num_classes=adversary.marked_model.num_classes).model
 
 
-def ask(model: Classifier, queries: QuerySet, test: ImageArrays) -> dict[str, float]:
-    """Measures what the mark does to a model, and how good the model is."""
-    answers = interrogate(partial(predict_probabilities, model), queries)
+def ask(model: Classifier, given: StressData, process: Process = lambda images: images) -> dict[str, Any]:
+    """Measures what the mark does to a model that processes all images before it sees them, and how good the model is; judges it."""
+
+    def suspect(images: torch.Tensor) -> np.ndarray:
+        return predict_probabilities(model, process(images))
+
+    answers = interrogate(suspect, given.queries)
+    judged = {"verdict": "not judged", "lacks": "complete evidence"}
     return {
         "wsr": float(answers.is_marked.mean()),
         "clean_rate": float(answers.is_clean.mean()),
         "delta_p": float((answers.p_marked - answers.p_clean).mean()),
-        "accuracy": accuracy(model, test),
+        "accuracy": accuracy(model, replace(given.test, images=process(given.test.images))),
+        **(given.judging.verdict(suspect, answers, given.queries) if given.judging else judged),
     }
 
 
@@ -307,7 +370,7 @@ def read_rows(path: Path, inputs: dict[str, Any]) -> list[dict[str, Any]]:
     whole = text[: text.rfind("\n") + 1]
     try:
         first, *rows = [json.loads(line) for line in whole.splitlines()]
-        [row_key(row) for row in rows]
+        [(row_key(row), row["verdict"]) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise MedmarkError(f"damaged rows: {path} ({error!r}); remove the folder and start anew") from error
     if first != inputs:

@@ -290,8 +290,9 @@ def stress_command(
             other_release_dir=places.read(clean) if clean else None,
             seed=seed,
         )
-        numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before"]
-        print(table.groupby(["kind", "attack", "strength"], sort=False)[numbers].mean().round(3).to_string())
+        numbers = ["wsr", "clean_rate", "delta_p", "accuracy", "accuracy_before", "owned"]
+        by_attack = table.assign(owned=table.verdict == "owned").groupby(["kind", "attack", "strength"], sort=False)
+        print(by_attack[numbers].mean().round(3).to_string())
         seen = json.loads((made / "stress.json").read_bytes())["traces"]["queries"]
         band = seen.pop(BAND)
         most = max(seen, key=lambda name: abs(seen[name] - 0.5))

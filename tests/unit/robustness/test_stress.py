@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 import torch
+from made_up_evidence import SIDE, Model, write_evidence
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import load_arrays
 from medmark.components.dataset.ingest import ingest
@@ -15,10 +16,11 @@ from medmark.components.generator.marker import Shape
 from medmark.components.generator.train import GeneratorConfig, train_generator
 from medmark.components.poisoning.poison import poison
 from medmark.components.robustness.attacks import ATTACKS, Attack, choose
-from medmark.components.robustness.stress import ask, stress
+from medmark.components.robustness.stress import Judging, ask, prepare, stress
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import build
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
+from medmark.components.verification.interrogation import interrogate
 
 MARKED_MODELS = [
     TrainConfig(name="same", size=64, epochs=1, seed=1),
@@ -115,9 +117,31 @@ def test_the_numbers_are_those_of_the_models_answers(finished, marked):
     partial = build("small_cnn", num_classes=2, size=64, seed=0).eval()
     partial.network.head[1].weight.data.zero_()
     partial.network.head[1].bias.data = torch.tensor([3.0, -3.0])
-    always = ask(partial, queries, test)
+    given, _ = prepare(*marked, MARKED_MODELS, None, 0)
+    always = ask(partial, given)
     assert (always["wsr"], always["clean_rate"], always["delta_p"]) == (1.0, 1.0, 0.0)
     assert always["accuracy"] == (test.labels == 0).float().mean()
+
+
+def test_incomplete_evidence_judges_nobody(finished):
+    _, table = finished
+    assert set(table.verdict) == {"not judged"} and set(table.lacks) == {"complete evidence"}
+
+
+def test_attacked_models_are_judged_as_a_release_check_judges_them(tmp_path):
+    evidence = write_evidence(tmp_path)
+    judging, queries = Judging.read(evidence, SIDE), read_queries(evidence, size=SIDE, target=0)
+
+    def judged(suspect):
+        return judging.verdict(suspect, interrogate(suspect, queries), queries)
+
+    assert judged(Model("marked", reaction=7)) == {"verdict": "owned", "lacks": "nothing"}
+    benign = Model("benign", reaction=0.2)
+    found = judged(benign)
+    assert found["verdict"] == "not_owned" and "t-test" in found["lacks"].split(", ")
+    assert benign.answered == 3 * len(queries)  # and about no wave
+    everything = Model("answers to any stripes", reaction=7, to_control=7)
+    assert "control mark" in judged(everything)["lacks"]
 
 
 def test_a_stopped_run_goes_on_and_gives_the_same(finished, marked, tmp_path):
