@@ -116,10 +116,11 @@ def main() -> None:
     models = {}
     for name, seed in track(seeds.items(), "marking for each owner"):
         folder = options.work / name
-        if not (folder / "evidence" / QUERIES).exists():
+        owner = name.startswith("owner")
+        if not (folder / "evidence" / ("evidence.json" if owner else QUERIES)).exists():  # written last
             shutil.rmtree(folder, ignore_errors=True)
-            (mark if name.startswith("owner") else ask_only)(bench, folder, seed)
-        if name.startswith("owner"):
+            (mark if owner else ask_only)(bench, folder, seed)
+        if owner:
             configs = [replace(config, size=options.size) for config in MARKED_MODELS]
             train_models(folder / "release", folder / "models", configs=configs)
             models |= {(name, entry["architecture"]): model for entry, model in load_models(folder / "models")}
