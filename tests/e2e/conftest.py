@@ -165,6 +165,7 @@ def steps(source, runs, patients, tmp_path_factory):
         for_figures=True,
         patients={"file": str(patients)},
         drawing={},
+        drawn_for="run",
         secrets=made.secrets,
     )
     secrets = {"secrets": made.secrets}

@@ -291,7 +291,7 @@ def test_how_a_drawing_reaches_the_secrets_of_a_run(medmark, stamped, source, tm
     monkeypatch.chdir("/")
     artifact = dsl.Artifact(uri=str(tmp_path / "secrets"), metadata={})
     draw_secrets_component.python_func(
-        seed="", for_figures=False, patients={}, drawing=arguments["drawing"], secrets=artifact
+        seed="", for_figures=False, patients={}, drawing=arguments["drawing"], drawn_for="run", secrets=artifact
     )
     drawn = read_secrets(tmp_path / "secrets")
     assert (drawn.seed, drawn.mark_key) == (key.seed, key.mark_key)
