@@ -65,7 +65,7 @@ def test_version_2_has_a_key(tmp_path):
     assert marker.key == draw_key(1590) and not marker.one_phase
     (suspect,) = audit_suspects(folder, [Model("adversary", reaction=9)], tmp_path)["suspects"]
     assert (suspect["verdict"], suspect["queries"]) == ("owned", 14)
-    assert suspect["key"] == {"p_value": 1 / 1800, "rank": 1, "keys": 1800}
+    assert suspect["key"] == {"p_value": 1 / 1800, "rank": 1, "keys": 1800, "images": 6}
 
 
 def test_variants_stay_readable():
