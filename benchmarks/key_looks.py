@@ -29,7 +29,14 @@ from medmark.components.generator.marker import Marker
 from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import predict_probabilities
-from medmark.components.verification.key_test import IMAGES, KeyTest, ask_image_by_image, key_test, sequential_key_test
+from medmark.components.verification.key_test import (
+    IMAGES,
+    KeyTest,
+    ask_image_by_image,
+    key_test,
+    mean_answers,
+    sequential_key_test,
+)
 from medmark.components.verification.scenarios import ASKED_FOR_KEY
 from medmark.components.verification.verdict import Thresholds
 from other_owners import BENIGN_MODELS
@@ -42,11 +49,6 @@ ALL_KEYS = [Key(degrees, cycles, 0.0) for cycles in table.CYCLES for degrees in 
 def asked(model: Classifier, clean: torch.Tensor, target: int) -> list[KeyAnswers]:
     """A model's answers to each image."""
     return list(ask_image_by_image(partial(predict_probabilities, model), clean, target))
-
-
-def mean(answers: list[KeyAnswers]) -> KeyAnswers:
-    """A model's answers to all images together."""
-    return KeyAnswers(*(np.mean([getattr(one, kind) for one in answers], axis=0) for kind in ("log_odds", "labels")))
 
 
 def places(answers: list[KeyAnswers], panel: list[KeyAnswers], keys: list[Key]) -> list[KeyTest]:
@@ -73,7 +75,7 @@ def main() -> None:
     target = Marker.load(first / "generator").target
     clean = read_queries(first / "evidence", size=bench.size, target=target).clean[:IMAGES]
     benign = [asked(model, clean, target) for model in bench.benign_models]
-    panel = [mean(answers) for answers in benign[-ASKED_FOR_KEY:]]
+    panel = [mean_answers(answers) for answers in benign[-ASKED_FOR_KEY:]]
     rows, flipping = [], []
     for folder in track(sorted(options.work.glob("owner-*/models")), "asking each owner's models"):
         key = draw_key(int(folder.parent.name.removeprefix("owner-")))
@@ -81,7 +83,7 @@ def main() -> None:
         for entry, model in load_models(folder):
             answers = asked(model, clean, target)
             (own,) = places(answers, panel, [key])
-            rank = key_test(mean(answers), panel, key).rank
+            rank = key_test(mean_answers(answers), panel, key).rank
             row = {"owner": folder.parent.name, "architecture": entry["architecture"], "rank": rank}
             rows.append(row | {"place": own.rank, "images": own.images, **of_others(places(answers, panel, others))})
             flipping.append(

@@ -1,6 +1,6 @@
 """What attacks leave of the verdict, with the marks and proofs of today.
 
-    python benchmarks/stress_verdicts.py --data kermany --owner 1 --work WORK
+    python benchmarks/stress_verdicts.py --data kermany --owner 4 --work WORK
 
 WORK is that of ``other_owners.py`` at 64 px. The owner's evidence is completed with the answers of that benchmark's benign models, as a finished
 mark-release would. The adversary trains the network that learns the mark best there, small_cnn with stronger augmentation; an owner whom the other

@@ -76,7 +76,7 @@ def ask_waves(suspect: Suspect, images: Iterable[torch.Tensor], target: int) -> 
     Raises:
         MedmarkError: what the suspect raises, or an answer is no probability vector.
     """
-    return _mean(list(ask_image_by_image(suspect, images, target)))
+    return mean_answers(list(ask_image_by_image(suspect, images, target)))
 
 
 def ask_image_by_image(suspect: Suspect, images: Iterable[torch.Tensor], target: int) -> Iterator[KeyAnswers]:
@@ -99,7 +99,8 @@ def ask_image_by_image(suspect: Suspect, images: Iterable[torch.Tensor], target:
         yield KeyAnswers((log_odds[1:] - log_odds[0]).reshape(shape), (is_target[1:] - is_target[0]).reshape(shape))
 
 
-def _mean(answers: Sequence[KeyAnswers]) -> KeyAnswers:
+def mean_answers(answers: Sequence[KeyAnswers]) -> KeyAnswers:
+    """Returns what a suspect answers on average over images."""
     return KeyAnswers(*(np.mean([getattr(one, kind) for one in answers], axis=0) for kind in ("log_odds", "labels")))
 
 
@@ -170,7 +171,7 @@ def sequential_key_test(
     left = np.ones((len(table.CYCLES), len(table.DEGREES)), dtype=bool)
     for number, end in enumerate(ends, 1):
         given += islice(coming, end - len(given))
-        told = _told(getattr(_mean(given), kind), others)
+        told = _told(getattr(mean_answers(given), kind), others)
         place = before + left.sum() - np.searchsorted(np.sort(told[left]), told)  # ties count against accusing
         best, worse = place <= passing * number // len(ends), place > before + left.sum() // 2
         if number == len(ends) or best[own] or worse[own]:
