@@ -57,6 +57,7 @@ class Profile(Settings):
         generator_steps: see GeneratorConfig.
         marked_share: of the training images that carry the mark.
         decoy_share: of the training images that carry a decoy.
+        hold_back: chance of a training patient without mark and decoy never to be published, 0 to 0.5.
         epsilon: largest change, share of the display's range.
         ssim_floor: SSIM that the objective asks of each image.
         queries: images a suspect is asked about, at most; each of another patient.
@@ -76,6 +77,7 @@ class Profile(Settings):
     generator_steps: int = 0  # the bare carrier; measured: benchmarks/results/learned.json
     marked_share: float = 0.18  # measured: benchmarks/results/frontier_kermany.json
     decoy_share: float = 0.1  # measured: benchmarks/results/keys_phantoms_64.json
+    hold_back: float = 0.0  # the owner's choice: it costs those who may use the release as many images
     epsilon: float = 0.08
     ssim_floor: float = 0.96
     queries: int = 150
@@ -198,7 +200,7 @@ def marking_arguments(profile: Profile, ingest_options: Mapping[str, Any]) -> di
 
     Returns:
         ``ingest_options``, ``size``, ``target_class``, ``surrogate_configs``, ``benign_configs``, ``marked_configs``, ``generator_config``,
-        ``control_config``, ``queries`` and ``thresholds``.
+        ``control_config``, ``queries``, ``hold_back`` and ``thresholds``.
     """
 
     return {
@@ -211,6 +213,7 @@ def marking_arguments(profile: Profile, ingest_options: Mapping[str, Any]) -> di
         "generator_config": profile.generator_config(0),
         "control_config": profile.generator_config(1),
         "queries": profile.queries,
+        "hold_back": profile.hold_back,
         "thresholds": asdict(THRESHOLDS),
     }
 

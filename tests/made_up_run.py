@@ -77,12 +77,13 @@ def write_models(folder: Path, release: Release, names: list[str]) -> Path:
     return folder
 
 
-def make_run(folder: Path, source: Path | None = None, *, count: int = 80, **options) -> Path:
+def make_run(folder: Path, source: Path | None = None, *, count: int = 80, hold_back: float = 0.0, **options) -> Path:
     """``release/``, ``evidence/`` and ``keep/`` of a first marking.
 
     Args:
         folder: to make; also gets ``raw/`` and ``clean/``.
         source: what is ingested, with ``options``; a CSV with ``count`` images when None.
+        hold_back: see ``poison``.
     """
     if source is None:
         source = write_table(folder / "raw", first_rows(count))
@@ -101,7 +102,7 @@ def make_run(folder: Path, source: Path | None = None, *, count: int = 80, **opt
         key = draw_key(SEED, index)
         Marker(network, key, shape, target=0, roles=roles, release_digest=clean.digest, seed=SEED).save(folder / name)
     places = [folder / name for name in ("generator", "control", "maps", "release", "bare")]
-    poison(clean.path, *places, version="1", queries=100, surrogates_dir=models)
+    poison(clean.path, *places, version="1", queries=100, surrogates_dir=models, hold_back=hold_back)
     queries = read_queries(folder / "bare", size=SIDE, target=0)
     benign_models = {f"benign-{n:02d}": build("small_cnn", num_classes=2, size=SIDE, seed=50 + n) for n in range(20)}
     scores = [

@@ -68,6 +68,7 @@ class _Found:
     taken: list[Origin]
     kinds: dict[str, str] = field(default_factory=dict)
     unchanged: int = 0
+    held_back: int = 0
 
     def of_kind(self, wanted: str) -> list[str]:
         return sorted(image for image, kind in self.kinds.items() if kind == wanted)
@@ -104,7 +105,8 @@ def read_drop(
 
     Returns:
         The content of ``drop.json``: ``drop`` (digest of the drop), ``files``, ``added``, ``changed`` and ``withdrawn`` (sorted
-        image ids), ``unchanged`` and ``rejected`` (counts). The digest is public, so it is keyed and also covers the SHA-256 of
+        image ids), ``held_back_withdrawn`` (ids that were never published), ``unchanged``, ``held_back`` (images of patients who are held
+        back) and ``rejected`` (counts). The digest is public, so it is keyed and also covers the SHA-256 of
         the private ``sources.parquet``: a drop may be one image, and a guess of its file could else be confirmed and show that
         it went out unmarked.
 
@@ -165,6 +167,10 @@ def _take(
         found.unchanged += origin.image_id is not None  # not the CSV
         found.taken.append(origin)
         return
+    if record.image_id in before.held_back or record.patient_id in before.held_back_patients:
+        found.held_back += 1
+        found.taken.append(origin)
+        return
     if problem := _seen_elsewhere(record, before):
         _refuse(_Refusal(arrival.name, problem), writer, quarantine)
         return
@@ -194,6 +200,8 @@ def _write_drop(out: Path, found: _Found, before: Previous, withdrawal: Withdraw
         "added": found.of_kind("added"),
         "changed": found.of_kind("changed"),
         "withdrawn": sorted(withdrawal.image_ids),
+        "held_back": found.held_back,
+        "held_back_withdrawn": sorted(withdrawal.held_back),
         "unchanged": found.unchanged,
         "rejected": images.rejected["rows"] if images.rejected else 0,
     }

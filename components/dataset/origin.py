@@ -2,7 +2,8 @@
 
 The folder holds ``sources.parquet`` (a row an image: id, name in the source, SHA-256 of the raw file and of the image as
 encoded without a mark; a source's CSV has a row without id), ``patients.json`` (the key of the pseudonyms) and, after updates
-that took images away, ``past.json`` (keyed digests of their pixels). Names and key give patients away: the folder never goes
+that took images away, ``past.json`` (keyed digests of their pixels). What is kept for updates may hold ``held_back.json`` besides, the
+images that are never published. Names and key give patients away: the folder never goes
 where the release goes.
 """
 
@@ -29,6 +30,7 @@ SOURCES = pa.schema(
 )
 PAST = "past.json"
 FORMER = "former.json"
+HELD_BACK = "held_back.json"
 REJECTED = "rejected.parquet"  # names and reasons of what was set aside
 
 
@@ -193,4 +195,27 @@ def read_former(folder: str | Path) -> Former | None:
             raise ValueError("no key and list of ids")
         return former
     except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error
+
+
+def write_held_back(folder: str | Path, held_back: dict[str, str]) -> None:
+    """Writes which images are never published: the patient of each, by id."""
+    (Path(folder) / HELD_BACK).write_bytes(canonical_json(held_back))
+
+
+def read_held_back(folder: str | Path) -> dict[str, str]:
+    """Reads what :func:`write_held_back` wrote; empty if nobody is held back.
+
+    Raises:
+        MedmarkError: damaged.
+    """
+    path = Path(folder) / HELD_BACK
+    if not path.exists():
+        return {}
+    try:
+        held_back = json.loads(path.read_bytes())
+        if not isinstance(held_back, dict) or not all(isinstance(patient, str) for patient in held_back.values()):
+            raise ValueError("no patients by image")
+        return held_back
+    except (OSError, ValueError, RecursionError) as error:
         raise MedmarkError(f"unreadable: {path} ({error}); restore the folder from a backup") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from medmark.components.base.errors import MedmarkError
@@ -11,6 +12,7 @@ from medmark.components.dataset.origin import (
     Origin,
     past_digest,
     read_former,
+    read_held_back,
     read_origins,
     read_past,
     read_patient_key,
@@ -35,6 +37,7 @@ class Previous:
         past: see :func:`medmark.components.dataset.origin.read_past`.
         by_pixels: id of the image that has these pixels, by SHA-256 of the image as encoded; a drop's images are added.
         former: what is known of the run before its ids were made anew, or None.
+        held_back: patient of each image that is never published, by id.
     """
 
     release: Release
@@ -46,6 +49,7 @@ class Previous:
     past: dict[str, str | None]
     by_pixels: dict[str | None, str]
     former: Former | None
+    held_back: dict[str, str]
 
     @classmethod
     def read(cls, release: Release, origin_dir: str | Path) -> Previous:
@@ -56,7 +60,8 @@ class Previous:
         """
         origins = {origin.image_id: origin for origin in read_origins(origin_dir) if origin.image_id}
         records = {record.image_id: record for record in release.records(columns=INDEX)}
-        if set(origins) != set(records):
+        held_back = read_held_back(origin_dir)
+        if set(origins) != records.keys() | held_back.keys():
             raise MedmarkError(f"{origin_dir} is not of {release.path}; give the folders that one run made")
         return cls(
             release,
@@ -68,7 +73,13 @@ class Previous:
             read_past(origin_dir),
             {origin.image_sha256: image_id for image_id, origin in origins.items()},
             read_former(origin_dir),
+            held_back,
         )
+
+    @cached_property
+    def held_back_patients(self) -> set[str]:
+        """Pseudonyms of the patients whose images are never published."""
+        return set(self.held_back.values())
 
     def pseudonym(self, patient: str) -> str:
         """Returns the patient's name in the release: a pseudonym of the former one if ids were made anew, and the name as it

@@ -26,11 +26,13 @@ class Withdrawal:
     Attributes:
         file: the CSV, or None if the drop has none.
         image_ids: images of the previous release.
+        held_back: images that were never published.
         patients: pseudonyms of the patients whose images all go.
     """
 
     file: Path | None = None
     image_ids: set[str] = field(default_factory=set)
+    held_back: set[str] = field(default_factory=set)
     patients: set[str] = field(default_factory=set)
 
 
@@ -48,8 +50,9 @@ def read_withdrawal(source: Path, before: Previous) -> Withdrawal:
     if not path.is_file():
         return Withdrawal()
     by_patient: dict[str, set[str]] = {}
-    for record in before.records.values():
-        by_patient.setdefault(record.patient_id, set()).add(record.image_id)
+    of_patients = {image: record.patient_id for image, record in before.records.items()} | before.held_back
+    for image, owner in of_patients.items():
+        by_patient.setdefault(owner, set()).add(image)
     withdrawal = Withdrawal(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
@@ -74,13 +77,15 @@ def read_withdrawal(source: Path, before: Previous) -> Withdrawal:
                     withdrawal.image_ids |= by_patient[known]
     except (OSError, ValueError, csv.Error) as error:
         raise MedmarkError(f"unreadable CSV: {path} ({error}); save it as UTF-8 comma-separated text") from error
+    withdrawal.held_back = withdrawal.image_ids & before.held_back.keys()
+    withdrawal.image_ids -= withdrawal.held_back
     return withdrawal
 
 
 def _of_name(name: str, before: Previous, path: Path) -> set[str]:
     """Finds the image that a row of ``withdrawn.csv`` names; none if it is withdrawn already."""
     identities = {name} | ({image_id(name, before.patient_key)} if before.patient_key is not None else set())
-    found = identities & before.records.keys()
+    found = identities & (before.records.keys() | before.held_back.keys())
     if not found and not identities & before.tombstones:
         raise MedmarkError(f"nothing to withdraw: no image {name!r:.200} in {before.release.path}; correct {path}")
     return found
@@ -98,7 +103,7 @@ def buried(record: Record | None, origin: Origin, before: Previous, withdrawal: 
     Returns:
         The reason with the remedy, or None if nothing stands against the image.
     """
-    if origin.image_id in withdrawal.image_ids:
+    if origin.image_id in withdrawal.image_ids | withdrawal.held_back:
         return f"withdrawn and brought by one drop: {origin.image_id}; take it out of the drop or of {WITHDRAWN}"
     if origin.image_id in before.tombstones or (before.former and before.former.withdrew(origin.source)):
         return f"withdrawn by an earlier release: {origin.image_id}; leave it out of the drop"
@@ -107,6 +112,6 @@ def buried(record: Record | None, origin: Origin, before: Previous, withdrawal: 
     if record.patient_id in withdrawal.patients:
         return f"patient withdrawn by the drop that brings {record.image_id}; take it out of the drop or of {WITHDRAWN}"
     was = before.was(record.sha256, record.image_id)
-    if was is None or before.by_pixels.get(record.sha256) in withdrawal.image_ids:
+    if was is None or before.by_pixels.get(record.sha256) in withdrawal.image_ids | withdrawal.held_back:
         return f"pixels of an image that was withdrawn: {record.image_id}; leave it out of the drop"
     return None

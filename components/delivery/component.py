@@ -66,6 +66,7 @@ def expand_profile_component(
         ("generator_config", dict),
         ("control_config", dict),
         ("queries", int),
+        ("hold_back", float),
         ("thresholds", dict),
         ("parameters", dict),
     ],
@@ -83,7 +84,7 @@ def expand_profile_component(
 
     Returns:
         drawn_for: as given; the run's id if that was empty.
-        ingest_options, size, target_class, queries, thresholds: as the steps take them.
+        ingest_options, size, target_class, queries, hold_back, thresholds: as the steps take them.
         surrogates, benign_models, marked_models: configurations of the models, a list for each step that trains some of them; seeds
             refer to the run's secrets.
         generator_config, control_config: likewise.

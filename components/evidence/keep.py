@@ -1,7 +1,7 @@
 """What the owner keeps for the next update, apart from the evidence: an auditor needs nothing of it.
 
 ``keep.json`` names the SHA-256 of every other file: ``sources.parquet``, ``patients.json`` and maybe ``past.json`` (see
-:mod:`medmark.components.dataset.origin`), ``surrogates/``, the classifiers whose saliency confines the mark,
+:mod:`medmark.components.dataset.origin`), ``held_back.json`` if somebody is held back, ``surrogates/``, the classifiers whose saliency confines the mark,
 ``originals.parquet``, the marked images without their mark, so that a correction of one can be published like that of any
 other, and, after a run that set images aside, ``rejected.parquet``: their names and reasons may name patients.
 """
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from medmark.components.base.atomic import write_atomic
 from medmark.components.base.digests import canonical_json, first_changed, folder_sha256
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.origin import FORMER, PAST, REJECTED
+from medmark.components.dataset.origin import FORMER, PAST, REJECTED, write_held_back
 from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.ledger import read_ledger
@@ -80,8 +80,20 @@ def keep_for_updates(
     wanted = {row["image_id"] for row in read_ledger(evidence_dir, ["image_id"])}
     clean = Release(clean_dir).records("train", columns=["image_id", "image"])
     originals = (Original(record.image_id, record.image) for record in clean if record.image_id in wanted)
+    published = {record.image_id for record in release.records(columns=["image_id"])}
+    held_back = {
+        record.image_id: record.patient_id
+        for record in Release(clean_dir).records(columns=["image_id", "patient_id"])
+        if record.image_id not in published
+    }
     return write_keep(
-        out, origin_dir, surrogates_dir, originals=originals, release_digest=release.digest, shares=shares
+        out,
+        origin_dir,
+        surrogates_dir,
+        originals=originals,
+        release_digest=release.digest,
+        shares=shares,
+        held_back=held_back,
     )
 
 
@@ -93,6 +105,7 @@ def write_keep(
     originals: Iterable[Original] | None = None,
     release_digest: str,
     shares: dict[str, float],
+    held_back: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Writes the folder, readable by its owner only.
 
@@ -103,6 +116,7 @@ def write_keep(
         originals: of every marked image; None: unknown since an earlier medmark.
         release_digest: of the marked release.
         shares: ``mark``: of the training images of the target class, ``decoy``: of those of the other classes.
+        held_back: patient of each image that is never published.
 
     Returns:
         The content of ``keep.json``.
@@ -113,6 +127,8 @@ def write_keep(
     for name in ("sources.parquet", "patients.json", PAST, FORMER, REJECTED):
         if name not in (PAST, FORMER, REJECTED) or (Path(origin_dir) / name).exists():
             shutil.copyfile(Path(origin_dir) / name, out / name)
+    if held_back:
+        write_held_back(out, held_back)
     (out / SURROGATES).mkdir(exist_ok=True)
     for path in sorted(Path(surrogates_dir).iterdir()):
         if path.name == "models.json" or path.suffix == ".safetensors":

@@ -17,6 +17,7 @@ def poison_component(
     control: dsl.Input[dsl.Model] = None,
     surrogates: dsl.Input[dsl.Model] = None,
     origins: dsl.Input[dsl.Artifact] = None,
+    hold_back: float = 0.0,
 ) -> str:
     """Writes the marked release, its evidence, and what the next update needs.
 
@@ -35,6 +36,8 @@ def poison_component(
         surrogates: benign models, from ``train_classifiers_component``, or a keep with them; kept for updates. A generator of another
             release needs them, and without them the evidence has no variants.
         origins: where the images came from, from ``ingest_component``; private.
+        hold_back: chance of a training patient without mark and decoy never to be published, 0 to 0.5; needs ``surrogates``. An audit asks
+            whether a suspect knows the others better.
 
     Returns:
         Digest of the marked release: SHA-256 of ``release.json``.
@@ -49,12 +52,14 @@ def poison_component(
     inputs = {"clean": release, "generator": generator, "maps": maps} | {n: a for n, a in optional.items() if a}
     outputs, parameters = (
         {"marked": marked, "evidence": evidence, "keep": keep},
-        {"version": version, "queries": queries},
+        {"version": version, "queries": queries, "hold_back": hold_back},
     )
     paths = (release.path, generator.path, control.path if control else None, maps.path, marked.path, evidence.path)
     panel = surrogates_in(surrogates.path) if surrogates else None
     with step("poison", inputs=inputs, outputs=outputs, parameters=parameters):
-        digest = poison(*paths, version=version, queries=queries, surrogates_dir=panel)["release_digest"]
+        digest = poison(*paths, version=version, queries=queries, surrogates_dir=panel, hold_back=hold_back)[
+            "release_digest"
+        ]
         if panel and origins:
             keep_for_updates(release.path, marked.path, evidence.path, origins.path, panel, keep.path)
         else:

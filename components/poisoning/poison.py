@@ -32,6 +32,8 @@ from medmark.components.generator.key import draw_key
 from medmark.components.generator.marker import Marker
 from medmark.components.generator.selection import select
 from medmark.components.generator.train import repeated
+from medmark.components.poisoning.hold_back import hold_back as draw_held_back
+from medmark.components.poisoning.hold_back import write_shown
 from medmark.components.poisoning.quality import compare, sum_up
 from medmark.components.poisoning.variants import make_variants
 from medmark.components.saliency.extract import load_saliency
@@ -55,6 +57,7 @@ def poison(
     version: str,
     queries: int = 100,
     surrogates_dir: str | Path | None = None,
+    hold_back: float = 0.0,
 ) -> dict[str, Any]:
     """Writes the marked release and its private evidence.
 
@@ -66,19 +69,21 @@ def poison(
         control_dir: another trained generator, for the control marks; None: the same one with the control key of its seed.
         saliency_dir: saliency maps of the clean release.
         out_release: gets the public release; its ``parent`` is the clean release's digest.
-        out_evidence: gets ``evidence.json``, ``ledger.parquet``, ``queries.parquet``, ``variants.parquet`` and ``generator/``; readable by
-            its owner only.
+        out_evidence: gets ``evidence.json``, ``ledger.parquet``, ``queries.parquet``, ``variants.parquet``, ``held_back.parquet`` if somebody
+            is held back, and ``generator/``; readable by its owner only.
         version: of the marked release.
         queries: at most this many test images of the other classes for the audit, each of another patient.
         surrogates_dir: benign models, which say which images are hard; needed for a new selection, which gives the mark to those. Without
             them the evidence has no variants.
+        hold_back: chance of a training patient without mark and decoy to be held back: no image of these patients is published, see
+            :func:`medmark.components.poisoning.hold_back.hold_back`. Needs surrogates.
 
     Returns:
         The content of ``evidence.json``.
 
     Raises:
-        MedmarkError: a generator of another release without evidence or surrogates, an image of the selection is missing, or there are
-            too few images to ask about.
+        MedmarkError: a generator of another release without evidence or surrogates, an image of the selection is missing, patients cannot
+            be held back, or there are too few images to ask about.
     """
     source = Release(release_dir)
     refuse_names(source, "marked")
@@ -89,13 +94,19 @@ def poison(
     out_evidence = Path(out_evidence)
     out_evidence.mkdir(parents=True, exist_ok=True)
     os.chmod(out_evidence, 0o700)
+    if hold_back and surrogates_dir is None:
+        raise MedmarkError("hold_back needs surrogates, which say what to expect of an image; give benign models")
+    drawn = draw_held_back(source, marker.roles, seed=marker.seed, share=hold_back)
+    kept_back = {patient for patient, held in drawn.items() if held}
     workers = choose_workers(len(marker.roles)) if len(marker.roles) > FEW else 1
-    ledger, left = _write_release(source, Path(out_release), marker, saliency, version, workers)
+    ledger, left = _write_release(source, Path(out_release), marker, saliency, version, workers, kept_back)
     write_ledger(out_evidence, ledger)
     asked = write_queries(source, marker, control, saliency, out_evidence, queries, marker.seed)
     marker.roles = {row["image_id"]: row["role"] for row in ledger}
     if surrogates_dir is not None:
         make_variants(source, marker, saliency, surrogates_dir, out_evidence)
+        if drawn:
+            write_shown(source, drawn, surrogates_dir, out_evidence, seed=marker.seed)
     marker.save(out_evidence / "generator")
     evidence = {
         "schema_version": EVIDENCE_SCHEMA_VERSION,
@@ -108,6 +119,8 @@ def poison(
         "left_unmarked": left,
         "images": len(source),
         "queries": asked,
+        "hold_back": hold_back,
+        "held_back_patients": len(kept_back),
         "quality": sum_up(ledger),
         "seed": marker.seed,
         "files": folder_sha256(out_evidence, without=EVIDENCE),
@@ -158,9 +171,16 @@ def _control_of(marker: Marker) -> Marker:
 
 
 def _write_release(
-    source: Release, out: Path, marker: Marker, saliency: dict[str, torch.Tensor], version: str, workers: int
+    source: Release,
+    out: Path,
+    marker: Marker,
+    saliency: dict[str, torch.Tensor],
+    version: str,
+    workers: int,
+    held_back: set[str],
 ) -> tuple[list[dict[str, Any]], int]:
-    """Writes the marked release; rows of the ledger, and how many images of the selection are left unmarked.
+    """Writes the marked release without the patients ``held_back``; rows of the ledger, and how many images of the selection are left
+    unmarked.
 
     Raises:
         MedmarkError: an image of the selection is missing, or none can carry the mark.
@@ -173,6 +193,8 @@ def _write_release(
                 ledger.append(made.row)
             elif record.image_id in marker.roles:
                 left.add(record.image_id)
+            if record.patient_id in held_back:
+                continue
             writer.add(record if made is None else made.record)
     missing = set(marker.roles) - {row["image_id"] for row in ledger} - left
     if missing:

@@ -31,6 +31,7 @@ from medmark.components.dataset.origin import (
     REJECTED,
     past_digest,
     read_former,
+    read_held_back,
     read_origins,
     read_past,
     read_patient_key,
@@ -40,6 +41,7 @@ from medmark.components.dataset.release import CHANGES_SCHEMA_VERSION, Record, R
 from medmark.components.dataset.release_writer import ReleaseWriter
 from medmark.components.evidence.answers import BENIGN
 from medmark.components.evidence.evidence import copy_evidence, read_evidence, write_evidence
+from medmark.components.evidence.held_back import HELD_BACK
 from medmark.components.evidence.keep import SURROGATES, Original, read_keep, read_originals, write_keep
 from medmark.components.evidence.ledger import read_ledger, write_ledger
 from medmark.components.evidence.queries import QUERIES, query_ids
@@ -85,7 +87,7 @@ def update(
         version: of the new release.
 
     Returns:
-        ``release_digest``, ``changed`` (images that differ from the previous release; 0: nothing to publish), ``added``,
+        ``release_digest``, ``changed`` (images that differ from the previous release, and those of the evidence that are withdrawn; 0: nothing to publish), ``added``,
         ``replaced``, ``withdrawn``, ``withheld`` (images withdrawn because most of their pixels changed), ``marked`` (new marks),
         ``decoys``, ``set_aside`` (images of the drop that were refused), and, if there are new marks, their mean ``quality``.
 
@@ -100,7 +102,7 @@ def update(
             f"not of one run: {release_dir}, {evidence_dir} and {keep_dir}; give the three that belong together"
         )
     drop = json.loads((Path(drop_dir) / "drop.json").read_bytes())
-    if not (drop["added"] or drop["changed"] or drop["withdrawn"]):
+    if not (drop["added"] or drop["changed"] or drop["withdrawn"] or drop["held_back_withdrawn"]):
         for source, target in ((release_dir, out_release), (evidence_dir, out_evidence), (keep_dir, out_keep)):
             shutil.copytree(source, target, dirs_exist_ok=True)
         nothing = dict.fromkeys(("changed", "added", "replaced", "withdrawn", "withheld", "marked", "decoys"), 0)
@@ -118,7 +120,7 @@ def update(
         withdrawn = set(drop["withdrawn"]) | corrections.withheld
         roles = {image_id: role for image_id, role in marker.roles.items() if image_id not in withdrawn}
         ledger = {i: row for i, row in (ledger | corrections.rows).items() if i not in withdrawn}
-        gone = withdrawn | changed
+        gone = withdrawn | changed | set(drop["held_back_withdrawn"])
         _check_rest(Path(evidence_dir), evidence, gone, roles)
         there = [r for r in before.records(columns=["image_id", "label", "split"]) if r.image_id not in withdrawn]
         there = [arrived.get(record.image_id, record) for record in there]
@@ -140,9 +142,16 @@ def update(
         rows = [ledger[i] for i in sorted(ledger)]
         _write_evidence(Path(evidence_dir), Path(out_evidence), evidence, release, rows, roles, gone)
         _write_keep(
-            Path(keep_dir), Path(drop_dir), Path(out_keep), keep["shares"], release, withdrawn, corrections, set(ledger)
+            Path(keep_dir),
+            Path(drop_dir),
+            Path(out_keep),
+            keep["shares"],
+            release,
+            withdrawn | set(drop["held_back_withdrawn"]),
+            corrections,
+            set(ledger),
         )
-    return _summary(release, changes, corrections, chosen, [ledger[i] for i in chosen], drop["rejected"])
+    return _summary(release, changes, drop, corrections, chosen, [ledger[i] for i in chosen])
 
 
 def _marked(record: Record, role: str | None, marker: Marker, surrogate: Classifier) -> tuple[Record, Row] | None:
@@ -171,23 +180,23 @@ def _changes(before: Release, drop: dict[str, Any], withdrawn: set[str]) -> dict
 def _summary(
     release: Release,
     changes: dict[str, Any],
+    drop: dict[str, Any],
     corrections: Corrections,
     chosen: dict[str, str],
     new_rows: list[Row],
-    set_aside: int,
 ) -> dict[str, Any]:
     """What :func:`update` returns."""
     added, replaced, withdrawn = (len(changes[name]) for name in ("added", "changed", "withdrawn"))
     summary = {
         "release_digest": release.digest,
-        "changed": added + replaced + withdrawn,
+        "changed": added + replaced + withdrawn + len(drop["held_back_withdrawn"]),
         "added": added,
         "replaced": replaced,
         "withdrawn": withdrawn,
         "withheld": len(corrections.withheld),
         "marked": sum(role == "mark" for role in chosen.values()),
         "decoys": sum(role == "decoy" for role in chosen.values()),
-        "set_aside": set_aside,
+        "set_aside": drop["rejected"],
     }
     if new_rows:
         quality = sum_up(new_rows)
@@ -255,7 +264,7 @@ def _write_evidence(
 ) -> None:
     """The evidence for the new release; queries and answers about images that changed or went are left out."""
     files = copy_evidence(source, out, evidence)
-    for name in {QUERIES, BENIGN, VARIANTS} & set(files):
+    for name in {QUERIES, BENIGN, VARIANTS, HELD_BACK} & set(files):
         table = pq.read_table(source / name)
         stays = pc.invert(pc.is_in(table["image_id"], value_set=pa.array(sorted(gone), pa.string())))
         pq.write_table(table.filter(stays), out / name, compression="zstd")
@@ -296,6 +305,7 @@ def _write_keep(
             owner = None if origin.image_id in withdrawn else origin.image_id
             past[past_digest(origin.image_sha256, key)] = owner
     origins = {i: o for i, o in (origins | news).items() if i not in withdrawn}
+    held_back = {one: patient for one, patient in read_held_back(keep_dir).items() if one not in withdrawn}
     joined = out.with_name(f"{out.name}.origins")
     write_origins(joined, list(origins.values()), patient_key=key, past=past, former=read_former(keep_dir))
     if (drop_dir / REJECTED).exists():
@@ -305,7 +315,15 @@ def _write_keep(
                 row["reason"] = "same image twice: it has the pixels of one that this update withdraws; leave it out"
         pq.write_table(pa.Table.from_pylist(rows), joined / REJECTED, compression="zstd")
     originals = _next_originals(keep_dir, drop_dir, corrections, marked)
-    write_keep(out, joined, keep_dir / SURROGATES, originals=originals, release_digest=release.digest, shares=shares)
+    write_keep(
+        out,
+        joined,
+        keep_dir / SURROGATES,
+        originals=originals,
+        release_digest=release.digest,
+        shares=shares,
+        held_back=held_back,
+    )
     shutil.rmtree(joined)
 
 

@@ -19,7 +19,7 @@ HEADLINES = {
 }
 SENTENCES = {
     "owned": "The model reacts to the secret mark as only models trained on the release are known to, and every proof holds.",
-    "by_images": "The model knows the images as they were published: it is surer of them than of the same images with other marks.",
+    "by_exact_tests": "The model learned from this release: by what lots decided about it, and nobody else could know, exact tests tell.",
     "not_owned": "The model does not react to the mark as a model trained on the release would. Do not accuse.",
     "inconclusive": "At least one proof could not be had. That is not enough to accuse anybody.",
 }
@@ -32,7 +32,7 @@ THRESHOLDS = {
     "guilty": "a suspect is cleared if its delta-P is less",
     "conformal_alpha": "level of the rank among benign models",
     "key_alpha": "level of the key's rank among all keys",
-    "images_alpha": "level at which knowing the published images suffices alone",
+    "images_alpha": "level at which the exact tests together suffice alone",
     "min_queries": "for tests with a fixed number of images; not used here",
 }
 
@@ -52,9 +52,10 @@ def write_audit_report(out_html: str | Path, audit: dict[str, Any]) -> None:
         tone, headline = HEADLINES[suspect["verdict"]]
         paths = suspect["path_log10"]
         figure = data_uri(e_value_paths(paths, needed), "image/svg+xml") if paths else None
-        known = suspect.get("images_p_value_holm")  # not in audits of before there were variants
-        by_images = known is not None and known <= audit["thresholds"]["images_alpha"]
-        sentence = SENTENCES["by_images" if by_images else suspect["verdict"]]
+        # audits of before there were variants have none, and at first it was of these alone
+        together = suspect.get("together_p_value_holm", suspect.get("images_p_value_holm"))
+        by_exact_tests = together is not None and together <= audit["thresholds"]["images_alpha"]
+        sentence = SENTENCES["by_exact_tests" if by_exact_tests else suspect["verdict"]]
         if suspect["verdict"] == "owned":
             sentence += COMMITTED if audit["commitment"] else UNCOMMITTED
         described = json.dumps(suspect["description"], sort_keys=True) if suspect["description"] else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.key_answers import KeyAnswers, read_benign_waves
 from medmark.components.evidence.ledger import read_ledger
 from medmark.components.evidence.queries import QuerySet, query_ids, read_queries, read_query_rows
-from medmark.components.evidence.variants import VariantsOf, has_variants, read_variants
 from medmark.components.generator.key import draw_key
 from medmark.components.robustness.attacks import ATTACKS, Adversary, Attack, Process
 from medmark.components.robustness.data_attacks import joined
@@ -37,10 +36,10 @@ from medmark.components.robustness.traces import traces
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.networks import Classifier
 from medmark.components.surrogate.training import TrainConfig, accuracy, predict_probabilities, train_classifier
+from medmark.components.verification.exact_tests import KnownImages, ask_about_images
 from medmark.components.verification.interrogation import Suspect, interrogate
 from medmark.components.verification.judgement import judge
 from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
-from medmark.components.verification.variant_test import variant_test
 from medmark.components.verification.verdict import Thresholds
 
 LOOKED_AT = 200  # images of a kind that are searched for traces; arbitrary
@@ -153,14 +152,14 @@ class Judging:
         waves: their answers to waves; none in evidence of before marks had a key.
         thresholds: fixed when the release was checked.
         seed: of the mark.
-        variants: reads the images that were marked, in their variants; None: there are none.
+        about_images: asks a model what it knows of the published images.
     """
 
     benign: list[Answers]
     waves: list[KeyAnswers]
     thresholds: Thresholds
     seed: int
-    variants: Callable[[], Iterable[VariantsOf]] | None
+    about_images: Callable[[Suspect], KnownImages | None]
 
     @classmethod
     def read(cls, folder: str | Path, size: int) -> Judging | None:
@@ -174,14 +173,15 @@ class Judging:
             read_benign_waves(folder),
             Thresholds(**evidence["thresholds"]),
             seed,
-            partial(read_variants, folder, size=size, seed=seed) if has_variants(folder) else None,
+            partial(ask_about_images, evidence_dir=folder, size=size),
         )
 
     def verdict(self, suspect: Suspect, answers: Answers, queries: QuerySet) -> dict[str, str]:
         """Judges a model by its answers to the queries, and by what it is asked besides; see :func:`stress`."""
-        images = variant_test(suspect, self.variants()) if self.variants else None
+        images = self.about_images(suspect)
         decision = judge("", answers, self.benign, self.thresholds, images=images).decision
-        if not decision.failed and not decision.by_images and self.waves:
+        worth = not decision.failed or (images is not None and images.worth_the_key)
+        if worth and not decision.by_exact_tests and self.waves:
             asked = ask_waves(suspect, queries.clean[:IMAGES], queries.target)
             key = key_test(asked, self.waves, draw_key(self.seed))
             decision = judge("", answers, self.benign, self.thresholds, key, images).decision

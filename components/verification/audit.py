@@ -1,7 +1,7 @@
 """Audit suspects with complete evidence: :func:`audit` is what ``medmark audit`` calls.
 
-A suspect is asked a few images at a time, in the evidence's random order, and no more than it takes. The verdict is ``owned`` if the suspect
-knows the published images, see :mod:`medmark.components.verification.variant_test`. Else it is ``owned`` only if all of this holds,
+A suspect is asked a few images at a time, in the evidence's random order, and no more than it takes. The verdict is ``owned`` if the
+exact tests together suffice, see :mod:`medmark.components.verification.exact_tests`. Else it is ``owned`` only if all of this holds,
 ``not_owned`` as soon as something speaks against it, and otherwise ``inconclusive``:
 
 1. e-values against "delta-P is at most tau", "delta-P beyond the control mark is at most tau" and "flips to the target
@@ -9,10 +9,11 @@ knows the published images, see :mod:`medmark.components.verification.variant_te
 2. the suspect ranks above the benign models that underwent the same procedure;
 3. no benign model goes beyond tau, and the control mark does not set the suspect off;
 4. the suspect's answers to waves rank the key among the first of all keys, see :mod:`medmark.components.verification.key_test`. It is
-   asked about those, 91 for each of 30 images, only if 1 holds. In its place, knowing the published images at the same level will do.
+   asked about those, 91 for each of 30 images, only if 1 holds or it may know the published images. In its place, the exact tests together will
+   do at the same level.
 
 A suspect that gives probabilities is asked about 9 variants of at most 200 images; after 50 of them it is left alone if the published ones
-are behind. Several suspects are corrected by Holm's method, in 1, 2 and 4 and for the published images. Whether the evidence was committed to before the
+are behind. If patients were held back, it is asked about at most 2,000 images of them and of others, too; after 300 it is left alone likewise. Several suspects are corrected by Holm's method, in 1, 2 and 4 and for the exact tests together. Whether the evidence was committed to before the
 release went out is checked if the commitment is given; the verdict is about the model's answers alone, and without the
 commitment it accuses nobody.
 """
@@ -22,7 +23,6 @@ from __future__ import annotations
 import base64
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -35,7 +35,6 @@ from medmark.components.evidence.draw import DRAW
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.key_answers import KeyAnswers, read_benign_waves
 from medmark.components.evidence.queries import QuerySet, query_ids, read_queries
-from medmark.components.evidence.variants import has_variants, read_variants
 from medmark.components.generator.key import draw_key
 from medmark.components.lineage.commitment import subject_digest, verify_commitment
 from medmark.components.lineage.drawing import Drawn, check_draw
@@ -45,7 +44,8 @@ from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.http import Connection
 from medmark.components.suspects.messages import Unavailable
 from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect, open_suspect
-from medmark.components.verification.questioning import Questioned, ask_about_variants, ask_for_key, question
+from medmark.components.verification.exact_tests import joined
+from medmark.components.verification.questioning import Questioned, ask_for_images, ask_for_key, question
 from medmark.components.verification.sequential import log_wealth, rank_stopped
 from medmark.components.verification.statistics import Rank
 from medmark.components.verification.verdict import (
@@ -60,7 +60,9 @@ from medmark.components.verification.verdict import (
 )
 from statsmodels.stats.multitest import multipletests
 
-AUDIT_SCHEMA_VERSION = 5  # 2: what each suspect was taken for; 3: the key; 4: the published images; 5: images that the key took; what version 1 has is still there
+# 2: what each suspect was taken for; 3: the key; 4: the published images; 5: images that the key took; 6: patients held back, and exact tests together; what version 1 has
+# is still there
+AUDIT_SCHEMA_VERSION = 6
 STORE = "answers.sqlite"
 COMMITMENT_FILES = {
     "commitment": "commitment.json",
@@ -72,13 +74,13 @@ COMMITMENT_FILES = {
 BASE64 = ("timestamp", "beacon")  # of them
 OTHER_OWNERS = (
     "a model that was trained on another owner's marked release passes all proofs by the mark but the key, and of a hundred such models two may"
-    " pass that, too, by the key or by the published images in its place: look for the other owner before you accuse anybody by the mark"
+    " pass that, too, by the key or by all exact tests in its place: look for the other owner before you accuse anybody by the mark"
 )
 UNCOMMITTED = (
     "it was not shown that this evidence was committed to before the release went out; without that it accuses nobody"
 )
 MEANINGS = {
-    "verdict": "owned: every proof by the mark holds, or the published images are known; not_owned: something speaks against it; inconclusive: a proof is missing",
+    "verdict": "owned: every proof by the mark holds, or the exact tests together suffice; not_owned: something speaks against it; inconclusive: a proof is missing",
     "contract": "how the suspect was shown images and how its answers were read: an image x in [0, 1] as (x * scale - mean) / std",
     "model": "SHA-256 of the suspect's files, or of the endpoint's address and what it says of its model",
     "identity": "SHA-256 over contract, model and the evidence's classes; answers are kept under it",
@@ -101,8 +103,11 @@ MEANINGS = {
     "key_p_value_holm": "that chance, corrected for the number of suspects",
     "images": "how far the published images are ahead of the same images with other marks, in standard deviations of what chance gives, and the"
     " chance of that if the suspect never learned from this release; null: it was not asked about them",
-    "images_p_value_holm": "that chance, corrected for the number of suspects",
-    "not_needed": "proofs by the mark that do not hold, of a suspect that knows the published images",
+    "held_back": "how far the images of published patients are ahead of those of patients who were held back, in standard deviations of what"
+    " chance gives, and the chance of that if the suspect never learned from this release; null: it was not asked about them",
+    "together_p_value_holm": "chance of so much in all exact tests together, key, published images and patients held back (Fisher's method), if the"
+    " suspect never learned from this release, corrected for the number of suspects",
+    "not_needed": "proofs by the mark that do not hold, of a suspect for which the exact tests together suffice",
 }
 
 
@@ -398,27 +403,26 @@ class _Questioner:
 
         # key and places of the published variants are derived from the seed, as the draw is: evidence cannot name others than were drawn
         key = draw_key(seed) if self.waves else None
-        variants = partial(read_variants, folder, seed=seed, size=size) if has_variants(folder) else None
         benign = list(self.benign_models.values())
         try:
             with StoredSuspect(suspect, store) as stored:
                 questioned = question(stored, part, benign, self.thresholds, among=among)
-                questioned = ask_for_key(
+                questioned = ask_for_images(questioned, stored, folder)
+                return ask_for_key(
                     questioned, stored, part, len(benign[0].is_clean), self.waves, key, self.thresholds, among=among
                 )
-                return ask_about_variants(questioned, stored, variants)
         finally:
             suspect.close()
 
 
 class _Corrected(NamedTuple):
-    """p-values of one suspect, corrected for the number of suspects: of "no mark", of the rank among benign models, of the key and of the
-    published images."""
+    """p-values of one suspect, corrected for the number of suspects: of "no mark", of the rank among benign models, of the key and of
+    the exact tests together."""
 
     none: float
     rank: float
     key: float
-    images: float
+    together: float
 
 
 def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds: Thresholds) -> list[dict[str, Any]]:
@@ -441,8 +445,8 @@ def weigh(questioned: list[Questioned], benign_models: list[Answers], thresholds
             ranks.append(Rank(1.0, 1 / (len(benign_models) + 1)))
     p_values, rank_p_values = holm([q.p_value for q in questioned]), holm([rank.p_value for rank in ranks])
     key_p_values = holm([q.key.p_value if q.key else 1.0 for q in questioned])
-    images_p_values = holm([q.images.p_value if q.images else 1.0 for q in questioned])
-    corrected = map(_Corrected, p_values, rank_p_values, key_p_values, images_p_values)
+    together_p_values = holm([joined(q.key, q.images) if q.images else 1.0 for q in questioned])
+    corrected = map(_Corrected, p_values, rank_p_values, key_p_values, together_p_values)
     return [
         _entry(q, rank, p_values, benign_models, thresholds, among=len(questioned))
         for q, rank, p_values in zip(questioned, ranks, corrected, strict=True)
@@ -510,8 +514,9 @@ def _entry(
         "rank_resolution": rank.resolution,
         "key": asdict(questioned.key) if questioned.key else None,
         "key_p_value_holm": corrected.key if questioned.key else None,
-        "images": asdict(questioned.images) if questioned.images else None,
-        "images_p_value_holm": corrected.images if questioned.images else None,
+        "images": asdict(questioned.images.variants) if questioned.images and questioned.images.variants else None,
+        "held_back": asdict(questioned.images.held_back) if questioned.images and questioned.images.held_back else None,
+        "together_p_value_holm": corrected.together if questioned.images else None,
         "passed": decision.passed,
         "failed": decision.failed,
         "missing": decision.missing,
@@ -552,7 +557,7 @@ def _stopped(
         among=among,
         key_p_value=corrected.key if questioned.key else None,
         key_missing=questioned.key_missing,
-        images_p_value=corrected.images if questioned.images else None,
+        together_p_value=corrected.together if questioned.images else None,
     )
 
 
@@ -587,9 +592,10 @@ def would_change(decision: Decision, questioned: Questioned, benign_models: int,
                 f" clearly below {GUILTY:g}; then every proof would have been needed"
             ]
         return [f"another verdict needs the opposite of this: {failed}" for failed in decision.failed]
-    if decision.by_images:
+    if decision.by_exact_tests:
         return [
-            "not_owned or inconclusive, if the suspect had been no surer of the published images than of the same images with other marks"
+            "not_owned or inconclusive, if the suspect had been no surer of published images than of those that were not, and had not ranked the"
+            " key so high"
         ]
     weakest = questioned.weakest
     return [

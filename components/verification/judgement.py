@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.answers import Answers
+from medmark.components.verification.exact_tests import KnownImages, joined
 from medmark.components.verification.key_test import KeyTest
 from medmark.components.verification.statistics import (
     Effect,
@@ -17,7 +18,6 @@ from medmark.components.verification.statistics import (
     paired_effect,
     upper_rate,
 )
-from medmark.components.verification.variant_test import VariantTest
 from medmark.components.verification.verdict import Decision, Measured, Thresholds, decide
 
 
@@ -29,6 +29,7 @@ class Judgement:
         name: of the model.
         effect, labels: see :mod:`medmark.components.verification.statistics`.
         measured: what decides.
+        images: what it knows of the published images; None: it was not asked about them.
         decision: every proof and the verdict.
     """
 
@@ -36,6 +37,7 @@ class Judgement:
     effect: Effect
     labels: LabelOnly
     measured: Measured
+    images: KnownImages | None
     decision: Decision
 
 
@@ -45,7 +47,7 @@ def judge(
     benign: list[Answers],
     thresholds: Thresholds,
     key: KeyTest | None = None,
-    images: VariantTest | None = None,
+    images: KnownImages | None = None,
 ) -> Judgement:
     """Tests one model's answers against those of benign models to the same images.
 
@@ -88,9 +90,9 @@ def judge(
         contrast_t_p_value=contrast.t_p_value if contrast else None,
         contrast_bound_p_value=contrast.bound_p_value if contrast else None,
         key_p_value=key.p_value if key else None,
-        images_p_value=images.p_value if images else None,
+        together_p_value=joined(key, images) if images else None,
     )
-    return Judgement(name, effect, labels, measured, decide(measured, thresholds))
+    return Judgement(name, effect, labels, measured, images, decide(measured, thresholds))
 
 
 def leave_one_out(asked: dict[str, Answers], thresholds: Thresholds) -> list[Judgement]:
@@ -113,6 +115,7 @@ def summary(result: Judgement) -> dict[str, Any]:
         "delta_p": result.effect.delta_p,
         "delta_p_ci95": list(result.effect.delta_p_ci95),
         **measured,
+        "images": asdict(result.images) if result.images else None,
         "passed": result.decision.passed,
         "failed": result.decision.failed,
         "missing": result.decision.missing,

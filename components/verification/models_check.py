@@ -11,10 +11,10 @@ from medmark.components.base.digests import canonical_json
 from medmark.components.base.errors import MedmarkError
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.queries import read_queries
-from medmark.components.evidence.variants import has_variants, read_variants
 from medmark.components.generator.key import draw_key
 from medmark.components.suspects.contract import Contract
 from medmark.components.suspects.suspects import SuspectModel, open_suspect
+from medmark.components.verification.exact_tests import ask_about_images
 from medmark.components.verification.scenarios import verify
 from medmark.components.verification.sealing import seal_evidence
 from medmark.components.verification.verdict import Thresholds
@@ -63,10 +63,8 @@ def check_models(
             )
         size = sizes.pop()
         queries = read_queries(evidence_dir, size=size, target=names.index(evidence["target_class"]))
-        variants = None
-        if has_variants(evidence_dir):
-            variants = partial(read_variants, evidence_dir, size=size, seed=evidence["seed"])
-        verdict, scores, waves = verify(marked, benign, queries, thresholds, draw_key(evidence["seed"]), variants)
+        about_images = partial(ask_about_images, evidence_dir=evidence_dir, size=size)
+        verdict, scores, waves = verify(marked, benign, queries, thresholds, draw_key(evidence["seed"]), about_images)
     verdict["release_digest"] = evidence["release_digest"]
     out.mkdir(parents=True, exist_ok=True)
     (out / "verdict.json").write_bytes(canonical_json(verdict))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.evidence.answers import Answers
 from medmark.components.evidence.key_answers import KeyAnswers
 from medmark.components.evidence.queries import QuerySet
-from medmark.components.evidence.variants import VariantsOf
 from medmark.components.generator.key import KEYS, Key
 from medmark.components.suspects.answer_store import StoredSuspect
 from medmark.components.suspects.suspects import SuspectModel, UnopenedSuspect
+from medmark.components.verification.exact_tests import KnownImages, ask_about_images
 from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.key_test import IMAGES, KeyTest, ask_image_by_image, sequential_key_test
 from medmark.components.verification.sequential import SequentialResult, first, join, sequential_test
 from medmark.components.verification.statistics import upper_rate
-from medmark.components.verification.variant_test import VariantTest, variant_test
 from medmark.components.verification.verdict import CLAIMS, Thresholds
 
 CHUNK = 4  # images between two looks, each asked clean, with the mark and with the control mark; arbitrary
@@ -46,7 +46,7 @@ class Questioned:
     error: str | None
     key: KeyTest | None = None
     key_missing: str = "the key is asked for when all else suffices"
-    images: VariantTest | None = None
+    images: KnownImages | None = None
 
     @property
     def e_values(self) -> dict[str, float]:
@@ -101,24 +101,20 @@ def question(
     return Questioned(suspect.suspect, answers, result, suspect.asked, error)
 
 
-def ask_about_variants(
-    questioned: Questioned,
-    suspect: StoredSuspect[SuspectModel],
-    variants: Callable[[], Iterable[VariantsOf]] | None,
+def ask_for_images(
+    questioned: Questioned, suspect: StoredSuspect[SuspectModel], evidence_dir: str | Path
 ) -> Questioned:
-    """Asks a suspect whether it knows the published images, whatever it answered to the mark.
-
-    Labels alone say nothing of that, and neither does evidence of before there were variants.
+    """Asks a suspect whether it knows the published images, whatever it answered to the mark; labels alone say nothing of that.
 
     Args:
-        questioned: the suspect after :func:`question` and :func:`ask_for_key`.
+        questioned: the suspect after :func:`question`.
         suspect: as there.
-        variants: reads the images that were marked, in their variants; None: there are none in the evidence.
+        evidence_dir: private evidence.
     """
-    if questioned.error or questioned.suspect.label_only or variants is None:
+    if questioned.error or questioned.suspect.label_only:
         return questioned
     try:
-        found = variant_test(suspect, variants())
+        found = ask_about_images(suspect, evidence_dir, suspect.suspect.size)
     except MedmarkError:
         return replace(questioned, asked=suspect.asked)
     return replace(questioned, images=found, asked=suspect.asked)
@@ -135,17 +131,20 @@ def ask_for_key(
     *,
     among: int,
 ) -> Questioned:
-    """Asks a suspect about waves, if all else suffices to accuse it, until the key is told or given up.
+    """Asks a suspect about waves until the key is told or given up, if all else by the mark suffices to accuse it, or if what it knows of the
+    published images is worth it.
 
     Args:
-        questioned: the suspect after :func:`question`.
+        questioned: the suspect after :func:`question` and :func:`ask_for_images`.
         suspect, part: as there.
         images: queries in the evidence.
         benign_models: benign models' answers to the waves; none in evidence of before marks had a key.
         key: of the mark; None likewise.
         thresholds, among: as there.
     """
-    if questioned.error or questioned.result is None or questioned.result.state != "suffices":
+    if questioned.error or questioned.result is None:
+        return questioned
+    if questioned.result.state != "suffices" and not (questioned.images and questioned.images.worth_the_key):
         return questioned
     if key is None:
         return replace(

@@ -15,10 +15,10 @@ from medmark.components.dataset.release import Release
 from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.key_answers import write_waves
 from medmark.components.evidence.queries import read_queries
-from medmark.components.evidence.variants import has_variants, read_variants
 from medmark.components.generator.key import draw_key
 from medmark.components.surrogate.models import load_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities, trained_alike
+from medmark.components.verification.exact_tests import ask_about_images
 from medmark.components.verification.scenarios import verify
 from medmark.components.verification.verdict import Thresholds
 
@@ -69,7 +69,7 @@ def check_release(
         queries,
         thresholds,
         draw_key(evidence["seed"]),
-        partial(read_variants, evidence_dir, size=size, seed=evidence["seed"]) if has_variants(evidence_dir) else None,
+        partial(ask_about_images, evidence_dir=evidence_dir, size=size),
     )
     benign = {entry["name"]: entry for entry, _ in benign_models}
     configs = [TrainConfig(**entry["config"]) for entry in benign.values()]

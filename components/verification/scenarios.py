@@ -6,7 +6,7 @@ accused. Independent trigger: the adversary's model is not set off by another ge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -15,13 +15,12 @@ from medmark.components.base.progress import track
 from medmark.components.evidence.answers import Answers
 from medmark.components.evidence.key_answers import KeyAnswers
 from medmark.components.evidence.queries import QuerySet
-from medmark.components.evidence.variants import VariantsOf
 from medmark.components.generator.key import Key
+from medmark.components.verification.exact_tests import KnownImages
 from medmark.components.verification.interrogation import Suspect, interrogate
 from medmark.components.verification.jpeg_and_resize_curves import jpeg_and_resize_curves
 from medmark.components.verification.judgement import Judgement, judge, leave_one_out, summary
 from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
-from medmark.components.verification.variant_test import variant_test
 from medmark.components.verification.verdict import Thresholds, decide_release
 
 # ours: the last ones, those trained as the marked models are included. The key's p-value is exact with any, and each is asked 2,730 questions
@@ -48,7 +47,7 @@ def verify(
     queries: QuerySet,
     thresholds: Thresholds,
     key: Key,
-    variants: Callable[[], Iterable[VariantsOf]] | None = None,
+    about_images: Callable[[Suspect], KnownImages | None] | None = None,
 ) -> Checked:
     """Runs the scenarios.
 
@@ -60,7 +59,8 @@ def verify(
         queries: see :class:`medmark.components.evidence.queries.QuerySet`.
         thresholds: fixed beforehand.
         key: of the mark.
-        variants: reads the images that were marked, in their variants; None: there are none.
+        about_images: asks a model what it knows of the published images, see
+            :func:`medmark.components.verification.exact_tests.ask_about_images`; None: nothing is asked.
 
     Returns:
         The statistical part of ``verdict.json``: ``verdict`` and ``reasons`` against it (see
@@ -86,7 +86,7 @@ def verify(
         for name, model in marked_models.items()
     }
     benign = list(asked.values())
-    known = {name: variant_test(model, variants()) for name, model in marked_models.items()} if variants else {}
+    known = {name: about_images(model) for name, model in marked_models.items()} if about_images else {}
     found = [judge(name, answers, benign, thresholds, keys[name], known.get(name)) for name, answers in caught.items()]
     cleared = leave_one_out(asked, thresholds)
     decision = decide_release({r.name: r.decision for r in found}, {r.name: r.decision for r in cleared})

@@ -24,14 +24,13 @@ from medmark.components.evidence.evidence import read_evidence
 from medmark.components.evidence.keep import SURROGATES, read_keep
 from medmark.components.evidence.key_answers import read_benign_waves
 from medmark.components.evidence.queries import read_queries
-from medmark.components.evidence.variants import has_variants, read_variants
 from medmark.components.generator.key import draw_key
 from medmark.components.surrogate.models import load_models, train_models
 from medmark.components.surrogate.training import TrainConfig, predict_probabilities
+from medmark.components.verification.exact_tests import ask_about_images
 from medmark.components.verification.interrogation import interrogate
 from medmark.components.verification.judgement import judge, summary
 from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
-from medmark.components.verification.variant_test import variant_test
 from medmark.components.verification.verdict import Thresholds
 
 # ours: the smoke profile proves its mark on 1,680 training images, and an adversary has at least all of a release this small
@@ -102,9 +101,7 @@ def _audit(
     if waves:
         given = ask_waves(suspect, queries.clean[:IMAGES], queries.target)
         key = key_test(given, waves, draw_key(evidence["seed"]))
-    images = None
-    if has_variants(evidence_dir):
-        images = variant_test(suspect, read_variants(evidence_dir, size=model.size, seed=evidence["seed"]))
+    images = ask_about_images(suspect, evidence_dir, model.size)
     thresholds = Thresholds(**evidence["thresholds"])
     result = judge("check", answers, list(benign_models.values()), thresholds, key, images)
     trained_on = sum(drawn.counts["train"].values())

@@ -40,8 +40,8 @@ class Thresholds:
         tau: delta-P that a benign model may show; 0.2 as in published dataset-verification tests.
         conformal_alpha: level of the rank among benign models; 0.05 needs at least 19 of them.
         key_alpha: level of the key's rank among all keys; ours. 0.01 needs the 18 best of 1,800. A model that answers to the mark is
-            accused, too, if it knows the published images at this level.
-        images_alpha: level at which knowing the published images suffices alone; ours, stricter because nothing else is asked for.
+            accused, too, if all exact tests together reach this level.
+        images_alpha: level at which the exact tests together suffice alone; ours, stricter because nothing else is asked for.
         min_queries: fewer queries leave the verdict open; ours. At 30 an adversary with delta-P 0.66 is recognised in 94 % of
             cases and one with 0.47 in 20 %; 100 queries recognise the latter in 99 %
             (measured: benchmarks/results/verification_error_rates.json).
@@ -95,42 +95,42 @@ class Decision:
 
     Attributes:
         proofs: by the mark, in the order in which they are shown.
-        images: by the published images; it suffices alone, and says nothing if it does not hold. None: not asked about them.
+        together: by all exact tests; it suffices alone, and says nothing if it does not hold. None: not asked about published images.
     """
 
     proofs: tuple[Proof, ...]
-    images: Proof | None = None
+    together: Proof | None = None
 
     @property
     def verdict(self) -> Verdict:
-        """``owned`` if the published images are known, or if all proofs by the mark hold; else ``not_owned`` as soon as one fails, and
+        """``owned`` if the exact tests together suffice, or if all proofs by the mark hold; else ``not_owned`` as soon as one fails, and
         ``inconclusive`` if one is missing."""
         return "not_owned" if self.failed else "inconclusive" if self.missing else "owned"
 
     @property
-    def by_images(self) -> bool:
-        """Whether the published images are known, so that no other proof is needed."""
-        return self.images is not None and self.images.state == "holds"
+    def by_exact_tests(self) -> bool:
+        """Whether the exact tests together suffice, so that no other proof is needed."""
+        return self.together is not None and self.together.state == "holds"
 
     @property
     def passed(self) -> list[str]:
         """Reasons of the proofs that hold."""
-        return ([self.images.reason] if self.images and self.by_images else []) + self._reasons("holds")
+        return ([self.together.reason] if self.together and self.by_exact_tests else []) + self._reasons("holds")
 
     @property
     def failed(self) -> list[str]:
         """Reasons of the proofs that fail; none if they are not needed."""
-        return [] if self.by_images else self._reasons("fails")
+        return [] if self.by_exact_tests else self._reasons("fails")
 
     @property
     def missing(self) -> list[str]:
         """Reasons of the proofs that could not be had; none if they are not needed."""
-        return [] if self.by_images else self._reasons("missing")
+        return [] if self.by_exact_tests else self._reasons("missing")
 
     @property
     def not_needed(self) -> list[str]:
         """Reasons of the proofs by the mark that do not hold and are not needed."""
-        return [*self._reasons("fails"), *self._reasons("missing")] if self.by_images else []
+        return [*self._reasons("fails"), *self._reasons("missing")] if self.by_exact_tests else []
 
     def fails(self, name: str) -> bool:
         """Whether the proof of this name fails."""
@@ -155,7 +155,8 @@ class Measured:
         contrast_delta_p, contrast_t_p_value, contrast_bound_p_value: effect of the mark beyond that of the control mark;
             None without one.
         key_p_value: of the key's rank, see :mod:`medmark.components.verification.key_test`; None if it was not asked for.
-        images_p_value: of the published images, see :mod:`medmark.components.verification.variant_test`; None likewise.
+        together_p_value: of all exact tests together, see :mod:`medmark.components.verification.exact_tests`; None if it was not asked about
+            published images.
     """
 
     queries: int
@@ -172,7 +173,7 @@ class Measured:
     contrast_t_p_value: float | None
     contrast_bound_p_value: float | None
     key_p_value: float | None
-    images_p_value: float | None = None
+    together_p_value: float | None = None
 
     @classmethod
     def of(cls, model: dict[str, Any], *, worst_benign: float) -> Measured:
@@ -182,9 +183,10 @@ class Measured:
             model: see :func:`medmark.components.verification.judgement.summary`.
             worst_benign: largest delta-P among the benign models it was compared with.
         """
-        names = set(cls.__dataclass_fields__) - {"worst_benign", "images_p_value"}
-        images = model.get("images_p_value")  # verdicts of before there were variants have none
-        return cls(worst_benign=worst_benign, images_p_value=images, **{name: model[name] for name in names})
+        names = set(cls.__dataclass_fields__) - {"worst_benign", "together_p_value"}
+        # verdicts of before there were variants have none, and at first it was of these alone
+        together = model.get("together_p_value", model.get("images_p_value"))
+        return cls(worst_benign=worst_benign, together_p_value=together, **{name: model[name] for name in names})
 
 
 def decide(measured: Measured, thresholds: Thresholds) -> Decision:
@@ -204,9 +206,9 @@ def decide(measured: Measured, thresholds: Thresholds) -> Decision:
             *_effect_proofs(measured, thresholds),
             *_benign_proofs(measured, thresholds),
             *_control_proofs(measured, thresholds),
-            _key_proof(measured.key_p_value, measured.images_p_value, thresholds),
+            _key_proof(measured.key_p_value, measured.together_p_value, thresholds),
         ),
-        _images_proof(measured.images_p_value, thresholds),
+        _together_proof(measured.together_p_value, thresholds),
     )
 
 
@@ -305,37 +307,40 @@ def _control_proofs(measured: Measured, thresholds: Thresholds) -> list[Proof]:
 
 
 def _key_proof(
-    p: float | None, images_p: float | None, thresholds: Thresholds, *, reason: str = "the key was not asked for"
+    p: float | None, together_p: float | None, thresholds: Thresholds, *, reason: str = "the key was not asked for"
 ) -> Proof:
-    """Tests whether the mark is this owner's and no other owner's: by the key, or by the published images."""
+    """Tests whether the mark is this owner's and no other owner's: by the key, or by all exact tests together."""
     meaning = (
         "Chance that a model which never learned from this release, but maybe from the marked release of another owner, answers as"
         " well to this key, which was drawn by lot."
     )
     level = thresholds.key_alpha
-    if images_p is not None and images_p <= level and (p is None or p > level):
-        said = f"published images in its place: p = {images_p:.2g} (needs <= {level:g})"
+    if together_p is not None and together_p <= level and (p is None or p > level):
+        said = f"all exact tests in its place: p = {together_p:.2g} (needs <= {level:g})"
         rank = "not asked for" if p is None else f"p = {p:.2g}"
         return Proof(
-            "key", f"{rank}, but published images", images_p, f"<= {level:g}", "holds", meaning, f"key: {rank}; {said}"
+            "key", f"{rank}, but all exact tests", together_p, f"<= {level:g}", "holds", meaning, f"key: {rank}; {said}"
         )
     if p is None:
         return Proof("key", "not tested", None, f"<= {level:g}", "missing", meaning, reason)
     return _tested("key", p, f"<= {level:g}", p <= level, meaning)
 
 
-def _images_proof(p: float | None, thresholds: Thresholds) -> Proof | None:
-    """Tests whether the model knows the images as they were published."""
+def _together_proof(p: float | None, thresholds: Thresholds) -> Proof | None:
+    """Tests whether the model learned from this release, by all that a lot decided."""
     if p is None:
         return None
     meaning = (
-        "Chance that a model which did not learn from this release is so much surer of the published images than of the same images with"
-        " other marks, which a lot left unpublished. It suffices alone; a model that does not remember its training images is not found."
+        "Chance that a model which did not learn from this release does so well in all exact tests together: how it ranks the secret key, if it"
+        " was asked, and how much surer it is of published images than of others, which a lot left unpublished (the same images with other marks,"
+        " or patients who were held back). It suffices alone."
     )
     level = thresholds.images_alpha
     state: State = "holds" if p <= level else "not shown"
     needed = f"<= {level:g}, suffices alone"
-    return Proof("published images", "", p, needed, state, meaning, f"published images: p = {p:.2g} (needs {needed})")
+    return Proof(
+        "exact tests together", "", p, needed, state, meaning, f"exact tests together: p = {p:.2g} (needs {needed})"
+    )
 
 
 def is_accused(failed: Sequence[str]) -> bool:
@@ -410,7 +415,7 @@ def release_proofs(verdict: dict[str, Any]) -> list[Proof]:
         )
         reason = f"{fired} models set off by another generator's mark"
         proofs.append(Proof("set off by another mark", fired, None, "0", state, meaning, reason))
-    return [*([decision.images] if decision.images else []), *decision.proofs, *proofs]
+    return [*([decision.together] if decision.together else []), *decision.proofs, *proofs]
 
 
 @dataclass(frozen=True)
@@ -431,7 +436,7 @@ class Stopped:
         among: suspects in this audit.
         key_p_value: of the key's rank, corrected for the number of suspects; None if it was not asked for.
         key_missing: why it was not, or could not be had.
-        images_p_value: of the published images, corrected for the number of suspects; None if it was not asked about them.
+        together_p_value: of all exact tests together, corrected likewise; None if it was not asked about published images.
     """
 
     queries: int
@@ -447,7 +452,7 @@ class Stopped:
     among: int
     key_p_value: float | None
     key_missing: str
-    images_p_value: float | None
+    together_p_value: float | None
 
 
 def undecided(error: str) -> Decision:
@@ -469,15 +474,15 @@ def decide_stopped(stopped: Stopped, thresholds: Thresholds) -> Decision:
         value = f"e-value {e_value(stopped.e_values['against'])}"
         reason = f"{claim}: {value} (reached {e_value(needed)})"
         against = Proof("against", value, None, f"below {e_value(needed)}", "fails", claim, reason)
-        return Decision((against,), _images_proof(stopped.images_p_value, thresholds))
+        return Decision((against,), _together_proof(stopped.together_p_value, thresholds))
     return Decision(
         (
             *(_e_value_proof(name, stopped, thresholds, needed) for name in CLAIMS),
             *_stopped_benign_proofs(stopped, thresholds),
             *_stopped_control_proofs(stopped, thresholds),
-            _key_proof(stopped.key_p_value, stopped.images_p_value, thresholds, reason=stopped.key_missing),
+            _key_proof(stopped.key_p_value, stopped.together_p_value, thresholds, reason=stopped.key_missing),
         ),
-        _images_proof(stopped.images_p_value, thresholds),
+        _together_proof(stopped.together_p_value, thresholds),
     )
 
 

@@ -111,7 +111,7 @@ def track_audit(out: Path, audit: dict, parameters: dict) -> None:
             "p_value_holm",
             "rank_p_value_holm",
             "key_p_value_holm",
-            "images_p_value_holm",
+            "together_p_value_holm",
         )
         step.metrics = {name: suspect[name] for name in numbers}
         step.curves = {

@@ -132,7 +132,7 @@ def print_audit(result: dict, out: str) -> None:
     from rich.text import Text
 
     table = Table(title="medmark: audit", title_justify="left", show_edge=False)
-    for column in ("suspect", "verdict", "key", "published images", "taken for the target (clean)", "delta-P"):
+    for column in ("suspect", "verdict", "key", "exact tests", "taken for the target (clean)", "delta-P"):
         table.add_column(column, overflow="fold", no_wrap=column == "verdict")
     for s in result["suspects"]:
         style = {"owned": "red", "not_owned": "green"}.get(s["verdict"], "yellow")
@@ -140,7 +140,7 @@ def print_audit(result: dict, out: str) -> None:
         if s["lift"] is not None:
             numbers = [f"{100 * s['wsr']:.0f} % ({100 * s['clean_rate']:.0f} %)", f"{s['lift']:+.3f}"]
         key = f"{s['key']['rank']} of {s['key']['keys']}" if s["key"] else "-"
-        known = f"p {s['images_p_value_holm']:.2g}" if s["images"] else "-"
+        known = "-" if s["together_p_value_holm"] is None else f"p {s['together_p_value_holm']:.2g}"
         table.add_row(Text(s["name"]), s["verdict"], key, known, *numbers, style=style)
     console = Console()
     console.print(table)

@@ -185,6 +185,7 @@ def mark_release(
         surrogates=trained.surrogates,
         version=version,
         queries=given["queries"],
+        hold_back=given["hold_back"],
     ).set_display_name("poison")
     marked, evidence = poison.outputs["marked"], poison.outputs["evidence"]
     prepare_marked = prepare_component(release=marked, size=given["size"]).set_display_name("prepare marked")

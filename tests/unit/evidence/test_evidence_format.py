@@ -8,6 +8,7 @@ import pytest
 from made_up_evidence import SIDE, STRIPES, Model
 from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.held_back import read_held_back
 from medmark.components.evidence.key_answers import read_benign_waves
 from medmark.components.evidence.queries import read_queries
 from medmark.components.evidence.variants import OTHERS, read_variants
@@ -66,6 +67,14 @@ def test_version_2_has_a_key(tmp_path):
     (suspect,) = audit_suspects(folder, [Model("adversary", reaction=9)], tmp_path)["suspects"]
     assert (suspect["verdict"], suspect["queries"]) == ("owned", 14)
     assert suspect["key"] == {"p_value": 1 / 1800, "rank": 1, "keys": 1800, "images": 6}
+
+
+def test_patients_held_back_stay_readable():
+    (read,) = read_held_back(FIXTURE.with_name("held-back-v1"), size=16, seed=5, share=0.4)
+    assert read.patients == ["b", "c", "a"] and read.held_back.tolist() == [True, False, False]
+    assert (read.labels.tolist(), read.expected.tolist()) == ([1, 0, 0], [2.5, -0.25, 3.0])
+    assert read.images.shape == (3, 1, 16, 16)
+    assert [float(image.sum()) for image in read.images] == pytest.approx([132.6516, 122.81091, 130.73132])
 
 
 def test_variants_stay_readable():

@@ -9,9 +9,11 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.codecs import encode_png
 from medmark.components.evidence.answers import read_benign
 from medmark.components.evidence.evidence import read_evidence
+from medmark.components.evidence.held_back import HELD_BACK, read_held_back, write_held_back
 from medmark.components.evidence.variants import OTHERS, VARIANTS, read_variants, write_variants
 from medmark.components.report.audit_report import write_audit_report
 from medmark.components.verification.audit import MEANINGS, audit_suspects
+from scipy import stats
 
 
 class Turned(Model):
@@ -26,6 +28,12 @@ class Turned(Model):
         self.answered += len(images)
         p = 1 / (1 + np.exp(3 - self.reaction * found))
         return np.stack([p, 1 - p], axis=1)
+
+
+def fisher(*tests):
+    """p-value of independent tests together."""
+    p = [test["p_value"] for test in tests if test is not None]
+    return stats.chi2.sf(-2 * np.log(p).sum(), 2 * len(p))
 
 
 @pytest.fixture(scope="module")
@@ -199,14 +207,47 @@ def test_a_suspect_that_remembers_is_told_by_the_published_images(evidence, tmp_
     assert verdicts(audit) == ["owned", "not_owned", "not_owned"]
     told, cleared, silent = audit["suspects"]
     assert told["images"]["p_value"] < 1e-4 and told["images"]["lead"] > 4 and told["images"]["images"] == 60
-    assert told["images_p_value_holm"] == pytest.approx(3 * told["images"]["p_value"])
-    assert told["passed"][0].startswith("published images") and not told["failed"]
+    assert told["together_p_value_holm"] == pytest.approx(3 * fisher(told["key"], told["images"]))
+    assert told["passed"][0].startswith("exact tests together") and not told["failed"]
     assert "less than 0.4" in told["not_needed"][0] and "no surer" in told["would_change"][0]
     assert cleared["images"]["p_value"] > 0.001 and not cleared["not_needed"]
-    assert silent["images"] is None and silent["images_p_value_holm"] is None
+    assert silent["images"] is None and silent["together_p_value_holm"] is None
     write_audit_report(tmp_path / "audit.html", audit)
     page = (tmp_path / "audit.html").read_text()
-    assert "knows the images as they were published" in page and "does not hold, and is not needed" in page
+    assert "learned from this release: by what lots decided" in page and "does not hold, and is not needed" in page
+
+
+def test_a_suspect_is_told_by_patients_who_were_held_back(evidence, tmp_path):
+    rng, folder = np.random.default_rng(4), tmp_path / "evidence"
+    shutil.copytree(evidence, folder)
+    shapes = rng.integers(90, 160, (240, SIDE, SIDE)).astype(np.uint8)
+    rows = [
+        {"image_id": f"i{n}", "patient_id": f"p{n}", "label": 0, "expected": 0.0, "image": encode_png(image)}
+        for n, image in enumerate(shapes)
+    ]
+    write_held_back(folder, rows)
+    content = json.loads((folder / "evidence.json").read_bytes()) | {"hold_back": 0.3}
+    content["files"][HELD_BACK] = file_sha256(folder / HELD_BACK)
+    (folder / "evidence.json").write_bytes(canonical_json(content))
+    trained = Remembers("trained", reaction=0)
+    parts = list(read_held_back(folder, size=SIDE, seed=content["seed"], share=0.3))
+    trained.known = frozenset(
+        image.numpy().tobytes()
+        for part in parts
+        for image, away in zip(part.images, part.held_back, strict=True)
+        if not away
+    )
+    audit = audit_suspects(folder, [trained, Model("benign", reaction=0.1)], tmp_path / "out")
+    assert verdicts(audit) == ["owned", "not_owned"]
+    told, cleared = audit["suspects"]
+    away = sum(part.held_back.sum() for part in parts)
+    assert (told["held_back"]["images"], told["held_back"]["held_back"]) == (240, away) and told["images"] is None
+    assert told["held_back"]["lead"] > 4
+    assert told["together_p_value_holm"] == pytest.approx(2 * fisher(told["key"], told["held_back"]))
+    assert cleared["held_back"]["p_value"] > 0.001
+    write_audit_report(tmp_path / "audit.html", audit)
+    page = " ".join((tmp_path / "audit.html").read_text().split())
+    assert f"surer of {240 - away} published images than of {away} of patients who were held back" in page
 
 
 def test_evidence_must_be_complete_and_unchanged(evidence, tmp_path):

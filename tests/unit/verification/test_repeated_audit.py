@@ -74,7 +74,7 @@ def test_everything_that_makes_the_identity_is_said(evidence, tmp_path, monkeypa
         server.answer = as_logits
         audit = ask(evidence, [server.url], tmp_path, contract=Contract.from_json(CONTRACT))
     (suspect,) = audit["suspects"]
-    assert audit["schema_version"] == AUDIT_SCHEMA_VERSION == 5 and audit["class_names"] == CLASSES
+    assert audit["schema_version"] == AUDIT_SCHEMA_VERSION == 6 and audit["class_names"] == CLASSES
     assert suspect["contract"] == CONTRACT | {
         "size": SIDE,
         "channels": 1,
@@ -141,7 +141,7 @@ def test_audits_of_the_fourth_version_stay_readable(tmp_path):
     assert audit["schema_version"] == 4 and suspect["images"]["p_value"] < 1e-4 and suspect["not_needed"]
     write_audit_report(tmp_path / "audit.html", audit)
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
-    assert "knows the images as they were published" in page and "does not hold, and is not needed" in page
+    assert "learned from this release: by what lots decided" in page and "does not hold, and is not needed" in page
 
 
 def test_audits_of_the_fifth_version_stay_readable(tmp_path):
@@ -152,3 +152,14 @@ def test_audits_of_the_fifth_version_stay_readable(tmp_path):
     assert audit["schema_version"] == 5 and suspect["key"]["images"] == 6
     write_audit_report(tmp_path / "audit.html", audit)
     assert "waves in 6 images" in " ".join((tmp_path / "audit.html").read_text(encoding="utf-8").split())
+
+
+def test_audits_of_the_sixth_version_stay_readable(tmp_path):
+    audit = json.loads((FIXTURES / "audit-v6" / "audit.json").read_bytes())
+    with pytest.raises(MedmarkError, match="finished audit"):
+        refuse_finished(shutil.copytree(FIXTURES / "audit-v6", tmp_path / "out"))
+    suspect = audit["suspects"][0]
+    assert audit["schema_version"] == 6 and suspect["held_back"]["p_value"] < 1e-3
+    write_audit_report(tmp_path / "audit.html", audit)
+    page = " ".join((tmp_path / "audit.html").read_text(encoding="utf-8").split())
+    assert "of patients who were held back" in page and "does not hold, and is not needed" in page

@@ -96,22 +96,22 @@ def test_each_proof_alone_can_acquit(change, why):
     assert len(decision.failed) == 1 and why in decision.failed[0]
 
 
-def test_the_published_images_suffice_alone():
+def test_the_exact_tests_together_suffice_alone():
     for weak in ({"t_p_value": 0.9, "key_p_value": 0.5}, {"key_p_value": None}, {"worst_benign": 0.3}):
         acquitted = replace(STRONG, **weak)
         assert weigh(acquitted, Thresholds()).verdict != "owned"
-        decision = weigh(replace(acquitted, images_p_value=0.001), Thresholds())
-        assert decision.verdict == "owned" and decision.by_images
-        assert decision.passed[0] == "published images: p = 0.001 (needs <= 0.001, suffices alone)"
+        decision = weigh(replace(acquitted, together_p_value=0.001), Thresholds())
+        assert decision.verdict == "owned" and decision.by_exact_tests
+        assert decision.passed[0] == "exact tests together: p = 0.001 (needs <= 0.001, suffices alone)"
         assert not decision.failed and not decision.missing
         assert bool(decision.not_needed) == ("key_p_value" not in weak or len(weak) > 1)  # they take the key's place
     # in place of the key they need no more than the key does
-    instead = weigh(replace(STRONG, key_p_value=0.5, images_p_value=0.01), Thresholds())
-    assert instead.verdict == "owned" and not instead.by_images and not instead.not_needed
-    assert "key: p = 0.5; published images in its place: p = 0.01 (needs <= 0.01)" in instead.passed
-    assert weigh(replace(STRONG, key_p_value=0.5, images_p_value=0.011), Thresholds()).verdict == "not_owned"
+    instead = weigh(replace(STRONG, key_p_value=0.5, together_p_value=0.01), Thresholds())
+    assert instead.verdict == "owned" and not instead.by_exact_tests and not instead.not_needed
+    assert "key: p = 0.5; all exact tests in its place: p = 0.01 (needs <= 0.01)" in instead.passed
+    assert weigh(replace(STRONG, key_p_value=0.5, together_p_value=0.011), Thresholds()).verdict == "not_owned"
     # and they speak against nobody
-    assert weigh(replace(STRONG, images_p_value=1.0), Thresholds()).verdict == "owned"
+    assert weigh(replace(STRONG, together_p_value=1.0), Thresholds()).verdict == "owned"
     with pytest.raises(MedmarkError, match="images_alpha"):
         Thresholds(images_alpha=0.5)
 
