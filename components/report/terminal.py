@@ -45,6 +45,7 @@ def verdict_rows(verdict: dict[str, Any]) -> list[Row]:
         Row("accuracy with / without the mark", f"{100 * accuracy['marked']:.1f} % / {100 * accuracy['benign']:.1f} %"),
         Row("changed images: SSIM, HaarPSI, PSNR", f"{quality['ssim']:.3f}, {quality['haarpsi']:.3f}, {quality['psnr']:.1f} dB"),
         Row("images changed", f"{100 * verdict['marked_fraction']:.1f} %"),
+        *([Row("patients held back", str(verdict["held_back_patients"]))] if verdict.get("held_back_patients") else []),
         Row("time", f"{verdict['seconds']['total']:.0f} s"),
     ]  # fmt: skip
 

@@ -84,6 +84,7 @@ def check_release(
             },
             "quality": evidence["quality"],
             "left_unmarked": evidence["left_unmarked"],
+            "held_back_patients": evidence.get("held_back_patients", 0),
             "marked_fraction": (evidence["marked_images"] + evidence["decoy_images"]) / evidence["images"],
             "decoy_fraction": evidence["decoy_images"] / evidence["images"],
             "release_digest": release.digest,

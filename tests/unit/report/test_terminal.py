@@ -28,3 +28,9 @@ def test_every_proof_has_a_row_and_those_that_fail_stand_out(verdict):
 def test_what_is_needed_is_what_the_check_asked_for(verdict):
     rows = {row.what: row for row in verdict_rows(verdict | {"thresholds": verdict["thresholds"] | {"alpha": 0.002}})}
     assert rows["t-test"].needed == "< 0.002" and rows["control mark"].needed == ">= 0.002"
+
+
+def test_patients_who_were_held_back_are_counted(verdict):
+    assert "patients held back" not in {row.what for row in verdict_rows(verdict)}
+    rows = {row.what: row for row in verdict_rows(verdict | {"held_back_patients": 91})}
+    assert rows["patients held back"].result == "91"
