@@ -19,7 +19,7 @@ HEADLINES = {
 }
 SENTENCES = {
     "owned": "The model reacts to the secret mark as only models trained on the release are known to, and every proof holds.",
-    "by_exact_tests": "The model learned from this release: by what lots decided about it, and nobody else could know, exact tests tell.",
+    "by_exact_tests": "The model learned from this release: exact tests of what lots decided, which only a model that was trained on it can know, say so.",
     "not_owned": "The model does not react to the mark as a model trained on the release would. Do not accuse.",
     "inconclusive": "At least one proof could not be had. That is not enough to accuse anybody.",
 }
