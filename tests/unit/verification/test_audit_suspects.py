@@ -214,7 +214,10 @@ def test_a_suspect_that_remembers_is_told_by_the_published_images(evidence, tmp_
     assert silent["images"] is None and silent["together_p_value_holm"] is None
     write_audit_report(tmp_path / "audit.html", audit)
     page = (tmp_path / "audit.html").read_text()
-    assert "learned from this release: exact tests of what lots decided" in page and "does not hold, and is not needed" in page
+    assert (
+        "learned from this release: exact tests of what lots decided" in page
+        and "does not hold, and is not needed" in page
+    )
 
 
 def test_a_suspect_is_told_by_patients_who_were_held_back(evidence, tmp_path):

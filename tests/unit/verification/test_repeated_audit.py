@@ -141,7 +141,10 @@ def test_audits_of_the_fourth_version_stay_readable(tmp_path):
     assert audit["schema_version"] == 4 and suspect["images"]["p_value"] < 1e-4 and suspect["not_needed"]
     write_audit_report(tmp_path / "audit.html", audit)
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
-    assert "learned from this release: exact tests of what lots decided" in page and "does not hold, and is not needed" in page
+    assert (
+        "learned from this release: exact tests of what lots decided" in page
+        and "does not hold, and is not needed" in page
+    )
 
 
 def test_audits_of_the_fifth_version_stay_readable(tmp_path):
