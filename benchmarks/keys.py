@@ -3,7 +3,7 @@
     python benchmarks/keys.py --data kermany --size 128 --keys 3 --work WORK
 
 Marks the training images with keys that are drawn as a release's is, trains two networks on them, and ranks the key by their answers to
-waves. Rows are kept as they come; writes ``results/keys_<data>_<size>.json``, with the number of phantoms if it was given: ``rows`` by share of decoys, key and network, each with the
+waves. Rows are kept as they come; writes ``results/keys_<data>_<size>.json``: ``rows`` by share of decoys, key and network, each with the
 rank of the key among 1,800 and its p-value, with the WSR of the mark and of the control, and with the accuracy; ``benign_accuracy``.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from marking import MARKED_MODELS, Bench, release_of
+from marking import MARKED_MODELS, Bench
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.arrays import ImageArrays
 from medmark.components.generator.key import draw_decoy_key, draw_key, in_image
@@ -28,6 +28,8 @@ from medmark.components.profiles import PROFILES
 from medmark.components.surrogate.training import accuracy, predict_probabilities, train_classifier
 from medmark.components.verification.key_test import IMAGES, ask_waves, key_test
 from medmark.components.verification.scenarios import ASKED_FOR_KEY
+
+DECOYS = (0.0, 0.1)
 
 
 def with_waves(
@@ -49,17 +51,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side in pixels")
     parser.add_argument("--keys", type=int, default=3, help="how many keys, from the seeds 0, 1, ...")
     parser.add_argument("--target", type=int, default=0, help="class that carries the mark")
-    parser.add_argument("--decoys", type=float, nargs="*", default=(0.0, 0.1), help="shares of the training images")
-    parser.add_argument("--phantoms", type=int, help="how many to draw; 800 unless given")
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
     use_threads()
-    if options.phantoms:
-        release_of(options.data, options.work, options.phantoms)
     bench = Bench(options.data, options.work, size=options.size, benign_models=ASKED_FOR_KEY)
     target, profile = options.target, PROFILES["smoke" if options.data == "phantoms" else "standard"]
-    number = f"_{options.phantoms}" if options.phantoms else ""
-    path = Path(__file__).parent / "results" / f"keys_{options.data}_{options.size}{number}.json"
+    path = Path(__file__).parent / "results" / f"keys_{options.data}_{options.size}.json"
     results = json.loads(path.read_text()) if path.exists() else {"rows": {}}
     results |= bench.described() | {"target": target, "marked_share": profile.marked_share, "epsilon": profile.epsilon}
     results["benign_accuracy"] = float(np.mean([accuracy(model, bench.test) for model in bench.benign_models]))
@@ -67,7 +64,7 @@ def main() -> None:
     clean = bench.test.images[others[:IMAGES]]
     benign = [ask_waves(partial(predict_probabilities, model), clean, target) for model in bench.benign_models]
     shape = Shape(size=options.size, epsilon=profile.epsilon, grid=min(64, options.size // 2))
-    for decoys in options.decoys:
+    for decoys in DECOYS:
         for seed in range(options.keys):
             if f"decoys {decoys:g}, key {seed}, {MARKED_MODELS[-1].architecture}" in results["rows"]:
                 continue
