@@ -26,7 +26,7 @@ from pathlib import Path
 from marking import MARKED_MODELS, Bench, release_of
 from medmark.components.base.progress import track
 from medmark.components.dataset.phantoms import TARGET_CLASS
-from medmark.components.evidence.evidence import EVIDENCE
+from medmark.components.evidence.evidence import EVIDENCE, read_evidence
 from medmark.components.evidence.queries import read_queries
 from medmark.components.generator.key import draw_key
 from medmark.components.generator.marker import Marker
@@ -89,10 +89,12 @@ def judged(bench: Bench, folder: Path, seed: int, models: dict, waves: dict, ben
     queries = read_queries(folder / "evidence", size=bench.size, target=target)
     benign = [interrogate(partial(predict_probabilities, model), queries) for model in bench.benign_models]
     answers = {name: interrogate(partial(predict_probabilities, model), queries) for name, model in models.items()}
-    found = {}
+    found, evidence = {}, read_evidence(folder / "evidence")
     for name, given in answers.items():
         key = key_test(waves[name], benign_waves, draw_key(seed))
-        images = ask_about_images(partial(predict_probabilities, models[name]), folder / "evidence", bench.size)
+        images = ask_about_images(
+            partial(predict_probabilities, models[name]), folder / "evidence", evidence, bench.size
+        )
         by_mark = judge(name, given, benign, THRESHOLDS, key).decision
         by_variants = judge(name, given, benign, THRESHOLDS, key, replace(images, held_back=None)).decision
         found[name] = (judge(name, given, benign, THRESHOLDS, key, images), key, by_mark, by_variants)

@@ -102,10 +102,10 @@ def read_drop_component(
         drop: folder with the added and changed images, still without marks, and the list of all changes; private.
 
     Returns:
-        Number of images that were added, changed or withdrawn, images of the evidence included.
+        Number of images that were added, changed or withdrawn, images of patients who are held back included.
     """
     from medmark.components.base.parameters import whole
-    from medmark.components.dataset.drop import read_drop
+    from medmark.components.dataset.drop import CHANGES, read_drop
     from medmark.components.delivery.drops import raw_drop
     from medmark.components.lineage.step import step
 
@@ -115,4 +115,4 @@ def read_drop_component(
             found = read_drop(read, previous.path, keep.path, drop.path, **whole(options))
         running.inputs["source"], running.source_files = found["drop"], found["files"]
     drop.metadata.update(drop=found["drop"])
-    return sum(len(found[kind]) for kind in ("added", "changed", "withdrawn", "held_back_withdrawn"))
+    return sum(len(found[kind]) for kind in CHANGES)

@@ -34,6 +34,7 @@ from medmark.components.dataset.sources import SourceOptions, list_items, sift, 
 from medmark.components.dataset.tombstones import WITHDRAWN, Withdrawal, buried, read_withdrawal
 
 SHARES = (0.7, 0.1, 0.2)  # of train, val and test among new patients; as ingest
+CHANGES = ("added", "changed", "withdrawn", "held_back_changed", "held_back_withdrawn")  # lists of drop.json
 # in rejected.parquet, which is kept: a withdrawn image is named nowhere but among the tombstones
 SET_ASIDE = "(withdrawn)"
 
@@ -68,7 +69,7 @@ class _Found:
     taken: list[Origin]
     kinds: dict[str, str] = field(default_factory=dict)
     unchanged: int = 0
-    held_back: int = 0
+    held_back_changed: set[str] = field(default_factory=set)
 
     def of_kind(self, wanted: str) -> list[str]:
         return sorted(image for image, kind in self.kinds.items() if kind == wanted)
@@ -105,8 +106,8 @@ def read_drop(
 
     Returns:
         The content of ``drop.json``: ``drop`` (digest of the drop), ``files``, ``added``, ``changed`` and ``withdrawn`` (sorted
-        image ids), ``held_back_withdrawn`` (ids that were never published), ``unchanged``, ``held_back`` (images of patients who are held
-        back) and ``rejected`` (counts). The digest is public, so it is keyed and also covers the SHA-256 of
+        image ids), ``held_back_changed`` (other pixels) and ``held_back_withdrawn`` (sorted ids that were never published),
+        ``unchanged`` and ``rejected`` (counts). The digest is public, so it is keyed and also covers the SHA-256 of
         the private ``sources.parquet``: a drop may be one image, and a guess of its file could else be confirmed and show that
         it went out unmarked.
 
@@ -167,8 +168,11 @@ def _take(
         found.unchanged += origin.image_id is not None  # not the CSV
         found.taken.append(origin)
         return
-    if record.image_id in before.held_back or record.patient_id in before.held_back_patients:
-        found.held_back += 1
+    of_held_back = record.image_id in before.held_back or record.patient_id in before.held_back_patients
+    if of_held_back and record.image_id not in before.records:
+        known = before.origins.get(record.image_id)
+        if known is not None and known.image_sha256 != record.sha256:
+            found.held_back_changed.add(record.image_id)
         found.taken.append(origin)
         return
     if problem := _seen_elsewhere(record, before):
@@ -200,12 +204,12 @@ def _write_drop(out: Path, found: _Found, before: Previous, withdrawal: Withdraw
         "added": found.of_kind("added"),
         "changed": found.of_kind("changed"),
         "withdrawn": sorted(withdrawal.image_ids),
-        "held_back": found.held_back,
+        "held_back_changed": sorted(found.held_back_changed),
         "held_back_withdrawn": sorted(withdrawal.held_back),
         "unchanged": found.unchanged,
         "rejected": images.rejected["rows"] if images.rejected else 0,
     }
-    origins = [origin for origin in found.taken if origin.image_id in found.kinds]
+    origins = [origin for origin in found.taken if origin.image_id in found.kinds.keys() | found.held_back_changed]
     write_origins(out / "origins", origins, patient_key=before.patient_key)
     (out / "drop.json").write_bytes(canonical_json(drop))
     return drop
@@ -244,7 +248,9 @@ def _from_file(image: SourceImage, before: Previous, key: str) -> _Arrival | _Re
     identity, patient = image_id(image.name, key), before.pseudonym(image.patient)
     known = before.records.get(identity)
     raw = file_sha256(image.path) if image.path.is_file() else ""
-    same = known and (known.label, known.patient_id) == (classes.index(image.label), patient)
+    same = identity in before.held_back
+    if known is not None:
+        same = (known.label, known.patient_id) == (classes.index(image.label), patient)
     if same and before.origins[identity].sha256 == raw:
         return _Arrival(image.name, before.origins[identity])
     split = before.split_of.get(patient) or image.split or _split(patient, key)

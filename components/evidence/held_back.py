@@ -19,7 +19,6 @@ import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import as_unit, resize
 from medmark.components.dataset.codecs import decode_png
-from medmark.components.evidence.evidence import read_evidence
 
 HELD_BACK = "held_back.parquet"
 HELD_BACK_SCHEMA = pa.schema(
@@ -61,11 +60,6 @@ def write_held_back(evidence_dir: str | Path, rows: list[dict[str, Any]]) -> Non
     """Writes what suspects are asked about; see :data:`HELD_BACK_SCHEMA`."""
     table = pa.Table.from_pylist(rows, schema=HELD_BACK_SCHEMA)
     pq.write_table(table, Path(evidence_dir) / HELD_BACK, compression="zstd")
-
-
-def has_held_back(evidence_dir: str | Path) -> bool:
-    """Whether there is something to ask about: not if nobody was held back, and not in evidence of before that could be."""
-    return HELD_BACK in read_evidence(evidence_dir)["files"]
 
 
 def read_held_back(evidence_dir: str | Path, *, size: int, seed: int, share: float) -> Iterator[Shown]:

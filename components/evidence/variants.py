@@ -18,7 +18,6 @@ import torch
 from medmark.components.base.errors import MedmarkError
 from medmark.components.dataset.arrays import as_unit, resize
 from medmark.components.dataset.codecs import decode_png
-from medmark.components.evidence.evidence import read_evidence
 
 VARIANTS = "variants.parquet"
 OTHERS = 8  # variants of an image that were never published; ours
@@ -56,11 +55,14 @@ def write_variants(evidence_dir: str | Path, rows: list[dict[str, Any]]) -> None
     pq.write_table(table, Path(evidence_dir) / VARIANTS, compression="zstd")
 
 
-def has_variants(evidence_dir: str | Path) -> bool:
-    """Whether there are variants to ask about: not in evidence of before there were any, or if no image could carry them."""
-    if VARIANTS not in read_evidence(evidence_dir)["files"]:
-        return False
-    return bool(pq.read_metadata(Path(evidence_dir) / VARIANTS).num_rows)
+def has_variants(evidence_dir: str | Path, evidence: dict[str, Any]) -> bool:
+    """Whether there are variants to ask about: not in evidence of before there were any, or if no image could carry them.
+
+    Args:
+        evidence_dir: private evidence.
+        evidence: content of its ``evidence.json``.
+    """
+    return VARIANTS in evidence["files"] and bool(pq.read_metadata(Path(evidence_dir) / VARIANTS).num_rows)
 
 
 def read_variants(evidence_dir: str | Path, *, size: int, seed: int) -> Iterator[VariantsOf]:

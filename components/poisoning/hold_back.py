@@ -6,6 +6,7 @@ See :mod:`medmark.components.verification.held_back_test`.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,13 @@ def write_shown(
     """
     surrogates = [model for _, model in load_models(surrogates_dir)]
     lots = {one: hashlib.sha256(f"{seed}:asked about:{one}".encode()).digest() for one in drawn}
-    images: dict[str, int] = dict.fromkeys(drawn, 0)
-    for record in source.records("train", columns=["patient_id"]):
-        if record.patient_id in images:
-            images[record.patient_id] += 1
-    asked, left = set(), IMAGES
-    for of_held_back, most in ((True, IMAGES // 2), (False, IMAGES)):
-        for patient in sorted((p for p, held in drawn.items() if held is of_held_back), key=lots.__getitem__):
-            if images[patient] <= min(left, most):
-                asked.add(patient)
-                left, most = left - images[patient], most - images[patient]
+    images = Counter(record.patient_id for record in source.records("train", columns=["patient_id"]))
+    asked, count = set(), 0
+    for patient in sorted(drawn, key=lots.__getitem__):  # whoever is held back or not
+        count += images[patient]
+        if count > IMAGES:
+            break
+        asked.add(patient)
     rows: list[dict[str, Any]] = []
     for record in track(source.records("train"), "looking at images to ask about"):
         if record.patient_id in asked:

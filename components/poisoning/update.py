@@ -27,6 +27,7 @@ from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
 from medmark.components.base.threads import use_threads
 from medmark.components.dataset.arrays import display_tensor, resize
+from medmark.components.dataset.drop import CHANGES
 from medmark.components.dataset.origin import (
     REJECTED,
     past_digest,
@@ -87,7 +88,8 @@ def update(
         version: of the new release.
 
     Returns:
-        ``release_digest``, ``changed`` (images that differ from the previous release, and those of the evidence that are withdrawn; 0: nothing to publish), ``added``,
+        ``release_digest``, ``changed`` (images that differ from the previous release, and those of patients held back that differ or go; 0: nothing to
+        publish), ``added``,
         ``replaced``, ``withdrawn``, ``withheld`` (images withdrawn because most of their pixels changed), ``marked`` (new marks),
         ``decoys``, ``set_aside`` (images of the drop that were refused), and, if there are new marks, their mean ``quality``.
 
@@ -102,7 +104,7 @@ def update(
             f"not of one run: {release_dir}, {evidence_dir} and {keep_dir}; give the three that belong together"
         )
     drop = json.loads((Path(drop_dir) / "drop.json").read_bytes())
-    if not (drop["added"] or drop["changed"] or drop["withdrawn"] or drop["held_back_withdrawn"]):
+    if not any(drop[kind] for kind in CHANGES):
         for source, target in ((release_dir, out_release), (evidence_dir, out_evidence), (keep_dir, out_keep)):
             shutil.copytree(source, target, dirs_exist_ok=True)
         nothing = dict.fromkeys(("changed", "added", "replaced", "withdrawn", "withheld", "marked", "decoys"), 0)
@@ -120,7 +122,13 @@ def update(
         withdrawn = set(drop["withdrawn"]) | corrections.withheld
         roles = {image_id: role for image_id, role in marker.roles.items() if image_id not in withdrawn}
         ledger = {i: row for i, row in (ledger | corrections.rows).items() if i not in withdrawn}
-        gone = withdrawn | changed | set(drop["held_back_withdrawn"])
+        gone = withdrawn | changed
+        # alike whether an image was published or not: what is left must differ by the lot alone
+        pixels = {o.image_id: o.image_sha256 for o in read_origins(keep_dir)}
+        never = {*drop["held_back_changed"], *drop["held_back_withdrawn"]}
+        other_pixels = {one for one in changed if arrived[one].sha256 != pixels[one]}
+        held_back = read_held_back(keep_dir)
+        held_back = {one: held_back[one] for one in held_back if one not in drop["held_back_withdrawn"]}
         _check_rest(Path(evidence_dir), evidence, gone, roles)
         there = [r for r in before.records(columns=["image_id", "label", "split"]) if r.image_id not in withdrawn]
         there = [arrived.get(record.image_id, record) for record in there]
@@ -140,7 +148,9 @@ def update(
         chosen = {image_id: role for image_id, role in chosen.items() if image_id in ledger}
         roles |= chosen
         rows = [ledger[i] for i in sorted(ledger)]
-        _write_evidence(Path(evidence_dir), Path(out_evidence), evidence, release, rows, roles, gone)
+        gone_of = {QUERIES: gone, BENIGN: gone, VARIANTS: gone, HELD_BACK: withdrawn | other_pixels | never}
+        evidence["held_back_patients"] = len(set(held_back.values()))
+        _write_evidence(Path(evidence_dir), Path(out_evidence), evidence, release, rows, roles, gone_of)
         _write_keep(
             Path(keep_dir),
             Path(drop_dir),
@@ -150,6 +160,7 @@ def update(
             withdrawn | set(drop["held_back_withdrawn"]),
             corrections,
             set(ledger),
+            held_back,
         )
     return _summary(release, changes, drop, corrections, chosen, [ledger[i] for i in chosen])
 
@@ -189,7 +200,7 @@ def _summary(
     added, replaced, withdrawn = (len(changes[name]) for name in ("added", "changed", "withdrawn"))
     summary = {
         "release_digest": release.digest,
-        "changed": added + replaced + withdrawn + len(drop["held_back_withdrawn"]),
+        "changed": added + replaced + withdrawn + len(drop["held_back_changed"]) + len(drop["held_back_withdrawn"]),
         "added": added,
         "replaced": replaced,
         "withdrawn": withdrawn,
@@ -260,12 +271,12 @@ def _write_evidence(
     release: Release,
     ledger: list[Row],
     roles: dict[str, str],
-    gone: set[str],
+    gone_of: dict[str, set[str]],
 ) -> None:
-    """The evidence for the new release; queries and answers about images that changed or went are left out."""
+    """The evidence for the new release; queries and answers about images that changed or went are left out, by file."""
     files = copy_evidence(source, out, evidence)
-    for name in {QUERIES, BENIGN, VARIANTS, HELD_BACK} & set(files):
-        table = pq.read_table(source / name)
+    for name in gone_of.keys() & set(files):
+        gone, table = gone_of[name], pq.read_table(source / name)
         stays = pc.invert(pc.is_in(table["image_id"], value_set=pa.array(sorted(gone), pa.string())))
         pq.write_table(table.filter(stays), out / name, compression="zstd")
     write_roles(out / "generator", roles)
@@ -293,6 +304,7 @@ def _write_keep(
     withdrawn: set[str],
     corrections: Corrections,
     marked: set[str],
+    held_back: dict[str, str],
 ) -> None:
     """What the next update needs; of images that went, only that their pixels must not come back."""
     key = read_patient_key(keep_dir)
@@ -305,7 +317,6 @@ def _write_keep(
             owner = None if origin.image_id in withdrawn else origin.image_id
             past[past_digest(origin.image_sha256, key)] = owner
     origins = {i: o for i, o in (origins | news).items() if i not in withdrawn}
-    held_back = {one: patient for one, patient in read_held_back(keep_dir).items() if one not in withdrawn}
     joined = out.with_name(f"{out.name}.origins")
     write_origins(joined, list(origins.values()), patient_key=key, past=past, former=read_former(keep_dir))
     if (drop_dir / REJECTED).exists():

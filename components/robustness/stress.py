@@ -173,7 +173,7 @@ class Judging:
             read_benign_waves(folder),
             Thresholds(**evidence["thresholds"]),
             seed,
-            partial(ask_about_images, evidence_dir=folder, size=size),
+            partial(ask_about_images, evidence_dir=folder, evidence=evidence, size=size),
         )
 
     def verdict(self, suspect: Suspect, answers: Answers, queries: QuerySet) -> dict[str, str]:
@@ -181,7 +181,7 @@ class Judging:
         images = self.about_images(suspect)
         decision = judge("", answers, self.benign, self.thresholds, images=images).decision
         worth = not decision.failed or (images is not None and images.worth_the_key)
-        if worth and not decision.by_exact_tests and self.waves:
+        if worth and self.waves:
             asked = ask_waves(suspect, queries.clean[:IMAGES], queries.target)
             key = key_test(asked, self.waves, draw_key(self.seed))
             decision = judge("", answers, self.benign, self.thresholds, key, images).decision

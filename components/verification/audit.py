@@ -407,7 +407,7 @@ class _Questioner:
         try:
             with StoredSuspect(suspect, store) as stored:
                 questioned = question(stored, part, benign, self.thresholds, among=among)
-                questioned = ask_for_images(questioned, stored, folder)
+                questioned = ask_for_images(questioned, stored, folder, self.evidence)
                 return ask_for_key(
                     questioned, stored, part, len(benign[0].is_clean), self.waves, key, self.thresholds, among=among
                 )

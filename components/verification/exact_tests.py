@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from medmark.components.evidence.evidence import read_evidence
-from medmark.components.evidence.held_back import has_held_back, read_held_back
+from medmark.components.evidence.held_back import HELD_BACK, read_held_back
 from medmark.components.evidence.variants import has_variants, read_variants
 from medmark.components.verification.held_back_test import HeldBackTest, held_back_test
 from medmark.components.verification.interrogation import Suspect
@@ -37,26 +37,29 @@ class KnownImages:
 
     @property
     def worth_the_key(self) -> bool:
-        """Whether the rank of the key could still make the exact tests together suffice."""
+        """Whether it is likely enough that the rank of the key decides; see :data:`WORTH_THE_KEY`."""
         return joined(None, self) <= WORTH_THE_KEY
 
 
-def ask_about_images(suspect: Suspect, evidence_dir: str | Path, size: int) -> KnownImages | None:
+def ask_about_images(
+    suspect: Suspect, evidence_dir: str | Path, evidence: dict[str, Any], size: int
+) -> KnownImages | None:
     """Asks a suspect about the published images; None if the evidence has nothing to ask.
 
     Args:
         suspect: to be asked; it must give probabilities.
-        evidence_dir: private evidence. Places of the published variants and who was held back follow from its seed, as the draw does.
+        evidence_dir: private evidence.
+        evidence: content of its ``evidence.json``. Places of the published variants and who was held back follow from its seed, as the draw does.
         size: side of the images in pixels.
 
     Raises:
-        MedmarkError: unreadable evidence, what the suspect raises, or an answer is no probability vector.
+        MedmarkError: unreadable images, what the suspect raises, or an answer is no probability vector.
     """
-    evidence = read_evidence(evidence_dir)
     given = {"size": size, "seed": evidence["seed"]}
-    variants = variant_test(suspect, read_variants(evidence_dir, **given)) if has_variants(evidence_dir) else None
-    held_back = None
-    if has_held_back(evidence_dir):
+    variants = held_back = None
+    if has_variants(evidence_dir, evidence):
+        variants = variant_test(suspect, read_variants(evidence_dir, **given))
+    if HELD_BACK in evidence["files"]:
         held_back = held_back_test(suspect, read_held_back(evidence_dir, share=evidence["hold_back"], **given))
     return None if variants is None and held_back is None else KnownImages(variants, held_back)
 

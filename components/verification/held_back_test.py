@@ -11,13 +11,13 @@ images, and says nothing of those that do not; it grows with the root of the num
 seed was drawn at random. Asking shows the suspect images that nobody else has seen.
 
 Ours, after tests of membership calibrated by other models (Carlini et al., Membership Inference Attacks From First Principles, 2022, arXiv
-2112.03570) and dataset inference (Maini et al., 2021, arXiv 2104.10706). ``benchmarks/held_back.py`` measures how well it tells models.
+2112.03570) and dataset inference (Maini et al., 2021, arXiv 2104.10706). ``benchmarks/other_owners.py`` measures how well it tells models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from medmark.components.base.progress import track
@@ -70,11 +70,13 @@ def held_back_test(suspect: Suspect, shown: Iterable[Shown]) -> HeldBackTest:
         patients += some.patients
         parts.append((np.log(p / (1 - p)), some.expected, some.labels, some.held_back))
         if len(patients) >= HOPELESS_AFTER and not looked:
-            log_odds, expected, labels, held_back = map(np.concatenate, zip(*parts, strict=True))
-            beyond = _beyond(log_odds, expected, labels)
-            if held_back.any() and beyond[~held_back].mean() <= beyond[held_back].mean():
-                lead = judge_held_back(log_odds, expected, labels, patients, held_back).lead
-                return HeldBackTest(1.0, len(patients), int(held_back.sum()), lead)
+            found = _judged(parts, patients)
+            if found.lead <= 0:
+                return replace(found, p_value=1.0)
+    return _judged(parts, patients)
+
+
+def _judged(parts: list[tuple[np.ndarray, ...]], patients: list[str]) -> HeldBackTest:
     log_odds, expected, labels, held_back = map(np.concatenate, zip(*parts, strict=True))
     return judge_held_back(log_odds, expected, labels, patients, held_back)
 

@@ -63,7 +63,7 @@ def check_models(
             )
         size = sizes.pop()
         queries = read_queries(evidence_dir, size=size, target=names.index(evidence["target_class"]))
-        about_images = partial(ask_about_images, evidence_dir=evidence_dir, size=size)
+        about_images = partial(ask_about_images, evidence_dir=evidence_dir, evidence=evidence, size=size)
         verdict, scores, waves = verify(marked, benign, queries, thresholds, draw_key(evidence["seed"]), about_images)
     verdict["release_digest"] = evidence["release_digest"]
     out.mkdir(parents=True, exist_ok=True)

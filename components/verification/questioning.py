@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from medmark.components.base.errors import MedmarkError
 from medmark.components.base.progress import track
@@ -102,7 +103,7 @@ def question(
 
 
 def ask_for_images(
-    questioned: Questioned, suspect: StoredSuspect[SuspectModel], evidence_dir: str | Path
+    questioned: Questioned, suspect: StoredSuspect[SuspectModel], evidence_dir: str | Path, evidence: dict[str, Any]
 ) -> Questioned:
     """Asks a suspect whether it knows the published images, whatever it answered to the mark; labels alone say nothing of that.
 
@@ -110,11 +111,12 @@ def ask_for_images(
         questioned: the suspect after :func:`question`.
         suspect: as there.
         evidence_dir: private evidence.
+        evidence: content of its ``evidence.json``.
     """
     if questioned.error or questioned.suspect.label_only:
         return questioned
     try:
-        found = ask_about_images(suspect, evidence_dir, suspect.suspect.size)
+        found = ask_about_images(suspect, evidence_dir, evidence, suspect.suspect.size)
     except MedmarkError:
         return replace(questioned, asked=suspect.asked)
     return replace(questioned, images=found, asked=suspect.asked)

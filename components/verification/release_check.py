@@ -69,7 +69,7 @@ def check_release(
         queries,
         thresholds,
         draw_key(evidence["seed"]),
-        partial(ask_about_images, evidence_dir=evidence_dir, size=size),
+        partial(ask_about_images, evidence_dir=evidence_dir, evidence=evidence, size=size),
     )
     benign = {entry["name"]: entry for entry, _ in benign_models}
     configs = [TrainConfig(**entry["config"]) for entry in benign.values()]

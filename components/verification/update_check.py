@@ -101,7 +101,7 @@ def _audit(
     if waves:
         given = ask_waves(suspect, queries.clean[:IMAGES], queries.target)
         key = key_test(given, waves, draw_key(evidence["seed"]))
-    images = ask_about_images(suspect, evidence_dir, model.size)
+    images = ask_about_images(suspect, evidence_dir, evidence, model.size)
     thresholds = Thresholds(**evidence["thresholds"])
     result = judge("check", answers, list(benign_models.values()), thresholds, key, images)
     trained_on = sum(drawn.counts["train"].values())

@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 from made_up_run import CLASSES, KEY, SEED, SIDE, first_rows, make_run, next_run, pixels, records, write_table
 from medmark.components.base.errors import MedmarkError
-from medmark.components.dataset.drop import read_drop
+from medmark.components.dataset import drop as drop_module
+from medmark.components.dataset.drop import CHANGES, read_drop
 from medmark.components.dataset.origin import read_held_back as held_in_keep
 from medmark.components.dataset.pseudonyms import image_id, pseudonym
 from medmark.components.dataset.release import Release
@@ -32,6 +33,11 @@ def chosen(run) -> set[str]:
 def held(run) -> dict[str, str]:
     """Patient of each image that is held back, by id."""
     return held_in_keep(run / "keep")
+
+
+def asked_about(run) -> set[str]:
+    """Images that suspects are asked about."""
+    return set(pq.read_table(run / "evidence" / HELD_BACK)["image_id"].to_pylist())
 
 
 def test_the_lot_decides_who_is_not_published(run):
@@ -90,14 +96,47 @@ def test_a_withdrawal_takes_them_out_of_the_evidence(run, tmp_path):
     change = next_run(run, source, tmp_path)
     assert (change["changed"], change["withdrawn"]) == (len(gone), 0)
     assert set(held(tmp_path)) == set(held(run)) - gone
-    asked = set(pq.read_table(tmp_path / "evidence" / HELD_BACK)["image_id"].to_pylist())
-    assert not asked & gone
+    assert not asked_about(tmp_path) & gone
+    assert read_evidence(tmp_path / "evidence")["held_back_patients"] == len(set(held(tmp_path).values()))
     assert set(records(tmp_path)) == set(records(run))
     stated = Release(tmp_path / "release").read_changes()
     assert not any(stated[kind] for kind in ("added", "changed", "withdrawn", "tombstones"))
     back = write_table(tmp_path / "back", [ROWS[patient]])
     with pytest.raises(MedmarkError, match="pixels of an image that was withdrawn"):
         read_drop(back, tmp_path / "release", tmp_path / "keep", tmp_path / "x", label_column="label")
+
+
+def test_corrections_leave_the_evidence_alike_whether_an_image_was_published_or_not(run, tmp_path, monkeypatch):
+    """Other pixels take an image out of the questions, another label does not; what is left differs by the lot alone."""
+    away, asked = held(run), asked_about(run)
+    hidden, shown = ([i for i in sorted(asked) if (i in away) == is_away][:2] for is_away in (True, False))
+    rows = {image_id(row[0], KEY): row for row in first_rows(COUNT)}
+    drop = []
+    for repainted, relabelled in (hidden, shown):
+        name, label, who, image = rows[repainted]
+        corrected = image.copy()
+        corrected[:6, :6] = 90
+        drop.append((name, label, who, corrected))
+        name, label, who, image = rows[relabelled]
+        drop.append((name, CLASSES[1 - CLASSES.index(label)], who, image))
+    next_run(run, write_table(tmp_path / "drop", drop), tmp_path)
+    assert asked - asked_about(tmp_path) == {hidden[0], shown[0]}
+    assert set(held(tmp_path)) == set(away) and not set(away) & set(records(tmp_path))
+    assert read_evidence(tmp_path / "evidence")["held_back_patients"] == len(set(away.values()))
+    # the same drop again brings nothing new, and no image is decoded
+    monkeypatch.setattr(drop_module, "decode_file", None)
+    again = read_drop(
+        tmp_path / "drop" / "labels.csv", tmp_path / "release", tmp_path / "keep", tmp_path / "x", label_column="label"
+    )
+    assert not any(again[kind] for kind in CHANGES)
+
+
+def test_a_published_image_stays_when_its_patient_is_corrected_to_one_who_is_held_back(run, tmp_path):
+    hidden = ROWS[sorted(held(run).values())[0]]
+    published = sorted(i for i, r in records(run).items() if r.split == "train")[0]
+    name, label, _, image = {image_id(row[0], KEY): row for row in first_rows(COUNT)}[published]
+    next_run(run, write_table(tmp_path / "drop", [(name, label, hidden[2], image)]), tmp_path)
+    assert published in records(tmp_path) and not set(held(run)) & set(records(tmp_path))
 
 
 def test_what_cannot_be_held_back_is_refused(run, tmp_path):
